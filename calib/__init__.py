@@ -1,0 +1,1 @@
+"""What is learned from frames after fitting: thresholds and metrics."""

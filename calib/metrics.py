@@ -1,0 +1,142 @@
+"""How well a bundle tells good from bad on labelled images: AUROC, AUPRO, average precision, and the two rates of its threshold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import InputError
+from edge.inspection import Inspector
+from edge.prepare import list_images, read_image
+from edge.rule import MapArray, parse_step, smooth
+
+AUPRO_FPR = 0.3
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """An image of a labelled set; ``mask`` is None for a good one, or where the set has no truth for it."""
+
+    path: Path
+    defect: str  # "good" or the folder's name
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a bundle on a labelled set; None where they cannot be had (no threshold, no truth, one class only)."""
+
+    image_auroc: float | None
+    pixel_auroc: float | None
+    aupro: float | None
+    pixel_ap: float | None
+    false_reject_rate: float | None
+    escape_rate: float | None
+    good: int
+    defective: int
+    false_rejects: int | None
+    escapes: int | None
+    threshold: float | None
+    ms_per_image: float
+
+
+def labelled_images(data: Path) -> list[TestImage]:
+    """The test images of an MVTec-AD-style folder: ``test/good``, ``test/<defect>``, ``ground_truth/<defect>/<name>_mask.png``."""
+    if not (data / "test").is_dir():
+        raise InputError(f"no test images in {data}", got="no folder 'test'" if data.is_dir() else "no such folder",
+                         expected="test/good/ and test/<defect>/ (MVTec AD layout)")
+    images = []
+    for path in list_images(data / "test"):
+        defect = path.relative_to(data / "test").parts[0]
+        truth = data / "ground_truth" / defect
+        masks = [p for p in (truth / f"{path.stem}_mask.png", truth / f"{path.stem}.png") if p.is_file()]
+        if defect != "good" and truth.is_dir() and not masks:
+            raise InputError(f"{path} has no mask", expected=f"{truth / path.stem}_mask.png",
+                             next="Add it, or take the folder ground_truth away to do without pixel figures.")
+        images.append(TestImage(path, defect, masks[0] if masks and defect != "good" else None))
+    return images
+
+
+def read_mask(path: Path, frame_size: tuple[int, int], map_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A truth mask at the map's size (height, width), nearest neighbour; a defect too small for that keeps every px it touches."""
+    mask = read_image(path).max(axis=2)
+    if mask.shape != frame_size:
+        raise InputError(f"{path} does not fit its image", got=f"{mask.shape[1]}x{mask.shape[0]} px",
+                         expected=f"{frame_size[1]}x{frame_size[0]} px")
+    binary = (mask > 127).astype(np.uint8)
+    size = (map_size[1], map_size[0])
+    small = cv2.resize(binary, size, interpolation=cv2.INTER_NEAREST) > 0
+    if binary.any() and not small.any():
+        small = cv2.resize(binary.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    return np.asarray(small)
+
+
+def smoothing(post_filter: list[str]) -> list[str]:
+    """The steps of a post-filter that only smooth: mean and median, up to the threshold."""
+    return [step for step in post_filter[:post_filter.index("threshold")] if parse_step(step)[0] in ("mean", "median")]
+
+
+def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple[float, float, float]:
+    """Pixel AUROC, AUPRO up to a false-positive rate of 0.3, and pixel average precision, over maps and masks ``[h, w]``."""
+    import torch
+    from pyaupro import PerRegionOverlap, auc_compute
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    all_maps, all_masks = np.stack(maps), np.stack(masks)
+    overlap = PerRegionOverlap()
+    overlap.update(torch.from_numpy(all_maps), torch.from_numpy(all_masks.astype(np.int64)))
+    aupro = float(auc_compute(*overlap.compute(), limit=AUPRO_FPR))
+    return (float(roc_auc_score(all_masks.ravel(), all_maps.ravel())), aupro,
+            float(average_precision_score(all_masks.ravel(), all_maps.ravel())))
+
+
+def evaluate(bundle: Bundle, data: Path, progress: Callable[[int, int], None] = lambda *_: None) -> Evaluation:
+    """Inspect all labelled images of ``data``. Pixel figures are on the smoothed map (mean and median), at the map's size."""
+    from sklearn.metrics import roc_auc_score
+
+    images = labelled_images(data)
+    limit = bundle.threshold("fp32", "openvino")
+    threshold = None if limit is None else limit.value
+    steps = smoothing(bundle.decision.post_filter)
+    scores, defective, seconds = [], [], 0.0
+    maps: list[MapArray] = []
+    masks: list[NDArray[np.bool_]] = []
+    with Inspector(bundle) as inspector:
+        inspector.warm_up()
+        for done, image in enumerate(images, 1):
+            frame = read_image(image.path)
+            start = time.perf_counter()
+            inspection = inspector.inspect(frame, threshold)
+            seconds += time.perf_counter() - start
+            scores.append(inspection.score)
+            defective.append(image.defect != "good")
+            if image.mask is not None or image.defect == "good":
+                size = (frame.shape[0], frame.shape[1])
+                maps.append(smooth(inspection.raw, steps))
+                blank = np.zeros(inspection.raw.shape, bool)
+                masks.append(blank if image.mask is None else read_mask(image.mask, size, inspection.raw.shape))
+            progress(done, len(images))
+    bad = np.array(defective)
+    values = np.array(scores)
+    both = bool(bad.any() and not bad.all())
+    has_truth = any(mask.any() for mask in masks)
+    pixel = pixel_figures(maps, masks) if has_truth else (None, None, None)
+    false_rejects = escapes = None
+    if threshold is not None:
+        false_rejects, escapes = int((values[~bad] > threshold).sum()), int((values[bad] <= threshold).sum())
+    good, wrong = int((~bad).sum()), int(bad.sum())
+    return Evaluation(
+        image_auroc=float(roc_auc_score(bad, values)) if both else None,
+        pixel_auroc=pixel[0], aupro=pixel[1], pixel_ap=pixel[2],
+        false_reject_rate=None if false_rejects is None or not good else false_rejects / good,
+        escape_rate=None if escapes is None or not wrong else escapes / wrong,
+        good=good, defective=wrong, false_rejects=false_rejects, escapes=escapes, threshold=threshold,
+        ms_per_image=1000 * seconds / len(images),
+    )

@@ -1,0 +1,135 @@
+"""Conformal thresholds: from the scores of good parts that nobody fitted on to a threshold with a promise.
+
+With n exchangeable scores the ceil((n+1)(1-rate))-th smallest is exceeded by the score of a further good part with probability at
+most ``rate`` (split conformal prediction: Papadopoulos et al. 2002; Angelopoulos and Bates, arXiv 2107.07511). The probability is over
+calibration set and part together; a 95 % bound for the one set at hand is given beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from edge.bundle import Bundle
+from edge.decision import Threshold, write_threshold
+from edge.errors import InputError
+from edge.inspection import Inspector
+from edge.prepare import frame_hash, list_images, read_image
+
+CONFIDENCE = 0.95
+
+
+def rank(n: int, rate: float) -> int:
+    """ceil((n + 1)(1 - rate)), worked out exactly for the decimal number that ``rate`` is written as."""
+    return math.ceil((n + 1) * (1 - Fraction(str(rate))))
+
+
+def parts_needed(rate: float) -> int:
+    """The smallest number of good parts that a false-reject rate can be promised with."""
+    return math.ceil((1 - Fraction(str(rate))) / Fraction(str(rate)))
+
+
+def smallest_rate(n: int) -> float:
+    """The smallest false-reject rate that n good parts can promise, 1 / (n + 1), rounded up to four decimals."""
+    return math.ceil(10_000 / (n + 1)) / 10_000
+
+
+def upper_bound(n: int, k: int, confidence: float = CONFIDENCE) -> float:
+    """With the given confidence, the false-reject rate at the k-th smallest of n scores is below this.
+
+    That rate is distributed as Beta(n + 1 - k, k) where scores have no ties (Vovk 2012, prop. 2a), and its distribution function
+    at x is P(Binomial(n, x) >= n + 1 - k): found here by bisection, since scipy would add 110 MB to a line's installation.
+    """
+    def cdf(x: float) -> float:
+        def log_probability(i: int) -> float:
+            choices = math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
+            return choices + i * math.log(x) + (n - i) * math.log1p(-x)
+
+        return 1 - math.fsum(math.exp(log_probability(i)) for i in range(n + 1 - k))
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cdf(middle) < confidence else (low, middle)
+    return high
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated threshold and what it rests on."""
+
+    threshold: Threshold
+    scores: list[float]  # of the good parts, ascending
+    duplicates: list[str]  # files whose pixels were there already
+
+
+def calibration_images(bundle: Bundle, good: Path | None) -> tuple[list[Path], list[str], list[str]]:
+    """The images to calibrate on, their hashes, and the files left out because they show the same pixels again.
+
+    ``good``: a folder, or None for the images that the fit set aside. Raises InputError for images that were fitted on, or
+    that are gone.
+    """
+    record = bundle.images()
+    fitted = {image["sha256"] for image in record["fitted"]}
+    if good is None:
+        folder = Path(record["data"])
+        paths = [folder / image["name"] for image in record["held_out"]]
+        if missing := [path for path in paths if not path.is_file()]:
+            raise InputError(f"{len(missing)} of the {len(paths)} images that the fit set aside are gone", got=f"no {missing[0]}",
+                             expected=f"the images of the fit in {folder}",
+                             next="Run from the folder in which `lineside fit` ran, or give good images by --good.")
+    else:
+        folder = good / "good" if (good / "good").is_dir() else good
+        paths = list_images(folder)
+    hashes: dict[str, Path] = {}
+    duplicates = []
+    for path in paths:
+        sha256 = frame_hash(read_image(path))
+        if sha256 in hashes:
+            duplicates.append(str(path))
+        hashes.setdefault(sha256, path)
+    if refused := [path for sha256, path in hashes.items() if sha256 in fitted]:
+        names = ", ".join(path.name for path in refused[:5]) + (" and more" if len(refused) > 5 else "")
+        raise InputError(f"{len(refused)} of {len(hashes)} images were fitted on: {names}",
+                         got="scores that the network was trained to make low", expected="good parts that it has never seen",
+                         next="Leave them out; without --good the images that the fit set aside are used.")
+    return list(hashes.values()), list(hashes), duplicates
+
+
+def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
+    """Work out the float32 OpenVINO threshold for a false-reject rate and write it into the bundle's ``decision.toml``.
+
+    Raises InputError, with the bundle unchanged, for too few good parts, images that were fitted on, or unusable ones.
+    """
+    if not 0 < rate < 1:
+        raise InputError("the false-reject rate is a probability", got=rate, expected="more than 0 and less than 1, such as 0.05")
+    paths, hashes, duplicates = calibration_images(bundle, good)
+    n, k = len(paths), rank(len(paths), rate)
+    if k > n:
+        short = parts_needed(rate) - n
+        raise InputError(
+            f"too few good parts to promise a false-reject rate of {rate:g}", got=f"{n} good parts",
+            expected=f"{parts_needed(rate)}, that is {short} more",
+            next=f"These {n} can promise {smallest_rate(n):g}: run again with --false-reject-rate {smallest_rate(n):g}, "
+                 f"or with --good and a folder of more good parts. The bundle is unchanged.",
+        )
+    scores = []
+    with Inspector(bundle) as inspector:
+        for done, path in enumerate(paths, 1):
+            scores.append(inspector.inspect(read_image(path), None).score)
+            progress(done, n)
+    scores.sort()
+    digest = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+    threshold = Threshold(precision="fp32", backend="openvino", value=scores[k - 1], false_reject_rate=rate,
+                          upper_bound_95=upper_bound(n, k), good_parts=n, good_parts_sha256=digest)
+    return Calibration(write_threshold(bundle.folder, threshold, bundle.graph_sha256("fp32")), scores, duplicates)
+
+
+def describe(scores: Sequence[float], value: float) -> str:
+    """Where a threshold lies among the good scores, in one line."""
+    above = sum(score > value for score in scores)
+    return f"good scores {scores[0]:.4f} to {scores[-1]:.4f}, median {scores[len(scores) // 2]:.4f}; {above} of {len(scores)} above"

@@ -1,0 +1,1 @@
+"""The five networks, their artificial defects, losses and fitting (torch)."""

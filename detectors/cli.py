@@ -1,0 +1,70 @@
+"""``lineside fit``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from detectors.run import RunRecord
+
+app = typer.Typer()
+DEFAULT_MINUTES = 10.0
+
+
+@app.command()
+def fit(
+    detector: Annotated[str, typer.Argument(help="sidn; in later versions also ndp-net, fim-net, local-occ, aw-ssim.")],
+    data: Annotated[Path, typer.Option(help="Folder with train/good/, or a plain folder of good images.")],
+    out: Annotated[Path, typer.Option(help="The run to write; must not exist yet.")],
+    minutes: Annotated[Optional[float], typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
+    steps: Annotated[Optional[int], typer.Option(help="How many steps to fit instead; repeatable to the bit.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights, the artificial defects, and the images set aside.")] = 0,
+    size: Annotated[int, typer.Option(help="Side of the network's input in px.")] = 256,
+    width: Annotated[Optional[int], typer.Option(help="Channels of the network's first stage; the paper's unless given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Fit a detector on images of good parts. Ctrl-C ends it early and leaves a usable run."""
+    from edge.extras import need
+
+    need("train", "torch", "matplotlib")
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from detectors.fit import Budget
+    from detectors.fit import Progress as Step
+    from detectors.fit import fit as run_fit
+
+    budget = Budget(DEFAULT_MINUTES if minutes is None and steps is None else minutes, steps)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"{detector}: reading images", total=1.0)
+        told = 0.0
+
+        def report(step: Step) -> None:
+            nonlocal told
+            bar.update(task, completed=step.share, description=f"{detector}: step {step.step}, loss {step.loss:.4f}")
+            if not console.is_terminal and step.share >= told:  # a log file wants lines, not a bar
+                console.print(f"{detector}: step {step.step}, loss {step.loss:.4f}, {step.seconds_left:.0f} s left")
+                told += 0.1
+
+        record = run_fit(detector, data, out, budget, seed=seed, size=size, width=width, report=report)
+    _tell(record, out, as_json)
+
+
+def _tell(record: RunRecord, out: Path, as_json: bool) -> None:
+    figures = {
+        "run": str(out), "detector": record.detector, "steps": record.steps, "minutes": record.minutes,
+        "interrupted": record.interrupted, "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
+    }
+    if as_json:
+        print(json.dumps(figures))
+        return
+    ended = "interrupted after" if record.interrupted else "fitted in"
+    print(f"{out}: {record.detector} {ended} {record.steps} steps, {record.minutes:.1f} min, on {len(record.fitted)} images; "
+          f"{len(record.held_out)} set aside for the threshold. Loss curves: {out / 'loss.png'}")
+    print(f"Next: lineside export {out} --out BUNDLE")

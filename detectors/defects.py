@@ -1,0 +1,73 @@
+"""Artificial defects made from good images, on the fly. No real defect is ever seen in fitting."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.float32]
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, scale: float) -> Image:
+    """Gaussian noise ``[height, width]`` correlated over about ``scale`` px, with zero mean and unit deviation."""
+    rows, columns = max(2, round(height / scale)), max(2, round(width / scale))
+    coarse = rng.standard_normal((rows, columns), dtype=np.float32)
+    field = coarse if scale <= 1 else cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    field = field[:height, :width] - field.mean()
+    return np.asarray(field / (field.std() + 1e-6), dtype=np.float32)
+
+
+def random_mask(rng: np.random.Generator, height: int, width: int) -> Image:
+    """A random mask, float32 ``[height, width]`` of 0 and 1: a blob, a ragged patch or a thin stroke of any size."""
+    size = min(height, width)
+    mask = np.zeros((height, width), np.float32)
+    centre = rng.uniform(0, 1, 2) * (width, height)
+    kind = rng.integers(4)
+    if kind == 0:  # a stroke: scratch, cut, thread
+        points = centre + np.cumsum(rng.normal(0, size * rng.uniform(0.02, 0.12), (rng.integers(3, 8), 2)), axis=0)
+        thickness = int(rng.integers(1, max(2, size // 24) + 1))
+        cv2.polylines(mask, [np.rint(points).astype(np.int32)], False, 1.0, thickness)
+    elif kind == 1:  # a polygon: chip, fold, foreign body
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 9)))
+        radius = np.exp(rng.uniform(np.log(0.02), np.log(0.25))) * size * rng.uniform(0.5, 1.0, angles.size)
+        points = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
+        cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1.0)
+    elif kind == 2:  # an ellipse: hole, drop
+        axes = np.exp(rng.uniform(np.log(0.01), np.log(0.15), 2)) * size + 1
+        box = (tuple(map(float, centre)), tuple(map(float, 2 * axes)), float(rng.uniform(0, 180)))
+        cv2.ellipse(mask, box, 1.0, -1)
+    else:  # ragged patches: stain, wear
+        field = smooth_noise(rng, height, width, np.exp(rng.uniform(np.log(0.04), np.log(0.4))) * size)
+        ys, xs = np.mgrid[:height, :width].astype(np.float32)
+        reach = rng.uniform(0.1, 0.4) * size
+        near = np.exp(-((xs - centre[0]) ** 2 + (ys - centre[1]) ** 2) / (2 * reach**2))
+        mask = (field * near > rng.uniform(0.5, 1.2)).astype(np.float32)
+    return mask
+
+
+def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
+    """SIDN's DGM, eq 1: I_n = (1 - I_m) I_p + I_m I_g.
+
+    image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
+    The paper's I_g is "random Gaussian sampling"; its mean, deviation and correlation length are open and drawn for
+    each defect. I_m is drawn at 0.25 to 1 inside the mask, so that faint defects are learnt as well.
+    """
+    height, width, channels = image.shape
+    defective = image.copy()
+    union = np.zeros((height, width), np.float32)
+    size = min(height, width)
+    for _ in range(int(rng.integers(1, 4))):
+        mask = random_mask(rng, height, width)
+        if not mask.any():
+            continue
+        blend = mask * np.float32(rng.uniform(0.25, 1.0))
+        if rng.random() < 0.5:
+            blend = cv2.GaussianBlur(blend, (0, 0), float(rng.uniform(0.5, 1.5)))
+        mean = image.mean(axis=(0, 1)) + rng.normal(0, 0.25, channels)
+        deviation = rng.uniform(0.0, 0.25)
+        scale = float(np.exp(rng.uniform(0, np.log(size / 4))))
+        noise = smooth_noise(rng, height, width, scale)[..., None] * deviation + mean
+        defective = (1 - blend[..., None]) * defective + blend[..., None] * noise.astype(np.float32)
+        union = np.maximum(union, mask)
+    return np.clip(defective, 0, 1).astype(np.float32), union[..., None]

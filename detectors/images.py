@@ -1,0 +1,136 @@
+"""The good images of a fit: finding them, and setting a seeded part of them aside, near-duplicates together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.prepare import Frame, FrameSizes, InputError, frame_hash, list_images, prepare_frame, read_image
+
+HELD_OUT_SHARE = 0.2
+NEAR_DUPLICATE = 0.8  # correlation of two images' departures from the set's mean image
+THUMBNAIL = 24  # px
+
+
+@dataclass(frozen=True)
+class GoodImage:
+    """A good image: its path relative to the data folder, and the hash of its pixels."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GoodImages:
+    """The good images of a data folder at a network's size, split into fitted and held-out ones."""
+
+    folder: Path
+    sizes: FrameSizes
+    fitted: list[GoodImage]
+    held_out: list[GoodImage]
+    pixels: NDArray[np.uint8]  # the fitted ones, [N, H, W, C]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the hashes of all images, whatever their names and order."""
+        digest = hashlib.sha256()
+        for sha256 in sorted(image.sha256 for image in self.fitted + self.held_out):
+            digest.update(bytes.fromhex(sha256))
+        return digest.hexdigest()
+
+
+def good_folder(data: Path) -> Path:
+    """Where the good images of ``data`` are: ``train/good`` (MVTec AD layout), or the folder itself."""
+    if (data / "train").is_dir():
+        if not (data / "train" / "good").is_dir():
+            raise InputError(f"{data / 'train'} has no folder 'good'", expected="train/good/ with images of good parts")
+        return data / "train" / "good"
+    return data
+
+
+def thumbnail(frame: Frame) -> NDArray[np.float32]:
+    """A 24x24 grey miniature with zero mean and unit deviation, so that lighting does not hide a duplicate."""
+    small = np.empty((THUMBNAIL, THUMBNAIL, 1), np.uint8)
+    prepare_frame(frame, small)
+    flat = small.astype(np.float32).ravel()
+    return np.asarray((flat - flat.mean()) / (flat.std() + 1e-6), dtype=np.float32)
+
+
+def near_duplicate_groups(thumbnails: NDArray[np.float32]) -> list[list[int]]:
+    """Groups of indices whose miniatures ``[N, D]`` depart from the mean miniature in the same way.
+
+    The mean is taken away first: all good bottles look alike, but only near-duplicates are alike in what is their own.
+    """
+    own = thumbnails - thumbnails.mean(axis=0)
+    own /= np.linalg.norm(own, axis=1, keepdims=True) + 1e-6
+    alike = own @ own.T > NEAR_DUPLICATE
+    unseen = set(range(len(own)))
+    groups = []
+    while unseen:
+        group, frontier = [], [min(unseen)]
+        unseen.discard(frontier[0])
+        while frontier:
+            index = frontier.pop()
+            group.append(index)
+            neighbours = [j for j in np.flatnonzero(alike[index]).tolist() if j in unseen]
+            unseen.difference_update(neighbours)
+            frontier += neighbours
+        groups.append(sorted(group))
+    return groups
+
+
+def split(groups: list[list[int]], seed: int) -> list[int]:
+    """The indices to hold out: whole groups in seeded order, as near to 20 % of all images as they allow, at least one."""
+    total = sum(map(len, groups))
+    wanted = max(1, round(HELD_OUT_SHARE * total))
+    held_out: list[int] = []
+    for position in np.random.default_rng(seed).permutation(len(groups)).tolist():
+        group = groups[position]
+        if len(held_out) + len(group) <= wanted:
+            held_out += group
+    if not held_out and len(groups) > 1:
+        held_out = min(groups, key=len)
+    if not held_out:
+        raise InputError("all good images are near-duplicates of each other", got=f"{total} images of one view",
+                         expected="images of different parts, so that some can be set aside for the threshold")
+    return sorted(held_out)
+
+
+def load_good_images(data: Path, height: int, width: int, channels: int, seed: int) -> GoodImages:
+    """Read all good images of ``data``, drop exact copies, split them, and prepare the fitted ones as uint8 ``[N, H, W, C]``.
+
+    Raises InputError for a missing or empty folder, an unreadable image, mixed grey and colour, or fewer than 4 images.
+    """
+    folder = good_folder(data)
+    frames: list[Frame] = []
+    images: list[GoodImage] = []
+    pixels: list[NDArray[np.uint8]] = []
+    seen: set[str] = set()
+    thumbnails = []
+    for path in list_images(folder):
+        frame = read_image(path)
+        sha256 = frame_hash(frame)
+        if sha256 in seen:
+            continue
+        seen.add(sha256)
+        images.append(GoodImage(path.relative_to(folder).as_posix(), sha256))
+        frames.append(frame)
+    if len(frames) < 4:
+        raise InputError(f"too few good images in {folder}", got=f"{len(frames)} different ones", expected="at least 4, better 50")
+    sizes = FrameSizes.of(frames)
+    if channels == 3 and not sizes.colour:
+        frames = [np.ascontiguousarray(cv2.cvtColor(f, cv2.COLOR_GRAY2RGB), np.uint8) if f.shape[2] == 1 else f for f in frames]
+    for frame in frames:
+        prepared = np.empty((height, width, channels), np.uint8)
+        prepare_frame(frame, prepared)
+        pixels.append(prepared)
+        thumbnails.append(thumbnail(frame))
+    held_out = set(split(near_duplicate_groups(np.stack(thumbnails)), seed))
+    fitted = [i for i in range(len(images)) if i not in held_out]
+    return GoodImages(folder, sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
+                      np.stack([pixels[i] for i in fitted]))

@@ -1,0 +1,105 @@
+"""A run: what a fit leaves behind, a folder with weights, record and loss curves."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectors.images import GoodImage
+from detectors.registry import detector_class
+from edge.prepare import FrameSizes, InputError
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything about a fit but the weights: enough to build the network, to repeat the fit, and to know its images."""
+
+    detector: str
+    arguments: dict[str, Any]  # of the network's constructor
+    height: int
+    width: int
+    data: str  # the folder of good images, as it was given
+    fingerprint: str  # SHA-256 over all good images
+    seed: int
+    steps: int
+    minutes: float
+    interrupted: bool
+    precision: str  # of the fit's arithmetic
+    threads: int
+    torch: str
+    sizes: FrameSizes
+    fitted: list[GoodImage]
+    held_out: list[GoodImage]
+
+
+def write_run(out: Path, temporary: Path, record: RunRecord, weights: Mapping[str, Tensor],
+              history: Sequence[Mapping[str, float]]) -> None:
+    """Write ``weights.pt``, ``run.json``, ``loss.csv`` and ``loss.png`` into ``temporary``, then rename it to ``out``."""
+    torch.save(dict(weights), temporary / "weights.pt")
+    (temporary / "run.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+    with (temporary / "loss.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", *history[0]])
+        writer.writeheader()
+        writer.writerows({"step": step, **terms} for step, terms in enumerate(history, 1))
+    plot_losses(temporary / "loss.png", history)
+    if out.is_dir():
+        out.rmdir()  # empty: checked when the fit began
+    temporary.rename(out)
+
+
+def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw each loss term over the steps, smoothed, on a logarithmic axis where it is positive."""
+    from matplotlib.figure import Figure  # imported here: it takes half a second
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    window = max(1, len(history) // 100)
+    for name in history[0]:
+        values = [terms[name] for terms in history]
+        smooth = [sum(values[max(0, i - window + 1): i + 1]) / len(values[max(0, i - window + 1): i + 1]) for i in range(len(values))]
+        axes.plot(range(1, len(values) + 1), smooth, label=name)
+    axes.set(xlabel="step", ylabel=f"loss (mean over {window} steps)", yscale="symlog", title="Loss terms, weighted as they are added")
+    axes.set_yscale("symlog", linthresh=1e-4)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def read_run(folder: Path) -> tuple[RunRecord, nn.Module]:
+    """The record of a run and its network with its weights, in evaluation mode. Raises InputError for a damaged run."""
+    try:
+        data = json.loads((folder / "run.json").read_text())
+        data["sizes"] = FrameSizes(**data["sizes"])
+        for key in ("fitted", "held_out"):
+            data[key] = [GoodImage(**image) for image in data[key]]
+        record = RunRecord(**data)
+        network: nn.Module = detector_class(record.detector)(**record.arguments)
+        network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a damaged file makes json, torch or pickle raise
+        raise InputError(f"{folder} is not a whole run", got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                         expected="run.json and weights.pt as `lineside fit` wrote them", next="Run `lineside fit` again.") from error
+    return record, network.eval()
+
+
+def claim_folder(out: Path, kind: str) -> Path:
+    """Make an empty temporary sibling of ``out`` to write into. Raises InputError if ``out`` exists and is not empty."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already", expected="a folder that does not exist yet, so that nothing is lost",
+                         next=f"Give another --out, or remove the old {kind}.")
+    temporary = out.with_name(f".{out.name}.part")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"cannot write beside {out}", got=error.strerror, expected="a writable folder") from error
+    return temporary

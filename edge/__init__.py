@@ -1,0 +1,1 @@
+"""Everything that runs at the line: cameras, engines, post-filter, verdicts, line control, PLC links."""

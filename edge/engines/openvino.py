@@ -1,0 +1,84 @@
+"""OpenVINO on the CPU: each slot is an infer request over numpy memory that both sides share."""
+
+from __future__ import annotations
+
+import os
+import queue
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from edge.errors import EngineError
+from edge.rule import MapArray
+
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoSlot:
+    """An infer request with its input buffer, uint8 ``[batch, H, W, C]``."""
+
+    def __init__(self, compiled: ov.CompiledModel, shape: tuple[int, ...], free: queue.SimpleQueue[OpenVinoSlot]) -> None:
+        self.input: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+        self._request = compiled.create_infer_request()
+        self._request.set_input_tensor(ov.Tensor(self.input, shared_memory=True))
+        self._free = free
+        self._n = 0
+
+    def start(self, n: int) -> None:
+        self._n = n
+        try:
+            self._request.start_async()
+        except RuntimeError as error:
+            raise EngineError("OpenVINO could not start an inference", got=str(error).splitlines()[0]) from error
+
+    def wait(self, timeout: float) -> MapArray:
+        try:
+            done = self._request.wait_for(int(timeout * 1000))
+        except RuntimeError as error:
+            raise EngineError("an inference failed on OpenVINO", got=str(error).splitlines()[0]) from error
+        if not done:
+            self._request.cancel()
+            raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s")
+        return np.asarray(self._request.get_output_tensor().data[: self._n])
+
+    def release(self) -> None:
+        self._free.put(self)
+
+
+class OpenVinoEngine:
+    """A compiled ONNX graph with a fixed batch and a number of slots."""
+
+    backend = "openvino"
+
+    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int) -> None:
+        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError."""
+        if precision not in PRECISION_HINTS:
+            raise EngineError(f"OpenVINO does not run precision {precision!r} here", got=repr(precision),
+                              expected="one of " + ", ".join(PRECISION_HINTS))
+        self.precision = precision
+        shape = (batch, *input_size)
+        try:
+            core = ov.Core()
+            model = core.read_model(graph)
+            model.reshape(ov.PartialShape(list(shape)))
+            compiled = core.compile_model(model, "CPU", {
+                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+                "NUM_STREAMS": 1,
+            })
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load {graph}", got=str(error).splitlines()[0],
+                              next="Run `lineside export` again.") from error
+        self._free: queue.SimpleQueue[OpenVinoSlot] = queue.SimpleQueue()
+        for _ in range(slots):
+            self._free.put(OpenVinoSlot(compiled, shape, self._free))
+
+    def lease(self) -> OpenVinoSlot:
+        return self._free.get()
+
+    def close(self) -> None:
+        while not self._free.empty():
+            self._free.get()

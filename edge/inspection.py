@@ -1,0 +1,90 @@
+"""One frame through the engine, the post-filter and the rule: the same code for the line, for `inspect` and for calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.engines import pick_engine
+from edge.prepare import Frame, prepare_frame
+from edge.rule import Blob, MapArray, Rule, Verdict
+
+ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a frame. Without a threshold there is no verdict and there are no blobs."""
+
+    verdict: Verdict | None
+    score: float
+    threshold: float | None
+    blobs: list[Blob]
+    raw: MapArray  # [h, w], as the network gave it
+    grey: MapArray  # [h, w], post-filtered
+    defective: NDArray[np.bool_]  # [h, w], the pixels of the blobs
+
+
+class Inspector:
+    """A bundle on an engine. Not for several threads at once."""
+
+    def __init__(self, bundle: Bundle, *, precision: str = "fp32", threads: int = 0) -> None:
+        """threads: of the engine; 0 for as many as there are cores. Raises EngineError or BundleError."""
+        self.bundle = bundle
+        self._engine = pick_engine(bundle, precision=precision, threads=threads, slots=1)
+        self._slot = self._engine.lease()
+        self._sizes = bundle.sizes
+        self._rules: dict[tuple[int, int], Rule] = {}
+        self.precision, self.backend = precision, self._engine.backend
+
+    def __enter__(self) -> Inspector:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the engine."""
+        self._slot.release()
+        self._engine.close()
+
+    def rule(self, frame_size: tuple[int, int]) -> Rule:
+        """The rule for frames of (height, width) px, worked out once for each size."""
+        if frame_size not in self._rules:
+            if len(self._rules) > 256:  # images of ever new sizes must not fill the memory
+                self._rules.clear()
+            self._rules[frame_size] = self.bundle.rule(frame_size)
+        return self._rules[frame_size]
+
+    def warm_up(self) -> None:
+        """Run the engine once on black, so that the first frame is as fast as the next."""
+        self._slot.input[:] = 0
+        self._slot.start(1)
+        self._slot.wait(ENGINE_TIMEOUT)
+
+    def maps(self, frame: Frame) -> tuple[Rule, MapArray, MapArray]:
+        """The rule for a frame, its raw map (a copy) and its post-filtered map, each float32 ``[h, w]``.
+
+        Raises InputError for a frame that does not fit the model, EngineError when the inference fails.
+        """
+        self._sizes.check(frame)
+        rule = self.rule((frame.shape[0], frame.shape[1]))
+        prepare_frame(frame, self._slot.input[0])
+        self._slot.start(1)
+        raw = self._slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
+        return rule, raw, rule.grey(raw)
+
+    def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
+        """Inspect a frame. REJECT is score > threshold, and then, by the rule, there is at least one blob."""
+        rule, raw, grey = self.maps(frame)
+        score = rule.score(grey)
+        if threshold is None:
+            return Inspection(None, score, None, [], raw, grey, np.zeros(grey.shape, bool))
+        if score <= threshold:
+            return Inspection(Verdict.PASS, score, threshold, [], raw, grey, np.zeros(grey.shape, bool))
+        blobs, defective = rule.blobs(grey, threshold)
+        return Inspection(Verdict.REJECT, score, threshold, blobs, raw, grey, defective)

@@ -1,0 +1,164 @@
+"""Reading and preparing images: the same code for fitting and for the line.
+
+A *frame* is a C-contiguous uint8 array ``[H, W, C]`` with C = 1 (grey) or 3 (RGB order).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import InputError
+
+__all__ = [
+    "IMAGE_SUFFIXES", "FrameSizes", "Frame", "InputError", "frame_hash", "is_grey", "list_images",
+    "prepare_frame", "read_image", "write_image",
+]
+
+Frame = NDArray[np.uint8]
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MIN_SIDE = 16  # px; below this a frame has no texture left to judge
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below ``folder``, sorted by path. Raises InputError if there is none."""
+    if not folder.is_dir():
+        raise InputError(
+            f"no folder of images at {folder}", got="a file" if folder.exists() else "nothing",
+            expected="a folder with " + ", ".join(sorted(IMAGE_SUFFIXES)) + " files",
+        )
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not files:
+        raise InputError(
+            f"no image in {folder}", got="0 images", expected="files ending in " + ", ".join(sorted(IMAGE_SUFFIXES)),
+        )
+    return files
+
+
+def read_image(path: Path) -> Frame:
+    """Read an 8-bit grey or colour image file.
+
+    Returns uint8 ``[H, W, C]``, C = 1 or 3 (RGB). A fourth, alpha channel is refused: no camera has one.
+    Raises InputError when the file is missing, unreadable, cut short, not 8-bit, or smaller than 16 px a side.
+    """
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the message below says it once; OpenCV would say it again on stderr
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read image {path}", got=error.strerror, expected="a readable image file") from error
+    whole = not data.startswith(b"\xff\xd8") or b"\xff\xd9" in data[-4096:]  # OpenCV fills a cut JPEG with grey
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data and whole else None
+    if image is None:
+        raise InputError(
+            f"cannot decode image {path}", got=f"{len(data)} bytes that are no whole image",
+            expected="a complete " + ", ".join(sorted(IMAGE_SUFFIXES)) + " file", next="Copy or record it again.",
+        )
+    if image.dtype != np.uint8:
+        raise InputError(f"image {path} is not 8-bit", got=f"{image.dtype} pixels", expected="uint8 pixels",
+                         next="Set the camera to Mono8 or RGB8.")
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] not in (1, 3):
+        raise InputError(f"image {path} has a wrong channel count", got=f"{image.shape[2]} channels",
+                         expected="1 (grey) or 3 (colour)", next="Save it without an alpha channel.")
+    height, width = image.shape[:2]
+    if min(height, width) < MIN_SIDE:
+        raise InputError(f"image {path} is too small", got=f"{width}x{height} px",
+                         expected=f"at least {MIN_SIDE}x{MIN_SIDE} px")
+    if image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def write_image(path: Path, frame: NDArray[np.uint8]) -> None:
+    """Write uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) under a temporary name, then rename it to ``path``."""
+    if frame.ndim == 3 and frame.shape[2] == 3:
+        frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+    ok, data = cv2.imencode(path.suffix, frame)
+    if not ok:
+        raise InputError(f"cannot encode {path}", got=f"shape {frame.shape}", expected="a grey or RGB image")
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(data.tobytes())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def frame_hash(frame: Frame) -> str:
+    """SHA-256 of a frame's pixels and shape: the same for a copy under another name or in another lossless format."""
+    digest = hashlib.sha256(repr(frame.shape).encode())
+    digest.update(np.ascontiguousarray(frame).data)
+    return digest.hexdigest()
+
+
+def is_grey(frame: Frame) -> bool:
+    """Whether a frame carries no colour: one channel, or three that are equal everywhere."""
+    if frame.shape[2] == 1:
+        return True
+    return bool(np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
+
+
+@dataclass(frozen=True)
+class FrameSizes:
+    """The frame sizes (px) that a model was fitted on, and whether those frames were in colour."""
+
+    min_width: int
+    max_width: int
+    min_height: int
+    max_height: int
+    colour: bool
+
+    @staticmethod
+    def of(frames: Sequence[Frame]) -> FrameSizes:
+        """The sizes of frames that are all grey or all colour. Raises InputError when they are mixed."""
+        grey = [is_grey(frame) for frame in frames]
+        if any(grey) and not all(grey):
+            raise InputError("grey and colour images are mixed", got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
+                             expected="all of one kind, as the camera delivers them")
+        widths, heights = [f.shape[1] for f in frames], [f.shape[0] for f in frames]
+        return FrameSizes(min(widths), max(widths), min(heights), max(heights), not grey[0])
+
+    def check(self, frame: Frame) -> None:
+        """Raise InputError when a frame's size or channels are so unlike the fitted ones that a verdict means nothing."""
+        height, width = frame.shape[:2]
+        if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height <= 4 * self.max_height):
+            raise InputError(
+                "the frame's size does not fit the model", got=f"{width}x{height} px",
+                expected=f"between half and double of the fitted {self.min_width}-{self.max_width} x "
+                         f"{self.min_height}-{self.max_height} px",
+                next="Use the camera settings of the fit, or run `lineside fit` on frames of this size.",
+            )
+        if self.colour and frame.shape[2] != 3 or not self.colour and not is_grey(frame):
+            raise InputError(
+                "the frame has a wrong channel count",
+                got="a grey frame (1 channel)" if frame.shape[2] == 1 else "a colour frame (3 channels)",
+                expected="colour (3 channels)" if self.colour else "grey (1 channel)",
+                next="Use the camera's pixel format of the fit, or run `lineside fit` on such frames.",
+            )
+
+
+def prepare_frame(frame: Frame, out: Frame) -> None:
+    """Write a frame (uint8 ``[H, W, C]``) into a network input ``out`` (uint8 ``[h, w, c]``): channels, then size.
+
+    Colour becomes grey for a one-channel network (ITU-R 601 weights); grey never becomes colour: it is repeated
+    over equal channels. Shrinking averages over areas, growing interpolates bilinearly.
+    """
+    if out.shape[2] == 1 and frame.shape[2] == 3:
+        frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), dtype=np.uint8)[:, :, None]
+    elif out.shape[2] == 3 and frame.shape[2] == 1:
+        frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    height, width = out.shape[:2]
+    if frame.shape[:2] == (height, width):
+        np.copyto(out, frame)
+        return
+    shrinks = frame.shape[0] * frame.shape[1] > height * width
+    resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    np.copyto(out, resized.reshape(out.shape))

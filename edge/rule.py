@@ -1,0 +1,183 @@
+"""From an anomaly map to a score, blobs and a verdict.
+
+The rule, as a user reads it: filter the map, threshold it, clean it by morphology, cut it to the region of interest, and reject
+when a blob of at least the minimum area is left. The *score* is the largest threshold at which that whole rule rejects, so that
+``score > threshold`` and REJECT are the same statement. It is computed without a threshold: rank filters (median) and flat
+morphology commute with thresholding, so they act on grey levels, and an area opening takes the place of the minimum area.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import EngineError, InputError
+
+MapArray = NDArray[np.float32]
+MORPHOLOGY = {"open": cv2.MORPH_OPEN, "close": cv2.MORPH_CLOSE, "erode": cv2.MORPH_ERODE, "dilate": cv2.MORPH_DILATE}
+STEP_HELP = "'threshold', 'mean:K', 'median:3', 'median:5', or 'open:K', 'close:K', 'erode:K', 'dilate:K' with K odd"
+
+
+class Verdict(str, Enum):
+    """What the line says about a part."""
+
+    PASS = "PASS"
+    REJECT = "REJECT"
+    UNINSPECTED = "UNINSPECTED"
+
+
+class Cause(str, Enum):
+    """Why a part is UNINSPECTED."""
+
+    LATE = "late"  # no verdict by the deadline
+    NO_FRAME = "no-frame"  # the camera delivered none, as from a folder that ran dry
+    CAMERA = "camera"  # the camera failed
+    IMAGE = "image"  # a frame that cannot be read or does not fit the model
+    ENGINE = "engine"  # the inference failed
+    LINK = "link"  # the verdict could not be told to the PLC in time
+    UNMATCHED = "unmatched"  # not certain which frame belongs to the part
+    STOPPED = "stopped"  # the line was stopped
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A connected defective area. Box ``(x, y, width, height)`` and area in px of the camera frame; mm2 where the scale is known."""
+
+    box: tuple[int, int, int, int]
+    area_px: float
+    area_mm2: float | None
+    peak: float
+
+
+def parse_step(text: str) -> tuple[str, int]:
+    """A post-filter step such as ``"median:5"`` as (name, kernel side in map px). Raises ValueError for anything else."""
+    name, _, size = text.partition(":")
+    if text == "threshold":
+        return name, 0
+    if not size.isascii() or not size.isdigit() or not 3 <= int(size) <= 101 or int(size) % 2 == 0:
+        raise ValueError(f"one of {STEP_HELP}")
+    if name in MORPHOLOGY or name == "mean" or (name == "median" and size in ("3", "5")):
+        return name, int(size)
+    raise ValueError(f"one of {STEP_HELP}")
+
+
+def check_post_filter(steps: Sequence[str]) -> None:
+    """Raise ValueError unless the steps parse, contain ``threshold`` exactly once, and no mean behind it."""
+    names = [parse_step(step)[0] for step in steps]
+    if names.count("threshold") != 1:
+        raise ValueError("'threshold' exactly once among the steps")
+    if "mean" in names[names.index("threshold"):]:
+        raise ValueError("no 'mean' behind 'threshold': a mean of black and white needs a second threshold")
+
+
+def smooth(anomaly_map: MapArray, steps: Sequence[str]) -> MapArray:
+    """Apply the post-filter to a float32 map ``[H, W]`` on grey levels; ``threshold`` itself changes nothing here."""
+    result = anomaly_map
+    for step in steps:
+        name, size = parse_step(step)
+        if name == "mean":
+            result = cv2.blur(result, (size, size))  # type: ignore[assignment]
+        elif name == "median":
+            result = cv2.medianBlur(result, size)  # type: ignore[assignment]
+        elif name in MORPHOLOGY:
+            result = cv2.morphologyEx(result, MORPHOLOGY[name], np.ones((size, size), np.uint8))  # type: ignore[assignment]
+    return result
+
+
+def largest_component(mask: NDArray[np.bool_]) -> int:
+    """The area (px) of the largest 8-connected component of a boolean mask ``[H, W]``."""
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    return int(stats[1:, cv2.CC_STAT_AREA].max(initial=0))
+
+
+def area_opening_maximum(values: MapArray, region: NDArray[np.bool_], min_area: int) -> float:
+    """The largest v such that ``values >= v`` inside ``region`` has an 8-connected component of at least ``min_area`` px.
+
+    The components only grow as v falls, so v is found by bisection over the values that occur.
+    """
+    inside = values[region]
+    if min_area <= 1:
+        return float(inside.max())
+    levels = np.unique(inside)
+    low = 0  # the whole region is large enough: Rule checks that
+    high = int(np.searchsorted(levels, np.partition(inside, inside.size - min_area)[inside.size - min_area]))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if largest_component((values >= levels[middle]) & region) >= min_area:
+            low = middle
+        else:
+            high = middle - 1
+    return float(levels[low])
+
+
+class Rule:
+    """The decision rule, made ready for one size of frame and map."""
+
+    def __init__(
+        self, post_filter: Sequence[str], *, map_size: tuple[int, int], frame_size: tuple[int, int], min_area_px: float = 1,
+        roi: Sequence[int] | None = None, ignore: NDArray[np.bool_] | None = None, mm_per_px: float | None = None,
+    ) -> None:
+        """map_size, frame_size: (height, width). roi: x, y, width, height and min_area_px: area, both in px of the frame.
+
+        ignore: bool ``[frame height, frame width]``, True where nothing is inspected. Raises InputError when region,
+        mask and area leave nothing that could ever be rejected, or do not fit the frame.
+        """
+        self.post_filter = tuple(post_filter)
+        self.mm_per_px = mm_per_px
+        height, width = frame_size
+        self._scale = (width / map_size[1], height / map_size[0])
+        self.min_area = max(1, int(np.ceil(min_area_px / (self._scale[0] * self._scale[1]) - 1e-9)))
+        inspected = np.ones((height, width), np.uint8)
+        if roi is not None:
+            x, y, w, h = roi
+            if x + w > width or y + h > height:
+                raise InputError("the region of interest lies outside the frame", got=f"{list(roi)} in a frame of {width}x{height} px",
+                                 expected="x + width and y + height inside it", next="Mend `roi` in decision.toml.")
+            inspected[:] = 0
+            inspected[y:y + h, x:x + w] = 1
+        if ignore is not None:
+            if ignore.shape != (height, width):
+                raise InputError("the ignore mask does not fit the frame", got=f"{ignore.shape[1]}x{ignore.shape[0]} px",
+                                 expected=f"{width}x{height} px", next="Draw it on a frame of this camera.")
+            inspected[ignore] = 0
+        share = cv2.resize(inspected.astype(np.float32), (map_size[1], map_size[0]), interpolation=cv2.INTER_AREA)
+        self.region: NDArray[np.bool_] = share > 0.5
+        if largest_component(self.region) < self.min_area:
+            raise InputError("region of interest, ignore mask and minimum area leave nothing that could be rejected",
+                             got=f"{int(self.region.sum())} px of the map to inspect and a minimum area of {self.min_area} px of the map",
+                             expected="a region larger than the minimum area", next="Mend decision.toml.")
+
+    def grey(self, anomaly_map: MapArray) -> MapArray:
+        """The post-filtered map ``[H, W]``. Raises EngineError for a map that holds anything but finite numbers."""
+        if not np.isfinite(anomaly_map).all():
+            raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
+        return smooth(anomaly_map, self.post_filter)
+
+    def score(self, grey: MapArray) -> float:
+        """The part's score from a post-filtered map: the largest threshold at which the rule rejects (below it, it rejects)."""
+        return area_opening_maximum(grey, self.region, self.min_area)
+
+    def blobs(self, grey: MapArray, threshold: float) -> tuple[list[Blob], NDArray[np.bool_]]:
+        """The blobs at a threshold, largest first, and their pixels as bool ``[H, W]`` of the map."""
+        level = np.float32(threshold)
+        if float(level) > threshold:  # rounded up: a value between the two must count as above
+            level = np.nextafter(level, np.float32(-np.inf))
+        above = (grey > level) & self.region
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
+        kept = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= self.min_area]
+        scale_x, scale_y = self._scale
+        blobs = []
+        for i in kept:
+            x, y, w, h, area = (int(v) for v in stats[i])
+            left, top = int(np.floor(x * scale_x)), int(np.floor(y * scale_y))
+            right, bottom = int(np.ceil((x + w) * scale_x - 1e-9)), int(np.ceil((y + h) * scale_y - 1e-9))
+            area_px = area * scale_x * scale_y
+            area_mm2 = None if self.mm_per_px is None else round(area_px * self.mm_per_px**2, 4)
+            peak = float(grey[y:y + h, x:x + w][labels[y:y + h, x:x + w] == i].max())
+            blobs.append(Blob((left, top, right - left, bottom - top), round(area_px, 2), area_mm2, peak))
+        return sorted(blobs, key=lambda blob: -blob.area_px), np.isin(labels, kept)

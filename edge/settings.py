@@ -1,0 +1,82 @@
+"""TOML files checked by pydantic models: unknown keys forbidden, an error names key, value and what is expected."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomlkit
+from pydantic import BaseModel, ConfigDict, ValidationError
+from tomlkit.exceptions import TOMLKitError
+
+from edge.errors import LinesideError
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, no unknown key, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def read_toml(path: Path, error: type[LinesideError], next: str) -> dict[str, Any]:
+    """The content of a TOML file as plain Python values; ``error`` with ``next`` as advice when it cannot be read."""
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except FileNotFoundError as cause:
+        raise error(f"no file {path}", got="nothing", expected="a TOML file", next=next) from cause
+    except OSError as cause:
+        raise error(f"cannot read {path}", got=cause.strerror, expected="a readable TOML file", next=next) from cause
+    except (TOMLKitError, UnicodeDecodeError) as cause:
+        raise error(f"{path} is not valid TOML", got=str(cause), next=next) from cause
+
+
+def validate(model: type[Model], data: dict[str, Any], source: Path, error: type[LinesideError], next: str) -> Model:
+    """``data`` as a ``model``; ``error`` names each wrong key of ``source``, what it got, and what it expects."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as cause:
+        problems = "; ".join(_describe(model, problem) for problem in cause.errors())
+        raise error(f"{source}: {problems}", next=next) from cause
+
+
+def _describe(model: type[BaseModel], problem: Any) -> str:
+    location = problem["loc"]
+    key = ".".join(map(str, location))
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
+        return f"unknown key {key!r}, {hint}"
+    if problem["type"] == "missing":
+        return f"key {key!r} is missing"
+    expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"key {key!r} got {problem['input']!r}, expected {expected}"
+
+
+def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    for name in location:
+        field = model.model_fields.get(str(name))
+        if field is None:  # an index into a list, or the tag of a union
+            continue
+        candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)
+
+
+def write_text_safely(path: Path, text: str) -> None:
+    """Write ``text`` under a temporary name, flush it to the disk, and rename it to ``path``: all of it or nothing."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

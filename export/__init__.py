@@ -1,0 +1,1 @@
+"""Torch to ONNX, parity, and everything that makes a graph fit for the line."""

@@ -1,0 +1,138 @@
+"""A run becomes a bundle: the float graph, proved on OpenVINO against torch before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.images import good_folder
+from detectors.run import RunRecord, claim_folder, read_run
+from edge.bundle import Bundle, write_bundle
+from edge.engines.openvino import OpenVinoEngine
+from edge.errors import BundleError, InputError
+from edge.prepare import frame_hash, prepare_frame, read_image
+
+OPSET = 18
+TOLERANCE = 1e-3  # of the map's range
+PARITY_IMAGES = 16
+
+
+class Deployed(nn.Module):
+    """The graph as it is deployed: uint8 ``[N, H, W, C]`` in, cast and scaled inside, raw map float32 ``[N, 1, H, W]`` out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        result: Tensor = self.network(image.permute(0, 3, 1, 2).to(torch.float32) / 255.0)
+        return result
+
+
+def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path) -> None:
+    """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input."""
+    example = torch.zeros((2, *size), dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        torch.onnx.export(
+            Deployed(network).eval(), (example,), path, input_names=["image"], output_names=["map"], opset_version=OPSET,
+            dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
+        )
+
+
+def torch_maps(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The maps of uint8 images ``[N, H, W, C]`` as torch works them out in float32: ``[N, 1, H, W]``."""
+    deployed = Deployed(network).eval()
+    with torch.inference_mode():
+        return np.concatenate([deployed(torch.from_numpy(image[None])).numpy() for image in images])
+
+
+def openvino_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The maps of uint8 images ``[N, H, W, C]`` as the line's own engine works them out in float32: ``[N, 1, H, W]``."""
+    _, height, width, channels = images.shape
+    engine = OpenVinoEngine(graph, (height, width, channels), precision="fp32", threads=0, slots=1, batch=1)
+    maps = []
+    slot = engine.lease()
+    for image in images:
+        np.copyto(slot.input[0], image)
+        slot.start(1)
+        maps.append(slot.wait(60.0).copy())
+    engine.close()
+    return np.concatenate(maps)
+
+
+def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    """The largest difference of two sets of maps as a share of the expected range. Raises BundleError above 1e-3."""
+    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        raise BundleError("the network's map is not finite", got="NaN or infinity", expected="finite numbers",
+                          next="Run `lineside fit` again with another --seed.")
+    difference = float(np.abs(got - expected).max()) / max(float(np.ptp(expected)), 1e-12)
+    if difference > TOLERANCE:
+        raise BundleError("the exported graph differs from torch", got=f"{difference:.2e} of the map's range",
+                          expected=f"at most {TOLERANCE:g}", next="The bundle was not written. Report this with the run.")
+    return difference
+
+
+def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
+    """Up to 16 held-out images as they are, and as many with artificial defects, so that the whole range of the map is met."""
+    folder = good_folder(Path(record.data))
+    channels: int = network.channels  # type: ignore[assignment]
+    images: list[NDArray[np.uint8]] = []
+    rng = np.random.default_rng(record.seed)
+    for image in record.held_out[:PARITY_IMAGES]:
+        frame = read_image(folder / image.name)
+        if frame_hash(frame) != image.sha256:
+            raise InputError(f"{folder / image.name} has changed since the fit", next="Run `lineside fit` again.")
+        prepared = np.empty((record.height, record.width, channels), np.uint8)
+        prepare_frame(frame, prepared)
+        defective, _ = network.make_defects(prepared.astype(np.float32) / 255, rng)  # type: ignore[operator]
+        images += [prepared, np.rint(defective * 255).astype(np.uint8)]
+    return np.stack(images)
+
+
+def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, float]:
+    """Write the bundle ``out`` from a run. Returns it with the largest difference to torch, as a share of the map's range.
+
+    Raises InputError for a damaged run or images that are gone, BundleError when OpenVINO and torch disagree.
+    """
+    record, network = read_run(run)
+    size = (record.height, record.width, int(network.channels))  # type: ignore[arg-type]
+    images = parity_images(record, network)
+    temporary = claim_folder(out, "bundle")
+    try:
+        graph = temporary / "model" / "fp32.onnx"
+        graph.parent.mkdir()
+        write_graph(network, size, graph)
+        expected = torch_maps(network, images)
+        difference = check_parity(expected, openvino_maps(graph, images))
+        fit = {
+            "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed, "steps": record.steps,
+            "minutes": record.minutes, "interrupted": record.interrupted, "precision": record.precision, "torch": record.torch,
+            "images_fitted": len(record.fitted), "images_held_out": len(record.held_out), "parity": difference,
+        }
+        bundle = write_bundle(
+            temporary, out, name=name or out.resolve().name, detector=record.detector, input_size=size,
+            map_size=(int(expected.shape[2]), int(expected.shape[3])), sizes=record.sizes, fit=fit,
+            images={"data": str(folder_of(record)), "fitted": _listing(record.fitted), "held_out": _listing(record.held_out)},
+            post_filter=tuple(network.post_filter),  # type: ignore[arg-type]
+        )
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return bundle, difference
+
+
+def folder_of(record: RunRecord) -> Path:
+    """The folder that the names of a run's images are relative to."""
+    return good_folder(Path(record.data))
+
+
+def _listing(images: Sequence[object]) -> list[dict[str, str]]:
+    return [asdict(image) for image in images]  # type: ignore[call-overload]

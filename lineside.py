@@ -1,0 +1,37 @@
+"""The console script ``lineside``: one Typer app per folder, mounted side by side.
+
+Heavy imports happen inside the commands, so that ``lineside --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from calib.cli import app as calib
+from detectors.cli import app as detectors
+from edge.cli import app as edge
+from edge.errors import LinesideError
+from edge.simulation.cli import app as simulation
+from export.cli import app as export
+
+app = typer.Typer(
+    help="Inspect surfaces on a production line: fit on good images, export, calibrate, run.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)
+for part in (detectors, export, calib, edge, simulation):
+    app.add_typer(part)
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend becomes one message on stderr and exit code 2."""
+    try:
+        app()
+    except LinesideError as error:
+        print(f"lineside: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
