@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ app = typer.Typer()
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle; its decision.toml gets the threshold.")],
     false_reject_rate: Annotated[float, typer.Option(help="The share of good parts that may be rejected.")] = 0.05,
-    good: Annotated[Optional[Path], typer.Option(help="Folder of good parts not fitted on; those that the fit set aside unless given.")] = None,
+    good: Annotated[Path | None, typer.Option(help="Good parts not fitted on; those that the fit set aside unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Work out the threshold from good parts, with a promise about false rejects."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,11 +20,11 @@ def fit(
     detector: Annotated[str, typer.Argument(help="sidn; in later versions also ndp-net, fim-net, local-occ, aw-ssim.")],
     data: Annotated[Path, typer.Option(help="Folder with train/good/, or a plain folder of good images.")],
     out: Annotated[Path, typer.Option(help="The run to write; must not exist yet.")],
-    minutes: Annotated[Optional[float], typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
-    steps: Annotated[Optional[int], typer.Option(help="How many steps to fit instead; repeatable to the bit.")] = None,
+    minutes: Annotated[float | None, typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps to fit instead; repeatable to the bit.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights, the artificial defects, and the images set aside.")] = 0,
     size: Annotated[int, typer.Option(help="Side of the network's input in px.")] = 256,
-    width: Annotated[Optional[int], typer.Option(help="Channels of the network's first stage; the paper's unless given.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the network's first stage; the paper's unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Fit a detector on images of good parts. Ctrl-C ends it early and leaves a usable run."""

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -54,6 +54,74 @@ def inspect(
         _print_verdicts(results, bundle, limit is None)
     if failed:
         raise InputError(f"{failed} of {len(paths)} images could not be inspected", next="The messages above say why.")
+
+
+@app.command()
+def run(
+    line: Annotated[Path, typer.Argument(help="The line file.", metavar="LINE.toml")],
+    parts: Annotated[int, typer.Option(help="End after so many parts; 0: run until stopped.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON at the end.")] = False,
+) -> None:
+    """Run a line until SIGINT or SIGTERM, then print its ledger."""
+    import signal
+    import threading
+
+    from rich.console import Console
+    from rich.status import Status
+
+    from edge.runtime import Line
+
+    console = Console(stderr=True)
+    running = Line(line, parts=parts, say=lambda text: console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: running.stop())
+    done = threading.Event()
+
+    def show(status: Status) -> None:
+        while not done.wait(0.5):
+            triggers, passed, rejected, uninspected = running.counts
+            status.update(f"{triggers} parts: {passed} passed, {rejected} rejected, {uninspected} uninspected")
+
+    if console.is_terminal:
+        with console.status("waiting for the PLC") as status:
+            watcher = threading.Thread(target=show, args=(status,), daemon=True)
+            watcher.start()
+            result = running.run()
+            done.set()
+            watcher.join()
+    else:
+        result = running.run()
+    if as_json:
+        print(json.dumps(result.as_json()))
+    else:
+        _print_ledger(result)
+    if result.journal["rows_lost"]:
+        raise typer.Exit(1)
+
+
+def _print_ledger(result: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    ledger = result.ledger
+    table = Table("ledger", "parts", title="triggers = passed + rejected + uninspected")
+    for name in ("triggers", "passed", "rejected", "uninspected"):
+        table.add_row(name, str(ledger[name]))
+        if name == "uninspected":
+            for cause, count in sorted(ledger["causes"].items()):
+                table.add_row(f"  {cause}", str(count))
+    for name in ("confirmed", "unconfirmed", "unexpected_confirms", "refused_triggers", "late_verdicts", "failed_orders", "link_losses"):
+        if ledger[name] or name == "confirmed":
+            table.add_row(name.replace("_", " "), str(ledger[name]))
+    console = Console()
+    console.print(table)
+    if result.latency_ms:
+        latency = result.latency_ms
+        console.print(f"exposure to verdict: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, max {latency['max']:.1f} ms")
+    journal = result.journal
+    console.print(f"journal: {journal['path']}, {journal['rows']} rows, {journal['pictures']} pictures", soft_wrap=True)
+    if not result.realtime:
+        console.print("Line control ran without real-time priority (SCHED_FIFO): run as root or grant LimitRTPRIO.", soft_wrap=True)
 
 
 def _overlay_names(paths: list[Path]) -> list[str]:

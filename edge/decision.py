@@ -53,7 +53,7 @@ class Decision(Settings):
     mm_per_px: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     roi: Annotated[list[Pixels], Field(min_length=4, max_length=4)] | None = None
     ignore_mask: str | None = None
-    threshold: list[Threshold] = []
+    threshold: list[Threshold] = Field(default_factory=list)
 
     @field_validator("post_filter")
     @classmethod

@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 from edge.errors import InputError
 
 __all__ = [
-    "IMAGE_SUFFIXES", "FrameSizes", "Frame", "InputError", "frame_hash", "is_grey", "list_images",
-    "prepare_frame", "read_image", "write_image",
+    "IMAGE_SUFFIXES",
+    "Frame",
+    "FrameSizes",
+    "InputError",
+    "frame_hash",
+    "is_grey",
+    "list_images",
+    "prepare_frame",
+    "read_image",
+    "write_image",
 ]
 
 Frame = NDArray[np.uint8]
@@ -47,7 +55,8 @@ def read_image(path: Path) -> Frame:
     Returns uint8 ``[H, W, C]``, C = 1 or 3 (RGB). A fourth, alpha channel is refused: no camera has one.
     Raises InputError when the file is missing, unreadable, cut short, not 8-bit, or smaller than 16 px a side.
     """
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the message below says it once; OpenCV would say it again on stderr
+    # The message below says it once; OpenCV would say it again on stderr.
+    (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -136,7 +145,7 @@ class FrameSizes:
                          f"{self.min_height}-{self.max_height} px",
                 next="Use the camera settings of the fit, or run `lineside fit` on frames of this size.",
             )
-        if self.colour and frame.shape[2] != 3 or not self.colour and not is_grey(frame):
+        if (self.colour and frame.shape[2] != 3) or (not self.colour and not is_grey(frame)):
             raise InputError(
                 "the frame has a wrong channel count",
                 got="a grey frame (1 channel)" if frame.shape[2] == 1 else "a colour frame (3 channels)",

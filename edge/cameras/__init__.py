@@ -1,0 +1,41 @@
+"""Cameras: one file for each kind, all behind the same small protocol. Every wait has a timeout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.prepare import Frame
+from edge.rule import Cause
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """What a camera delivered for one trigger. ``image`` is None where it could not; then ``cause`` and ``text`` say why."""
+
+    trigger: int  # the part it was exposed for
+    frame_id: int
+    host_time: float  # s of time.monotonic
+    image: Frame | None
+    source: str = ""  # file name, where there is one
+    device_time: float | None = None  # s of the camera's clock
+    encoder: int | None = None
+    complete: bool = True
+    cause: Cause | None = None
+    text: str = ""
+
+
+class Camera(Protocol):
+    """A triggered camera."""
+
+    def open(self) -> None:
+        """Raises CameraError when it cannot be opened."""
+
+    def expose(self, part: int, encoder: int | None) -> None:
+        """Take a frame of a part; returns at once. Called from line control's thread."""
+
+    def next(self, timeout: float) -> CameraFrame | None:
+        """The next frame in order of exposure, or None after ``timeout`` s."""
+
+    def close(self) -> None:
+        """Free the camera."""

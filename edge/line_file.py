@@ -1,0 +1,85 @@
+"""The line file: everything about one line in TOML. Unknown keys are forbidden; paths are relative to the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from edge.control.state import BeltTiming
+from edge.errors import InputError
+from edge.settings import Settings, read_toml, validate
+
+
+class LineSection(Settings):
+    """[line]"""
+
+    name: str
+    bundle: str
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = Field(default=0, ge=0, le=256)  # of the engine; 0: as many as there are cores
+
+
+class FolderSection(Settings):
+    """[camera]"""
+
+    kind: Literal["folder"]
+    path: str
+    loop: bool = False
+
+
+class FramesSection(Settings):
+    """[plc]"""
+
+    kind: Literal["frames"]
+    port: str
+    baud: int = Field(default=115200, ge=9600, le=4_000_000)
+
+
+class BeltSection(Settings):
+    """[belt]"""
+
+    travel_ms: float = Field(gt=0, le=60_000)  # camera to ejector; a REJECT can wait 65 s in the PLC, not longer
+    lead_ms: float = Field(default=60, ge=20, le=10_000)  # how long before the ejector a REJECT is sent
+    pulse_ms: int = Field(default=20, ge=1, le=10_000)
+    uninspected: Literal["eject", "pass"] = "eject"
+
+    @model_validator(mode="after")
+    def _lead(self) -> BeltSection:
+        if self.lead_ms >= self.travel_ms:
+            raise ValueError(f"lead_ms ({self.lead_ms:g}) below travel_ms ({self.travel_ms:g}), or no time is left to inspect")
+        return self
+
+    @property
+    def timing(self) -> BeltTiming:
+        """The same in seconds."""
+        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.uninspected == "eject")
+
+
+class JournalSection(Settings):
+    """[journal]"""
+
+    path: str = "journal.db"
+    pictures: Literal["rejects", "none"] = "rejects"
+    quota_mb: float = Field(default=1000, gt=0)  # of pictures; the oldest go first
+
+
+class LineFile(Settings):
+    """A whole line file, and the folder that its paths are relative to."""
+
+    line: LineSection
+    camera: FolderSection
+    plc: FramesSection
+    belt: BeltSection
+    journal: JournalSection = JournalSection()
+
+    def resolve(self, source: Path, path: str) -> Path:
+        """A path of the line file ``source``."""
+        return source.parent / path
+
+
+def read_line_file(path: Path) -> LineFile:
+    """Read a line file. Raises InputError naming each wrong key, what it got, and what it expects."""
+    advice = f"Mend {path}; README.md shows a whole line file."
+    return validate(LineFile, read_toml(path, InputError, advice), path, InputError, advice)

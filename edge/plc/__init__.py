@@ -1,0 +1,45 @@
+"""PLC links: one file for each kind, all behind the same small protocol."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from edge.control.state import Event, Report
+
+
+class LineStatus(IntEnum):
+    """What the line's heartbeat says."""
+
+    OFFLINE = 0
+    STARTING = 1
+    READY = 2
+    DEGRADED = 3
+    FAULT = 4
+
+
+class PlcLink(Protocol):
+    """A connection to a PLC. Times are seconds of ``time.monotonic``. A lost port is retried inside and told as an event."""
+
+    accepting: bool  # whether a trigger is acknowledged as taken
+
+    def open(self) -> None:
+        """Open the port. Raises LinkError when it does not exist or somebody else has it."""
+
+    def report(self, report: Report) -> None:
+        """Tell a verdict."""
+
+    def fault(self, code: int, part: int = 0) -> None:
+        """Tell a fault, or with code 0 that it is over."""
+
+    def pulse(self, part: int, due: float, width_ms: int) -> None:
+        """Have the ejector fire for ``width_ms`` at the moment ``due``, when this part stands before it."""
+
+    def heartbeat(self, status: LineStatus) -> None:
+        """Say that the line lives; called at least every 50 ms."""
+
+    def read_events(self, timeout: float, wake: int) -> list[Event]:
+        """What has come in, waiting at most ``timeout`` s, or until the file descriptor ``wake`` can be read."""
+
+    def close(self) -> None:
+        """Close the port."""

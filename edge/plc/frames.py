@@ -1,0 +1,208 @@
+"""PLC link `frames`: CRC-framed messages over a serial port (pyserial). The protocol is docs/plc-frames.md."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import select
+import stat
+import termios
+import time
+from pathlib import Path
+
+import serial
+
+from edge.control.state import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
+from edge.errors import LinkError
+from edge.plc import LineStatus
+from edge.plc.wire import Ack, Conversation, Frame, Settled, Type
+from edge.rule import Cause, Verdict
+
+HEARTBEAT_LIMIT = 0.200  # s of silence after which the PLC counts as lost
+REOPEN_AFTER = 0.5  # s
+LATE_BY = 0.005  # s after the due moment up to which a REJECT is still sent
+AGE_STEP = 0.002  # s; of the age in a TRIGGER's code
+CAUSES = {cause: number for number, cause in enumerate(Cause, 1)}
+PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)  # pyserial lets all of these out
+
+
+class FramesLink:
+    """The line's side of the protocol on one port. Used by one thread."""
+
+    def __init__(self, port: str, baud: int) -> None:
+        self.accepting = False
+        self.losses = 0
+        self.reopened = 0
+        self._name, self._baud = port, baud
+        self._port: serial.Serial | None = None
+        self._conversation = Conversation(0)
+        self._heard = float("-inf")  # when the PLC last sent something valid
+        self._up = False
+        self._next_open = 0.0
+        self._pending: list[Event] = []
+
+    def open(self) -> None:
+        try:
+            self._open()
+        except PORT_ERRORS as error:
+            raise LinkError(f"cannot open the PLC's port {self._name}", got=self._explain(error),
+                            expected="a free serial port", next="Mend `port` under [plc] in the line file, or free the port.") from error
+
+    def _explain(self, error: BaseException) -> str:
+        path = Path(self._name)
+        if not path.exists():
+            return "no such port"
+        if not stat.S_ISCHR(path.stat().st_mode):
+            return "a path that is no serial port"
+        if "exclusively lock" in str(error) or "busy" in str(error).lower():
+            return "a port that another line or program has open"
+        return str(error)
+
+    def _open(self) -> None:
+        self._port = serial.Serial(self._name, self._baud, timeout=0, write_timeout=0.05, exclusive=True)
+        self._port.reset_input_buffer()
+        self._conversation = Conversation(secrets.randbelow(0x10000), secrets.randbelow(0x10000))
+
+    def report(self, report: Report) -> None:
+        value = 0
+        if report.verdict is Verdict.UNINSPECTED:
+            code = 2 if report.eject else 3
+            value = CAUSES[report.cause] if report.cause else 0
+        else:
+            code = 0 if report.verdict is Verdict.PASS else 1
+            value = max(-0x80000000, min(round((report.score or 0.0) * 10_000), 0x7FFFFFFF))
+        self._conversation.command(Type.VERDICT, code, report.part, lambda _: value)
+
+    def fault(self, code: int, part: int = 0) -> None:
+        self._conversation.command(Type.FAULT, code, part, lambda _: 0)
+
+    def pulse(self, part: int, due: float, width_ms: int) -> None:
+        def value(now: float) -> int:
+            delay = max(0, min(round((due - now) * 1000), 0xFFFF))
+            packed = delay << 16 | width_ms
+            return packed - (1 << 32) if packed & 0x80000000 else packed
+
+        self._conversation.command(Type.REJECT, 0, part, value, due + LATE_BY)
+
+    def heartbeat(self, status: LineStatus) -> None:
+        self._conversation.heartbeat(status)
+        self._flush(time.monotonic())
+
+    def read_events(self, timeout: float, wake: int) -> list[Event]:
+        now = time.monotonic()
+        if self._port is None and now >= self._next_open:
+            self._reopen(now)
+        self._flush(now)
+        if self._pending:
+            timeout = 0.0
+        retry = self._conversation.next_retry()
+        if retry is not None:
+            timeout = min(timeout, max(0.0, retry - now))
+        if self._up:
+            timeout = min(timeout, max(0.0, self._heard + HEARTBEAT_LIMIT - now))
+        data = self._wait(timeout, wake)
+        now = time.monotonic()
+        heard = self._conversation.heard
+        frames, settled = self._conversation.received(data, self.accepting)
+        events = [event for s in settled for event in self._settled(s)]
+        if self._conversation.heard > heard:
+            self._heard = now
+            if not self._up:
+                self._up = True
+                events.insert(0, LinkBack())
+        for frame in frames:
+            events += self._frame(frame)
+        if self._up and now - self._heard > HEARTBEAT_LIMIT:
+            events += self._lost(f"no heartbeat for {1000 * HEARTBEAT_LIMIT:.0f} ms")
+        self._flush(now)  # acknowledgements go out at once
+        events, self._pending = self._pending + events, []
+        return events
+
+    def _wait(self, timeout: float, wake: int) -> bytes:
+        port = self._port
+        if port is None:
+            ready, _, _ = select.select([wake], [], [], min(timeout, REOPEN_AFTER))
+            return self._drain(ready, wake)
+        try:
+            ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
+            self._drain(ready, wake)
+            return bytes(port.read(4096)) if port.fileno() in ready else b""
+        except PORT_ERRORS as error:
+            self._drop_port(str(error))
+            return b""
+
+    @staticmethod
+    def _drain(ready: list[int], wake: int) -> bytes:
+        if wake in ready:
+            os.read(wake, 4096)
+        return b""
+
+    def _frame(self, frame: Frame) -> list[Event]:
+        if frame.type == Type.TRIGGER:
+            if self._conversation.refused(frame):
+                return [TriggerRefused(frame.part)]
+            return [Trigger(frame.part, frame.value if frame.code & 1 else None, (frame.code >> 1) * AGE_STEP)]
+        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else []
+
+    @staticmethod
+    def _settled(settled: Settled) -> list[Event]:
+        if settled.type is Type.VERDICT and settled.ack is Ack.DONE:
+            return [VerdictDelivered(settled.part)]
+        if settled.type is Type.REJECT and settled.ack is not Ack.DONE:
+            return [OrderFailed(settled.part, "no acknowledgement" if settled.ack is None else settled.ack.name.lower().replace("_", " "))]
+        return []
+
+    def _flush(self, now: float) -> None:
+        data, given_up = self._conversation.poll(now)
+        self._pending += [event for settled in given_up for event in self._settled(settled)]
+        if self._port is None or not data:
+            return
+        try:
+            self._port.write(data)
+        except PORT_ERRORS as error:  # a timeout too: part of the data may be out, and the PLC does not read
+            self._drop_port(str(error))
+
+    def _lost(self, reason: str) -> list[Event]:
+        self._up = False
+        self.losses += 1
+        return [LinkLost(reason)]
+
+    def _drop_port(self, reason: str) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            try:
+                port.close()
+            except PORT_ERRORS:
+                port.fd = None  # pyserial would try to close it again
+        self._pending += [event for settled in self._conversation.abandon() for event in self._settled(settled)]
+        if self._up:
+            self._pending += self._lost(f"{self._name}: {reason}")
+        self._next_open = time.monotonic() + REOPEN_AFTER
+
+    def _reopen(self, now: float) -> None:
+        lost = self._conversation.abandon()
+        self._pending += [event for settled in lost for event in self._settled(settled)]
+        try:
+            self._open()
+            self.reopened += 1
+        except PORT_ERRORS:
+            self._port = None
+            self._next_open = now + REOPEN_AFTER
+
+    @property
+    def idle(self) -> bool:
+        """Whether every command was acknowledged or given up."""
+        return self._conversation.idle
+
+    def counters(self) -> dict[str, int]:
+        """What went wrong on the wire since the port was last opened."""
+        return {**self._conversation.decoder.counts, "repetitions": self._conversation.repetitions,
+                "resent": self._conversation.resent, "port_reopened": self.reopened}
+
+    def close(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            try:
+                port.close()
+            except PORT_ERRORS:
+                port.fd = None

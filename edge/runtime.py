@@ -1,0 +1,171 @@
+"""A running line: camera -> prepare -> engine -> post-filter -> verdict -> line control, with the journal on the side."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.bundle import load_bundle
+from edge.cameras import Camera, CameraFrame
+from edge.cameras.folder import FolderCamera
+from edge.control.line import LineControl
+from edge.control.state import Ended, PartVerdict
+from edge.errors import EngineError, InputError
+from edge.inspection import Inspector
+from edge.journal import Journal, PartInfo
+from edge.line_file import LineFile, read_line_file
+from edge.plc.frames import FramesLink
+from edge.rule import Cause, Verdict
+
+POLL = 0.05  # s between looks at whether the line has ended
+LATENCIES = 10_000  # newest ones kept for the percentiles
+SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
+FAULT_CAMERA, FAULT_ENGINE = 1, 2
+
+
+@dataclass(frozen=True)
+class LineResult:
+    """The end of a run: counts of the ledger, and what was measured."""
+
+    ledger: dict[str, Any]
+    wire: dict[str, int]
+    latency_ms: dict[str, float]  # frame exposed -> verdict handed to line control: p50, p99, max
+    journal: dict[str, Any]
+    realtime: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat dictionary, the ledger's counts first."""
+        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime}
+
+
+class Line:
+    """One line, made ready from its file. ``run`` it once."""
+
+    def __init__(self, path: Path, *, parts: int = 0, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> None:
+        """parts: end after so many (0: never). ``say`` tells the operator of trouble, once for each kind.
+
+        Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is left open.
+        """
+        self._say = say
+        self._told: dict[str, int] = {}
+        self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._closers: list[Callable[[], object]] = []
+        self.file: LineFile = read_line_file(path)
+        try:
+            self._open(path, parts)
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self, path: Path, parts: int) -> None:
+        file = self.file
+        bundle = load_bundle(file.resolve(path, file.line.bundle))
+        self._inspector = Inspector(bundle, precision=file.line.precision, threads=file.line.threads)
+        self._closers.append(self._inspector.close)
+        self._threshold = bundle.calibrated_threshold(file.line.precision, self._inspector.backend).value
+        self._inspector.warm_up()
+        self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
+        self._camera.open()
+        self._closers.append(self._camera.close)
+        link = FramesLink(str(file.resolve(path, file.plc.port)), file.plc.baud)
+        link.open()
+        self._closers.append(link.close)
+        self._link = link
+        self._journal = Journal(file.resolve(path, file.journal.path), pictures=file.journal.pictures == "rejects",
+                                quota_mb=file.journal.quota_mb, alarm=self._alarm)
+        self._control = LineControl(link, file.belt.timing, file.belt.pulse_ms, parts=parts, expose=self._camera.expose,
+                                    ended=self._ended, alarm=self._alarm)
+        self._journal.start(file.line.name, bundle.folder, bundle.graph_sha256(file.line.precision), self._threshold)
+
+    def _close(self) -> None:
+        while self._closers:
+            self._closers.pop()()
+
+    def _alarm(self, text: str) -> None:
+        kind = "".join(c for c in text if not c.isdigit())  # part numbers make no new kind
+        self._told[kind] = self._told.get(kind, 0) + 1
+        if self._told[kind] == 1:
+            self._say(text)
+
+    def _ended(self, ended: Ended) -> None:
+        self._journal.part(ended)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Triggers, passed, rejected, uninspected so far."""
+        ledger = self._control.state.ledger
+        return ledger.triggers, ledger.passed, ledger.rejected, ledger.uninspected
+
+    def stop(self) -> None:
+        """End every open part, close the port; `run` returns soon after. May be called from a signal handler."""
+        self._control.stop()
+
+    def run(self) -> LineResult:
+        """Inspect until stopped or until the last part. Raises what ended line control, if it was an error."""
+        previous = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        budget = self.file.belt.timing.travel - self.file.belt.timing.lead
+        self._control.start()
+        try:
+            while not self._control.wait(0):
+                frame = self._camera.next(POLL)
+                if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
+                    self._control.verdict(self._inspect(frame))
+        finally:
+            self._control.stop()
+            self._control.wait(5)
+            sys.setswitchinterval(previous)
+            unwritten = self._journal.close()
+            self._close()
+        if unwritten:
+            self._rescue(unwritten)
+        if self._control.error is not None:
+            raise self._control.error
+        return self._result(len(unwritten))
+
+    def _inspect(self, frame: CameraFrame) -> PartVerdict:
+        info = PartInfo(frame.source)
+        if frame.image is None or not frame.complete:
+            cause = frame.cause or Cause.CAMERA
+            self._alarm(frame.text or "the camera delivered an incomplete frame")
+            if cause in (Cause.NO_FRAME, Cause.CAMERA):
+                self._control.fault(FAULT_CAMERA, frame.text)
+            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, cause, info=info)
+        try:
+            inspection = self._inspector.inspect(frame.image, self._threshold)
+        except InputError as error:
+            self._alarm(f"{frame.source or 'a frame'}: {error}")
+            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, Cause.IMAGE, info=info)
+        except EngineError as error:
+            self._control.fault(FAULT_ENGINE, str(error))
+            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, Cause.ENGINE, info=info)
+        self._latencies.append(1000 * (time.monotonic() - frame.host_time))
+        assert inspection.verdict is not None
+        return PartVerdict(frame.trigger, inspection.verdict, None, inspection.score, PartInfo(frame.source, frame.image, inspection))
+
+    def _rescue(self, rows: list[tuple[object, ...]]) -> None:
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False) as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+            self._say(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
+        except OSError:
+            self._say(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
+            for row in rows:
+                self._say(json.dumps(row))
+
+    def _result(self, unwritten: int) -> LineResult:
+        ledger = dict(vars(self._control.state.ledger))
+        ledger["causes"] = dict(ledger["causes"])
+        ordered = sorted(self._latencies)
+        latency = {} if not ordered else {
+            "p50": ordered[len(ordered) // 2], "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], "max": ordered[-1]}
+        journal = {"path": str(self._journal._path), "rows": self._journal.rows_written, "rows_lost": unwritten,
+                   "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
+        return LineResult(ledger, self._link.counters(), {k: round(v, 3) for k, v in latency.items()}, journal, self._control.realtime)

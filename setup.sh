@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Sets up .venv with everything for development. Usage: setup.sh [PYTHON]
+set -eu
+python=${1:-python3}
+
+fail() { echo "setup: $*" >&2; exit 2; }
+
+apt_install() {
+    command -v apt-get >/dev/null || fail "missing $*; install it with your system's package manager"
+    local sudo=""
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || fail "missing $*; run as root: apt-get install $*"
+        sudo=sudo
+    fi
+    $sudo apt-get update -q
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "$@"
+}
+
+command -v "$python" >/dev/null || apt_install python3 python3-venv
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+    || fail "got $("$python" --version), expected Python 3.10 to 3.13; run: make setup PYTHON=python3.11"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+
+[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,dev]'

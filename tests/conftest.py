@@ -1,0 +1,75 @@
+"""A small real bundle, fitted once for all tests on rendered cloth."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="session")
+def cloth(tmp_path_factory) -> Path:
+    """Rendered cloth in MVTec AD layout, 96 px: 24 + 24 good, 8 defective images."""
+    from edge.simulation.surface import Surface, render_folder
+
+    folder = tmp_path_factory.mktemp("cloth") / "woven"
+    render_folder(folder, Surface("woven", 3, 96), train_good=24, test_good=24, defective=8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted_run(cloth, tmp_path_factory) -> Path:
+    """A SIDN of width 2 at 64 px, after 30 steps."""
+    from detectors.fit import Budget, fit
+
+    out = tmp_path_factory.mktemp("run") / "run"
+    fit("sidn", cloth, out, Budget(steps=30), seed=1, size=64, width=2)
+    return out
+
+
+@pytest.fixture(scope="session")
+def exported(fitted_run, tmp_path_factory) -> Path:
+    """The run's bundle, without a threshold. Not to be changed: see `bundle`."""
+    from export.onnx import export_run
+
+    out = tmp_path_factory.mktemp("bundle") / "bundle"
+    export_run(fitted_run, out)
+    return out
+
+
+@pytest.fixture
+def bundle(exported, tmp_path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def calibrated(bundle, cloth) -> Path:
+    """The bundle with a threshold from the 24 good test images."""
+    from calib.threshold import calibrate
+    from edge.bundle import load_bundle
+
+    calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1)
+    return bundle
+
+
+@pytest.fixture
+def lineside():
+    """Run the command line in this process: returns (exit code, stdout, stderr)."""
+    def run(*arguments: object) -> tuple[int, str, str]:
+        import lineside as module
+        from edge.errors import LinesideError
+
+        result = CliRunner().invoke(module.app, [str(a) for a in arguments])
+        if isinstance(result.exception, LinesideError):  # what main() makes of it
+            return 2, result.stdout, result.stderr + str(result.exception)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run

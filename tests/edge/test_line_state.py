@@ -1,0 +1,193 @@
+"""The pure heart of line control: every trigger ends in exactly one outcome, in time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge.control.state import (
+    CONFIRM_WINDOW,
+    Alarm,
+    BeltTiming,
+    Confirm,
+    Ended,
+    Expose,
+    LineState,
+    LinkLost,
+    Order,
+    OrderFailed,
+    PartVerdict,
+    Report,
+    Stop,
+    Tick,
+    Trigger,
+    TriggerRefused,
+    VerdictDelivered,
+)
+from edge.rule import Cause, Verdict
+
+TIMING = BeltTiming(travel=1.0, lead=0.1)
+
+
+def of(actions, kind):
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def drive(state, *steps):
+    """Carry out (now, event) steps; the actions of all of them."""
+    return [action for now, event in steps for action in state.handle(event, now)]
+
+
+def test_a_good_part_passes_when_the_plc_has_heard_it():
+    state = LineState(TIMING)
+    assert drive(state, (0.0, Trigger(7, 123))) == [Expose(7, 123)]
+    assert drive(state, (0.3, PartVerdict(7, Verdict.PASS, score=0.1))) == [Report(7, Verdict.PASS, None, 0.1, False)]
+    assert state.ledger.passed == 0
+    (ended,) = drive(state, (0.31, VerdictDelivered(7)))
+    assert (ended.part, ended.verdict, ended.triggered, ended.ended, ended.encoder) == (7, Verdict.PASS, 0.0, 0.31, 123)
+    assert drive(state, (0.95, Tick()), (2.0, Tick())) == []
+    assert state.ledger.passed == 1 and state.next_due() is None
+
+
+def test_a_reject_is_ordered_once_and_lead_before_the_ejector():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(7)), (0.3, PartVerdict(7, Verdict.REJECT, score=0.9)), (0.89, Tick()))
+    assert of(actions, Ended)[0].verdict is Verdict.REJECT and not of(actions, Order)
+    assert state.next_due() == pytest.approx(0.9)
+    assert drive(state, (0.9, Tick()), (0.91, Tick()), (1.0, Tick())) == [Order(7, 1.0)]
+    drive(state, (0.99, Confirm(7)), (1.4, Tick()))
+    assert (state.ledger.confirmed, state.ledger.unconfirmed) == (1, 0)
+
+
+def test_a_verdict_after_the_reject_was_due_still_orders_it_at_once():
+    state = LineState(BeltTiming(1.0, 0.1))
+    actions = drive(state, (0.0, Trigger(1)), (0.899, PartVerdict(1, Verdict.REJECT)), (0.9, Tick()))
+    assert of(actions, Order) == [Order(1, 1.0)]
+
+
+@pytest.mark.parametrize("eject", [True, False])
+def test_no_verdict_by_the_deadline_is_uninspected_late_and_safe(eject):
+    state = LineState(BeltTiming(1.0, 0.1, eject))
+    actions = drive(state, (0.0, Trigger(7)), (0.9, Tick()), (0.95, PartVerdict(7, Verdict.PASS)), (1.0, VerdictDelivered(7)))
+    (ended,) = of(actions, Ended)
+    assert (ended.verdict, ended.cause) == (Verdict.UNINSPECTED, Cause.LATE)
+    assert bool(of(actions, Order)) is eject
+    assert of(actions, Report)[0].eject is eject
+    assert (state.ledger.passed, state.ledger.uninspected, state.ledger.late_verdicts) == (0, 1, 1)
+
+
+def test_a_verdict_that_arrives_at_the_deadline_itself_is_late():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(7)), (0.9, PartVerdict(7, Verdict.PASS)))
+    assert of(actions, Ended)[0].cause is Cause.LATE
+
+
+def test_a_pass_that_the_plc_never_acknowledged_is_uninspected_and_ejected():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(7)), (0.3, PartVerdict(7, Verdict.PASS)), (0.949, Tick()), (0.95, Tick()))
+    (ended,) = of(actions, Ended)
+    assert (ended.cause, ended.ended) == (Cause.LINK, 0.95)
+    assert of(actions, Order) == [Order(7, 1.0)]
+
+
+def test_uninspected_by_the_runtime_keeps_its_cause():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(7)), (0.1, PartVerdict(7, Verdict.UNINSPECTED, Cause.NO_FRAME)), (0.9, Tick()))
+    assert of(actions, Ended)[0].cause is Cause.NO_FRAME
+    assert of(actions, Order) and state.ledger.causes == Counter({"no-frame": 1})
+
+
+def test_the_same_id_twice_on_the_belt_makes_both_unmatched():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(7)), (0.2, Trigger(7)), (0.3, PartVerdict(7, Verdict.PASS)), (0.9, Tick()), (1.1, Tick()))
+    assert [ended.cause for ended in of(actions, Ended)] == [Cause.UNMATCHED] * 2
+    assert [order.due for order in of(actions, Order)] == [1.0, 1.2]
+    assert state.ledger.triggers == state.ledger.uninspected == 2
+
+
+def test_an_id_may_come_again_when_its_part_has_left_the_belt():
+    state = LineState(TIMING)
+    drive(state, (0.0, Trigger(7)), (0.1, PartVerdict(7, Verdict.PASS)), (0.1, VerdictDelivered(7)), (1.0 + CONFIRM_WINDOW, Tick()))
+    drive(state, (2.0, Trigger(7)), (2.1, PartVerdict(7, Verdict.PASS)), (2.1, VerdictDelivered(7)))
+    assert state.ledger.passed == 2 and state.ledger.uninspected == 0
+
+
+def test_three_late_verdicts_in_a_row_are_a_fault_two_are_not():
+    state = LineState(TIMING)
+    alarms = of(drive(state, (0, Trigger(1)), (1, Trigger(2)), (1.1, PartVerdict(2, Verdict.PASS)), (1.1, VerdictDelivered(2)),
+                      (2, Trigger(3)), (3, Trigger(4)), (4, Tick())), Alarm)
+    assert not [alarm for alarm in alarms if alarm.code]
+    alarms = of(drive(state, (4.1, Trigger(5)), (5.2, Tick())), Alarm)
+    assert [alarm.code for alarm in alarms] == [3]
+
+
+def test_stop_ends_all_open_parts_and_orders_what_is_to_be_ejected():
+    state = LineState(TIMING)
+    drive(state, (0.0, Trigger(1)), (0.1, Trigger(2)), (0.2, PartVerdict(1, Verdict.REJECT)), (0.25, Trigger(3)),
+          (0.3, PartVerdict(3, Verdict.PASS)))
+    actions = drive(state, (0.4, Stop()))
+    assert [(e.part, e.cause) for e in of(actions, Ended)] == [(2, Cause.STOPPED)]
+    assert [(o.part, o.due) for o in of(actions, Order)] == [(1, 1.0), (2, 1.1)]
+    assert not state.accepting
+    (last,) = of(state.close(0.5), Ended)  # the PASS that nobody acknowledged
+    assert (last.part, last.cause) == (3, Cause.LINK)
+    ledger = state.ledger
+    assert ledger.triggers == ledger.passed + ledger.rejected + ledger.uninspected == 3
+
+
+def test_no_trigger_is_accepted_after_the_last_part_and_the_line_finishes():
+    state = LineState(TIMING, parts=1)
+    drive(state, (0.0, Trigger(1)))
+    assert not state.accepting and not state.finished
+    drive(state, (0.1, TriggerRefused(2)), (0.2, PartVerdict(1, Verdict.PASS)), (0.2, VerdictDelivered(1)), (1.4, Tick()))
+    assert state.finished and state.ledger.refused_triggers == 1 and state.ledger.triggers == 1
+
+
+def test_a_repeated_trigger_says_how_old_it_is_and_moves_no_part():
+    state = LineState(TIMING)
+    drive(state, (10.0, Trigger(2)), (10.04, Trigger(1, age=0.08)))
+    assert state.next_due() == pytest.approx(9.96 + 1.0 - 0.1)
+    actions = drive(state, (10.1, PartVerdict(1, Verdict.REJECT)), (10.1, PartVerdict(2, Verdict.REJECT)), (11.0, Tick()))
+    assert [(order.part, order.due) for order in of(actions, Order)] == [(1, pytest.approx(10.96)), (2, 11.0)]
+
+
+def test_confirmations_without_a_command_and_commands_without_confirmation_are_counted():
+    state = LineState(TIMING)
+    drive(state, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.REJECT)), (1.0, Confirm(99)), (1.4, Tick()))
+    assert (state.ledger.unexpected_confirms, state.ledger.unconfirmed, state.ledger.confirmed) == (1, 1, 0)
+
+
+EVENTS = st.one_of(
+    st.builds(Trigger, st.integers(1, 6)), st.builds(PartVerdict, st.integers(1, 6), st.sampled_from(Verdict)),
+    st.builds(VerdictDelivered, st.integers(1, 6)), st.builds(Confirm, st.integers(1, 6)), st.just(Tick()),
+    st.builds(OrderFailed, st.integers(1, 6), st.just("too late")), st.builds(LinkLost, st.just("silence")),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=st.lists(st.tuples(st.floats(0, 0.4), EVENTS), max_size=60), eject=st.booleans())
+def test_whatever_comes_every_part_ends_once_in_time_and_what_is_not_good_is_ejected(steps, eject):
+    state = LineState(BeltTiming(1.0, 0.1, eject))
+    now, actions = 0.0, []
+    for wait, event in steps:
+        target = now + wait
+        while (due := state.next_due()) is not None and due <= target:  # as the control thread wakes up
+            now = max(now, due)
+            actions += state.handle(Tick(), now)
+        now = target
+        actions += state.handle(event, now)
+        ledger = state.ledger
+        assert ledger.triggers == ledger.passed + ledger.rejected + ledger.uninspected + state.open_parts
+    while (due := state.next_due()) is not None:
+        now = max(now, due)
+        actions += state.handle(Tick(), now)
+    triggers = sum(isinstance(event, Trigger) for _, event in steps)
+    ended = of(actions, Ended)
+    assert len(ended) == triggers == state.ledger.triggers and state.open_parts == 0
+    assert all(end.ended <= end.triggered + TIMING.travel - TIMING.lead / 2 + 1e-9 for end in ended)
+    ejected = [e for e in ended if e.verdict is Verdict.REJECT or (e.verdict is Verdict.UNINSPECTED and eject)]
+    assert Counter(order.part for order in of(actions, Order)) == Counter(e.part for e in ejected)
+    assert all(order.due in {e.triggered + 1.0 for e in ended if e.part == order.part} for order in of(actions, Order))
