@@ -30,19 +30,19 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> Image:
         cv2.polylines(mask, [np.rint(points).astype(np.int32)], False, 1.0, thickness)
     elif kind == 1:  # a polygon: chip, fold, foreign body
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 9)))
-        radius = np.exp(rng.uniform(np.log(0.03), np.log(0.5))) * size * rng.uniform(0.5, 1.0, angles.size)
+        radius = np.exp(rng.uniform(np.log(0.02), np.log(0.35))) * size * rng.uniform(0.5, 1.0, angles.size)
         points = centre + np.stack([np.cos(angles), np.sin(angles)], 1) * radius[:, None]
         cv2.fillPoly(mask, [np.rint(points).astype(np.int32)], 1.0)
     elif kind == 2:  # an ellipse: hole, drop
-        axes = np.exp(rng.uniform(np.log(0.01), np.log(0.35), 2)) * size + 1
+        axes = np.exp(rng.uniform(np.log(0.01), np.log(0.22), 2)) * size + 1
         box = (tuple(map(float, centre)), tuple(map(float, 2 * axes)), float(rng.uniform(0, 180)))
         cv2.ellipse(mask, box, 1.0, -1)
     else:  # ragged patches: stain, wear
         field = smooth_noise(rng, height, width, np.exp(rng.uniform(np.log(0.04), np.log(0.6))) * size)
         ys, xs = np.mgrid[:height, :width].astype(np.float32)
-        reach = rng.uniform(0.1, 0.6) * size
+        reach = rng.uniform(0.1, 0.5) * size
         near = np.exp(-((xs - centre[0]) ** 2 + (ys - centre[1]) ** 2) / (2 * reach**2))
-        mask = (field * near > rng.uniform(0.3, 1.0)).astype(np.float32)
+        mask = (field * near > rng.uniform(0.4, 1.1)).astype(np.float32)
     return mask
 
 
@@ -51,23 +51,22 @@ def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Imag
 
     image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
     The paper's I_g is "random Gaussian sampling"; its mean, deviation and correlation length are open and drawn for
-    each defect, small contrasts as often as large ones. I_m is drawn at 0.2 to 1 inside the mask, so that defects which
-    let the texture shine through are learnt as well.
+    each defect. I_m is drawn at 0.3 to 1 inside the mask, so that defects which let the texture shine through are learnt as well.
     """
     height, width, channels = image.shape
     defective = image.copy()
     union = np.zeros((height, width), np.float32)
     size = min(height, width)
-    mean, contrast = image.mean(axis=(0, 1)), float(image.std())
+    mean = image.mean(axis=(0, 1))
     for _ in range(int(rng.integers(1, 4))):
         mask = random_mask(rng, height, width)
         if not mask.any():
             continue
-        blend = mask * np.float32(rng.uniform(0.35, 1.0))
+        blend = mask * np.float32(rng.uniform(0.25, 1.0))
         if rng.random() < 0.5:
             blend = cv2.GaussianBlur(blend, (0, 0), float(rng.uniform(0.5, 2.0)))
-        shift = rng.choice([-1.0, 1.0]) * np.exp(rng.uniform(np.log(0.8), np.log(6.0))) * (0.03 + contrast)
-        deviation = np.exp(rng.uniform(np.log(0.05), np.log(2.0))) * (0.03 + contrast)
+        shift = rng.normal(0, 0.25)
+        deviation = rng.uniform(0.0, 0.25)
         scale = float(np.exp(rng.uniform(0, np.log(size / 4))))
         noise = smooth_noise(rng, height, width, scale)[..., None] * deviation + mean + shift * rng.uniform(0.8, 1.2, channels)
         defective = (1 - blend[..., None]) * defective + blend[..., None] * noise.astype(np.float32)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from edge.prepare import Frame, FrameSizes, InputError, frame_hash, list_images, prepare_frame, read_image
 
 HELD_OUT_SHARE = 0.2
-NEAR_DUPLICATE = 0.8  # correlation of two images' departures from the set's mean image
-THUMBNAIL = 24  # px
+NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38
+UNUSUAL = 5  # distances between upper quartile and median of all likenesses
+MINIATURE = 64  # px
 
 
 @dataclass(frozen=True)
@@ -53,23 +54,34 @@ def good_folder(data: Path) -> Path:
     return data
 
 
-def thumbnail(frame: Frame) -> NDArray[np.float32]:
-    """A 24x24 grey miniature with zero mean and unit deviation, so that lighting does not hide a duplicate."""
-    small = np.empty((THUMBNAIL, THUMBNAIL, 1), np.uint8)
+def phase_spectrum(frame: Frame) -> NDArray[np.complex64]:
+    """The phases of a frame's 64x64 grey miniature, complex64 ``[64, 33]``: what `likeness` compares."""
+    small = np.empty((MINIATURE, MINIATURE, 1), np.uint8)
     prepare_frame(frame, small)
-    flat = small.astype(np.float32).ravel()
-    return np.asarray((flat - flat.mean()) / (flat.std() + 1e-6), dtype=np.float32)
+    level = small[..., 0].astype(np.float32)
+    spectrum = np.fft.rfft2((level - level.mean()) * np.outer(np.hanning(MINIATURE), np.hanning(MINIATURE)))
+    magnitude = np.abs(spectrum)
+    return np.asarray(spectrum / (magnitude + 1e-6 * magnitude.max() + 1e-12), dtype=np.complex64)
 
 
-def near_duplicate_groups(thumbnails: NDArray[np.float32]) -> list[list[int]]:
-    """Groups of indices whose miniatures ``[N, D]`` depart from the mean miniature in the same way.
+def likeness(one: NDArray[np.complex64], others: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """The peak of the phase correlation (Kuglin and Hines 1975) of one spectrum with others ``[N, 64, 33]``: float32 ``[N]``.
 
-    The mean is taken away first: all good bottles look alike, but only near-duplicates are alike in what is their own.
+    1 for the same view, also shifted or in other light; about 0.1 for two places of one texture, also of a regular one.
     """
-    own = thumbnails - thumbnails.mean(axis=0)
-    own /= np.linalg.norm(own, axis=1, keepdims=True) + 1e-6
-    alike = own @ own.T > NEAR_DUPLICATE
-    unseen = set(range(len(own)))
+    surface = np.fft.irfft2(one[None] * others.conj(), s=(MINIATURE, MINIATURE))
+    return np.asarray(surface.max(axis=(1, 2)), dtype=np.float32)
+
+
+def near_duplicate_groups(spectra: NDArray[np.complex64]) -> list[list[int]]:
+    """Groups of indices of near-duplicates among phase spectra ``[N, 64, 33]``, linked by likeness.
+
+    All images of one object are alike; near-duplicates are far more alike than two images usually are.
+    """
+    alike = np.stack([likeness(one, spectra) for one in spectra])
+    usual, upper = np.percentile(alike[np.triu_indices(len(alike), 1)], [50, 75]) if len(alike) > 1 else (0.0, 0.0)
+    linked = alike > max(NEAR_DUPLICATE, usual + UNUSUAL * (upper - usual))
+    unseen = set(range(len(alike)))
     groups = []
     while unseen:
         group, frontier = [], [min(unseen)]
@@ -77,7 +89,7 @@ def near_duplicate_groups(thumbnails: NDArray[np.float32]) -> list[list[int]]:
         while frontier:
             index = frontier.pop()
             group.append(index)
-            neighbours = [j for j in np.flatnonzero(alike[index]).tolist() if j in unseen]
+            neighbours = [j for j in np.flatnonzero(linked[index]).tolist() if j in unseen]
             unseen.difference_update(neighbours)
             frontier += neighbours
         groups.append(sorted(group))
@@ -111,7 +123,7 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
     images: list[GoodImage] = []
     pixels: list[NDArray[np.uint8]] = []
     seen: set[str] = set()
-    thumbnails = []
+    spectra = []
     for path in list_images(folder):
         frame = read_image(path)
         sha256 = frame_hash(frame)
@@ -129,8 +141,8 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
         prepared = np.empty((height, width, channels), np.uint8)
         prepare_frame(frame, prepared)
         pixels.append(prepared)
-        thumbnails.append(thumbnail(frame))
-    held_out = set(split(near_duplicate_groups(np.stack(thumbnails)), seed))
+        spectra.append(phase_spectrum(frame))
+    held_out = set(split(near_duplicate_groups(np.stack(spectra)), seed))
     fitted = [i for i in range(len(images)) if i not in held_out]
     return GoodImages(folder, sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
                       np.stack([pixels[i] for i in fitted]))

@@ -98,7 +98,8 @@ def test_shapes_and_setup_are_the_papers():
     assert z_t.shape == z_d.shape == (1, 256, 16, 16)
     assert (z_t >= 0).all() and (z_d >= 0).all()  # or eq 8 has no lower bound
     assert net.texture_centres.shape == net.defect_centres.shape == (12, 256)
-    assert (net.background_weight, net.separation_weight, net.clustering_weight, net.centre_weight, net.fusion) == (0.1, 0.01, 0.01, 0.01, 0.5)
+    weights = (net.background_weight, net.separation_weight, net.clustering_weight, net.centre_weight, net.fusion)
+    assert weights == (0.1, 0.01, 0.01, 0.01, 0.5)
 
 
 def test_every_loss_term_reaches_the_weights_it_is_about():

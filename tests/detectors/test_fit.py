@@ -1,0 +1,166 @@
+"""Fitting: the split, what a fit leaves behind, repeatability, and ends of all kinds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.fit import Budget, fit, make_batch
+from detectors.images import load_good_images, near_duplicate_groups, phase_spectrum, split
+from detectors.run import read_run
+from detectors.sidn import Sidn
+from edge.errors import InputError
+from edge.prepare import read_image, write_image
+
+
+def test_about_a_fifth_is_set_aside_and_the_seed_says_which(cloth):
+    first, again, other = (load_good_images(cloth, 64, 64, 1, seed) for seed in (0, 0, 1))
+    assert len(first.held_out) == round(0.2 * 24) and len(first.fitted) == 24 - len(first.held_out) == len(first.pixels)
+    assert first.held_out == again.held_out != other.held_out
+    assert not {i.sha256 for i in first.held_out} & {i.sha256 for i in first.fitted}
+    assert first.fingerprint == other.fingerprint
+
+
+def test_near_duplicates_stay_together(cloth, tmp_path):
+    """Four copies of each of five images, in other light, shifted, noisy: no group may be divided."""
+    rng = np.random.default_rng(0)
+    for number, path in enumerate(sorted((cloth / "train" / "good").iterdir())[:10]):
+        frame = read_image(path).astype(np.float32)
+        for copy in range(4 if number < 5 else 1):
+            changed = np.roll(frame, (copy, copy), (0, 1)) * (1 + 0.04 * copy) + rng.normal(0, 2, frame.shape)
+            write_image(tmp_path / f"{number}-{copy}.png", np.clip(changed, 0, 255).astype(np.uint8))
+    for seed in range(8):
+        good = load_good_images(tmp_path, 64, 64, 1, seed)
+        sides = {}
+        for side, images in (("fitted", good.fitted), ("held out", good.held_out)):
+            for image in images:
+                sides.setdefault(image.name[0], set()).add(side)
+        assert all(len(found) == 1 for found in sides.values()), sides
+        assert good.held_out
+
+
+def test_objects_that_look_alike_are_no_near_duplicates():
+    rng = np.random.default_rng(0)
+    ys, xs = np.mgrid[:96, :96]
+    disc = 180.0 * ((ys - 48) ** 2 + (xs - 48) ** 2 < 900)
+    frames = [np.clip(disc + 30 + rng.normal(0, 8, (96, 96)), 0, 255).astype(np.uint8)[..., None] for _ in range(12)]
+    assert len(near_duplicate_groups(np.stack([phase_spectrum(frame) for frame in frames]))) == 12
+
+
+def test_split_takes_whole_groups_and_refuses_one_single_view():
+    groups = [[0, 1, 2, 3], [4], [5], [6, 7], [8, 9]]
+    for seed in range(20):
+        held_out = set(split(groups, seed))
+        assert all(set(group) <= held_out or not set(group) & held_out for group in groups) and 1 <= len(held_out) <= 2
+    with pytest.raises(InputError, match="near-duplicates"):
+        split([[0, 1, 2, 3, 4]], 0)
+
+
+def test_exact_copies_count_once(cloth, tmp_path):
+    for path in sorted((cloth / "train" / "good").iterdir())[:6]:
+        shutil.copy(path, tmp_path / path.name)
+        shutil.copy(path, tmp_path / f"copy-{path.name}")
+    good = load_good_images(tmp_path, 64, 64, 1, 0)
+    assert len(good.fitted) + len(good.held_out) == 6
+
+
+def test_a_batch_depends_on_seed_and_step_alone(cloth):
+    pixels = load_good_images(cloth, 64, 64, 1, 0).pixels
+    one, same, other = (make_batch(Sidn(width=1), pixels, 64, 5, step) for step in (3, 3, 4))
+    assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1]) and not torch.equal(one[0], other[0])
+    assert one[0].shape == (8, 1, 64, 64) and one[1].shape == (8, 1, 64, 64)
+
+
+def test_the_same_seed_and_steps_give_the_same_weights(cloth, fitted_run, tmp_path):
+    fit("sidn", cloth, tmp_path / "again", Budget(steps=30), seed=1, size=64, width=2)
+    fit("sidn", cloth, tmp_path / "other", Budget(steps=30), seed=2, size=64, width=2)
+    first, again, other = (read_run(run)[1].state_dict() for run in (fitted_run, tmp_path / "again", tmp_path / "other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_run_holds_record_curves_and_a_picture(fitted_run):
+    record, network = read_run(fitted_run)
+    assert (record.detector, record.steps, record.seed, record.interrupted) == ("sidn", 30, 1, False)
+    assert len((fitted_run / "loss.csv").read_text().splitlines()) == 31
+    assert read_image(fitted_run / "loss.png").shape[0] > 300
+    assert not network.training
+    losses = [float(line.split(",")[1]) for line in (fitted_run / "loss.csv").read_text().splitlines()[1:]]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+
+
+def test_minutes_bound_a_fit(cloth, tmp_path):
+    start = time.monotonic()
+    record = fit("sidn", cloth, tmp_path / "run", Budget(minutes=0.05), size=64, width=1)
+    assert record.steps >= 1 and 2.5 <= 60 * record.minutes <= 10 and time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_fit_leaves_a_usable_run(cloth, tmp_path, number, lineside):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lineside", "fit", "sidn", "--data", str(cloth), "--out", str(tmp_path / "run"), "--minutes", "5",
+         "--size", "64", "--width", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = process.stderr.readline()
+    assert "step" in line and "loss" in line and "s left" in line
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "interrupted after" in out and "Traceback" not in err
+    assert read_run(tmp_path / "run")[0].interrupted
+    assert lineside("export", tmp_path / "run", "--out", tmp_path / "bundle")[0] == 0
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["sdin", "--data", "{cloth}"], "sidn"), (["ndp-net", "--data", "{cloth}"], "in this version"),
+    (["sidn", "--data", "{tmp}/none"], "no folder"), (["sidn", "--data", "{tmp}"], "no image"),
+    (["sidn", "--data", "{cloth}", "--minutes", "1", "--steps", "5"], "either"),
+    (["sidn", "--data", "{cloth}", "--minutes", "0"], "positive"),
+    (["sidn", "--data", "{cloth}", "--steps", "-1"], "positive"), (["sidn", "--data", "{cloth}", "--size", "100"], "multiple of 16"),
+    (["sidn", "--data", "{cloth}", "--width", "0"], "width"), (["sidn", "--data", "{cloth}", "--seed", "-1"], "seed"),
+])
+def test_wrong_input_is_one_message_and_leaves_nothing(cloth, tmp_path, lineside, arguments, words):
+    code, _, err = lineside("fit", *[a.format(cloth=cloth, tmp=tmp_path) for a in arguments], "--out", tmp_path / "run")
+    assert code == 2 and words in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_do_not_go_together_are_named(cloth, tmp_path, lineside):
+    data = tmp_path / "data"
+    shutil.copytree(cloth / "train" / "good", data)
+    (data / "broken.png").write_bytes(b"x" * 100)
+    assert "broken.png" in lineside("fit", "sidn", "--data", data, "--out", tmp_path / "run", "--steps", "1")[2]
+    (data / "broken.png").unlink()
+    write_image(data / "colour.png", np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8))
+    assert "mixed" in lineside("fit", "sidn", "--data", data, "--out", tmp_path / "run", "--steps", "1")[2]
+    for path in sorted(data.iterdir())[:-3]:
+        path.unlink()
+    assert "at least 4" in lineside("fit", "sidn", "--data", data, "--out", tmp_path / "run", "--steps", "1")[2]
+
+
+def test_an_existing_run_is_not_written_over(fitted_run, cloth, lineside):
+    before = (fitted_run / "weights.pt").read_bytes()
+    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", fitted_run, "--steps", "1")
+    assert code == 2 and "exists already" in err and (fitted_run / "weights.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["run.json", "weights.pt"])
+def test_a_damaged_run_is_refused(fitted_run, tmp_path, lineside, name):
+    shutil.copytree(fitted_run, tmp_path / "run")
+    data = (tmp_path / "run" / name).read_bytes()
+    (tmp_path / "run" / name).write_bytes(data[: len(data) // 2])
+    code, _, err = lineside("export", tmp_path / "run", "--out", tmp_path / "bundle")
+    assert code == 2 and "not a whole run" in err and not (tmp_path / "bundle").exists()
+
+
+def test_fit_tells_its_figures_as_json(cloth, tmp_path, lineside):
+    code, out, _ = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "2", "--size", "64", "--width", "1",
+                            "--json")
+    figures = json.loads(out)
+    assert code == 0 and figures["steps"] == 2 and figures["images_fitted"] + figures["images_held_out"] == 24

@@ -1,0 +1,60 @@
+"""The exported graph: the bundle's contract, and parity with torch before anything is written."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from edge.bundle import load_bundle
+from edge.errors import BundleError
+from export.onnx import check_parity, export_run, openvino_maps, parity_images, read_run, torch_maps
+
+
+def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
+    graph = onnx.load(exported / "model" / "fp32.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    (image,), (anomaly_map,) = graph.graph.input, graph.graph.output
+
+    def shape(value):
+        return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+
+    assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8 and shape(image)[1:] == [64, 64, 1]
+    assert anomaly_map.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and shape(anomaly_map)[1:] == [1, 64, 64]
+    assert isinstance(shape(image)[0], str) and shape(image)[0] == shape(anomaly_map)[0]
+    assert {opset.domain for opset in graph.opset_import} == {""} and graph.opset_import[0].version == 18
+
+
+def test_openvino_agrees_with_torch_on_real_images(fitted_run, exported):
+    record, network = read_run(fitted_run)
+    images = parity_images(record, network)
+    assert len(images) == 2 * len(record.held_out) and images.dtype == np.uint8
+    difference = check_parity(torch_maps(network, images), openvino_maps(exported / "model" / "fp32.onnx", images))
+    assert difference < 1e-4
+    assert load_bundle(exported).card.fit["parity"] == pytest.approx(difference, abs=1e-4)
+
+
+def test_parity_is_a_share_of_the_maps_range():
+    expected = np.linspace(2, 4, 64, dtype=np.float32).reshape(1, 1, 8, 8)
+    assert check_parity(expected, expected + np.float32(0.001)) == pytest.approx(0.0005, rel=1e-2)
+    with pytest.raises(BundleError, match="differs from torch"):
+        check_parity(expected, expected + np.float32(0.003))
+    with pytest.raises(BundleError, match="not finite"):
+        check_parity(expected, expected * np.nan)
+
+
+def test_a_graph_that_differs_is_not_written(fitted_run, tmp_path, monkeypatch):
+    import export.onnx
+
+    monkeypatch.setattr(export.onnx, "openvino_maps", lambda graph, images: openvino_maps(graph, images) + 0.01)
+    with pytest.raises(BundleError, match="not written"):
+        export_run(fitted_run, tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_changed_since_the_fit_are_found(fitted_run, cloth, tmp_path, monkeypatch, lineside):
+    import export.onnx
+
+    monkeypatch.setattr(export.onnx, "frame_hash", lambda frame: "another")
+    code, _, err = lineside("export", fitted_run, "--out", tmp_path / "bundle")
+    assert code == 2 and "has changed since the fit" in err
