@@ -20,7 +20,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# The bundle that the demo runs, made from nothing: renders, fits, exports and calibrates (about 20 minutes on two cores).
+# The bundle that the demo runs, made from nothing: renders, fits, exports and calibrates (about 8 minutes on two cores).
 demo-bundle: setup
 	benchmarks/demo_bundle.sh $(BIN)/lineside
 

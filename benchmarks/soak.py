@@ -4,7 +4,7 @@
 Compares the journal with the PLC's log part by part and with `lineside inspect` image by image, and resident memory at the end with
 that after 1,000 parts. Exit code 1 if anything differs.
 
-    benchmarks/soak.py --bundle edge/simulation/demo/bundle                        # 5,000 rendered parts at 25 a second
+    benchmarks/soak.py --bundle edge/simulation/demo_bundle                        # 5,000 rendered parts at 25 a second
     benchmarks/soak.py --bundle leather-bundle --frames leather/test --rate 4      # all images of a folder, once
 """
 

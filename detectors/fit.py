@@ -61,7 +61,7 @@ class Progress:
 
 
 def augment(image: NDArray[np.uint8], crop: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A random crop of a good image ``[H, W, C]``, mirrored at random, in slightly other light; float32 in 0..1."""
+    """A random crop of a good image ``[H, W, C]``, mirrored at random, in other light and with sensor noise; float32 in 0..1."""
     height, width = image.shape[:2]
     y, x = int(rng.integers(0, height - crop + 1)), int(rng.integers(0, width - crop + 1))
     part = image[y:y + crop, x:x + crop].astype(np.float32) / 255
@@ -69,7 +69,12 @@ def augment(image: NDArray[np.uint8], crop: int, rng: np.random.Generator) -> ND
         part = part[::-1]
     if rng.random() < 0.5:
         part = part[:, ::-1]
-    return np.clip(part * np.float32(rng.uniform(0.9, 1.1)) + np.float32(rng.uniform(-0.05, 0.05)), 0, 1)
+    ys, xs = np.mgrid[-1:1:crop * 1j, -1:1:crop * 1j].astype(np.float32)
+    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.12)
+    light = rng.uniform(0.9, 1.1) * (1 + slope * (np.cos(angle) * xs + np.sin(angle) * ys))
+    lit = np.clip(part * light[..., None] + rng.uniform(-0.05, 0.05), 0, 1) ** np.exp(rng.uniform(-0.1, 0.1))
+    noise = rng.standard_normal(part.shape, dtype=np.float32) * rng.uniform(0, 0.015)
+    return np.asarray(np.clip(lit + noise, 0, 1), dtype=np.float32)
 
 
 def make_batch(network: Any, pixels: NDArray[np.uint8], crop: int, seed: int, step: int) -> tuple[Tensor, Tensor]:

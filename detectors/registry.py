@@ -36,7 +36,7 @@ class Detector(Protocol):
 def detector_class(name: str) -> Any:
     """The class of the detector called ``name``. Raises InputError for a name that is unknown or not built yet."""
     if name not in BUILT:
-        raise InputError(f"no detector {name!r} in this version", got=repr(name), expected="one of " + ", ".join(BUILT),
-                         next="Run `lineside fit --help`.")
+        what = f"detector {name!r} is not in this version yet" if name in NAMES else f"there is no detector {name!r}"
+        raise InputError(what, expected="one of " + ", ".join(BUILT), next="Run `lineside fit --help`.")
     module, cls = BUILT[name]
     return getattr(import_module(module), cls)

@@ -27,7 +27,10 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            # A 1x1 convolution of stride 2, written as every second pixel and then stride 1: the backward pass of the strided one
+            # writes out of bounds with channels_last on a CPU (torch 2.13), and the process dies sooner or later.
+            every_second = nn.MaxPool2d(1, stride) if stride != 1 else nn.Identity()
+            self.shortcut = nn.Sequential(every_second, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ class Deployed(nn.Module):
 def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path) -> None:
     """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input."""
     example = torch.zeros((2, *size), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(

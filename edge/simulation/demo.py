@@ -61,7 +61,7 @@ def prepare_demo(out: Path, bundle: Path | None, *, parts: int, seed: int) -> li
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_text_safely(out / "line.toml", LINE_FILE.format(bundle="bundle", travel=TRAVEL_MS))
-    source = bundle or Path(str(files("edge.simulation") / "demo" / "bundle"))
+    source = bundle or Path(str(files("edge.simulation") / "demo_bundle"))
     load_bundle(source)
     shutil.copytree(source, out / "bundle")
     with progress_bar("rendering parts") as progress:

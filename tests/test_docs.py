@@ -1,0 +1,57 @@
+"""What README and docs say can be followed: links lead somewhere, examples are valid, commands exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import tomlkit
+from typer.main import get_command
+
+import lineside
+from edge.line_file import LineFile
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = get_command(lineside.app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_to_files_in_the_repository(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```toml" in page.read_text()], ids=lambda p: p.name)
+def test_toml_examples_are_valid_line_files(page):
+    for example in re.findall(r"```toml\n(.*?)```", page.read_text(), re.S):
+        LineFile.model_validate(tomlkit.parse(example).unwrap())
+
+
+def test_every_key_of_the_line_file_is_documented():
+    text = (ROOT / "docs" / "line-file.md").read_text()
+    for name, section in LineFile.model_fields.items():
+        assert f"[{name}]" in text
+        for key in section.annotation.model_fields:
+            assert re.search(rf"^{key} = ", text, re.M), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").iterdir())], ids=lambda p: p.name)
+def test_commands_and_options_that_are_named_exist(page):
+    for line in page.read_text().splitlines():
+        match = re.match(r"^\s*(?:\$\(BIN\)/|\")?lineside\"? ([a-z-]+)(.*)", line)
+        if match:
+            command = COMMANDS[match[1]]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert set(re.findall(r"(--[a-z-]+)", match[2].split("#")[0])) <= known, line
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_that_prints_figures_has_json(name):
+    assert any("--json" in parameter.opts for parameter in COMMANDS[name].params)
+
+
+def test_no_placeholder_is_left():
+    for page in PAGES:
+        assert "@@" not in page.read_text()
