@@ -31,6 +31,11 @@ def main() -> None:
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a file that cannot be read or written, where nothing more can be said about it
+        if error.filename is None:
+            raise
+        print(f"lineside: cannot use {error.filename}; got {error.strerror}.", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,8 @@ def labelled_images(data: Path) -> list[TestImage]:
     images = []
     for path in list_images(data / "test"):
         defect = path.relative_to(data / "test").parts[0]
+        if defect == path.name:
+            raise InputError(f"{path} lies in no folder that says what it shows", expected="test/good/ or test/<defect>/")
         truth = data / "ground_truth" / defect
         masks = [p for p in (truth / f"{path.stem}_mask.png", truth / f"{path.stem}.png") if p.is_file()]
         if defect != "good" and truth.is_dir() and not masks:

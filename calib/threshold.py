@@ -118,6 +118,7 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable
                  f"or with --good and a folder of more good parts. The bundle is unchanged.",
         )
     scores = []
+    rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
     with Inspector(bundle) as inspector:
         for done, path in enumerate(paths, 1):
             scores.append(inspector.inspect(read_image(path), None).score)
@@ -126,7 +127,7 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable
     digest = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
     threshold = Threshold(precision="fp32", backend="openvino", value=scores[k - 1], false_reject_rate=rate,
                           upper_bound_95=upper_bound(n, k), good_parts=n, good_parts_sha256=digest)
-    return Calibration(write_threshold(bundle.folder, threshold, bundle.graph_sha256("fp32")), scores, duplicates)
+    return Calibration(write_threshold(bundle.folder, threshold, bundle.graph_sha256("fp32"), rule_sha256), scores, duplicates)
 
 
 def describe(scores: Sequence[float], value: float) -> str:

@@ -126,7 +126,7 @@ def load_bundle(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"no bundle at {folder}", got="a file" if folder.exists() else "nothing",
                           expected="a folder that `lineside export` wrote", next=advice)
-    data = read_toml(path, BundleError, advice)
+    data = read_toml(path, BundleError, advice)  # also proves that it can be read
     body, found, _ = path.read_text(encoding="utf-8").rpartition(SEAL)
     seal = data.pop("seal", None)
     if not found or not isinstance(seal, dict) or seal.get("sha256") != hashlib.sha256(body.encode()).hexdigest():
@@ -136,9 +136,11 @@ def load_bundle(folder: Path) -> Bundle:
     card = validate(ModelCard, data, path, BundleError, advice)
     for name, expected in card.files.items():
         file = folder / "model" / name
-        if not file.is_file():
-            raise BundleError(f"{file} is missing", expected="the files that model.toml lists", next=advice)
-        if (got := file_sha256(file)) != expected:
+        try:
+            got = file_sha256(file)
+        except OSError as error:
+            raise BundleError(f"cannot read {file}", got=error.strerror, expected="the files that model.toml lists", next=advice) from error
+        if got != expected:
             raise BundleError(f"{file} is damaged", got=f"SHA-256 {got[:12]}", expected=f"{expected[:12]}", next=advice)
     return Bundle(folder, card, read_decision(folder))
 

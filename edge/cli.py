@@ -73,8 +73,9 @@ def run(
 
     console = Console(stderr=True)
     running = Line(line, parts=parts, say=lambda text: console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: running.stop())
+    console.print(f"line {running.file.line.name} is ready and waits for the PLC on {running.file.plc.port}", highlight=False)
     done = threading.Event()
 
     def show(status: Status) -> None:
@@ -95,6 +96,8 @@ def run(
         print(json.dumps(result.as_json()))
     else:
         _print_ledger(result)
+    if running.error is not None:
+        raise running.error
     if result.journal["rows_lost"]:
         raise typer.Exit(1)
 
@@ -137,7 +140,7 @@ def _inspect_one(inspector: Any, path: Path, frame: Any, threshold: float | None
     from edge.overlay import draw_overlay
 
     inspection = inspector.inspect(frame, threshold)
-    overlay = out / f"{name}.png"
+    overlay = out / f"{name}-verdict.png"  # never the name of an image that is inspected
     write(overlay, draw_overlay(frame, inspection, path.name))
     return {
         "image": str(path), "verdict": None if inspection.verdict is None else inspection.verdict.value, "score": inspection.score,

@@ -74,8 +74,8 @@ class Decision(Settings):
         return Rule(self.post_filter, map_size=map_size, frame_size=frame_size, min_area_px=self.min_area_px, roi=self.roi,
                     ignore=ignore, mm_per_px=self.mm_per_px)
 
-    def seal(self, threshold: Threshold, folder: Path, graph_sha256: str) -> str:
-        """SHA-256 over the rule, the ignore mask's bytes, the graph and the threshold with its guarantee."""
+    def rule_sha256(self, folder: Path) -> str:
+        """SHA-256 over the rule: all but the thresholds and the scale, with the ignore mask's bytes in place of its name."""
         rule = self.model_dump(exclude={"threshold", "mm_per_px"})
         if self.ignore_mask is not None:
             try:
@@ -83,7 +83,11 @@ class Decision(Settings):
             except OSError as error:
                 raise BundleError(f"cannot read the ignore mask {folder / self.ignore_mask}", got=error.strerror,
                                   next="Put it beside decision.toml, or take `ignore_mask` out and calibrate again.") from error
-        sealed = [rule, graph_sha256, threshold.model_dump(exclude={"seal"})]
+        return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
+
+    def seal(self, threshold: Threshold, folder: Path, graph_sha256: str) -> str:
+        """SHA-256 over the rule, the graph, and the threshold with its guarantee."""
+        sealed = [self.rule_sha256(folder), graph_sha256, threshold.model_dump(exclude={"seal"})]
         return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
     def threshold_for(self, precision: str, backend: str, folder: Path, graph_sha256: str) -> Threshold | None:
@@ -119,16 +123,19 @@ def new_decision(folder: Path, post_filter: tuple[str, ...]) -> None:
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(tomlkit.comment(f"{key} = {example}"))
-    write_text_safely(folder / "decision.toml", tomlkit.dumps(document))
+    write_text_safely(folder / "decision.toml", tomlkit.dumps(document) + "\n")
 
 
-def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str) -> Threshold:
+def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_sha256: str) -> Threshold:
     """Put a threshold into ``decision.toml`` in place of the one for its precision and backend, sealed; comments stay.
 
-    Thresholds of other precisions and backends stay as they are: their seals say whether they still hold.
+    rule_sha256: of the rule that the threshold was worked out for. Raises BundleError when the file says another one by now, or
+    cannot be written. Thresholds of other precisions and backends stay as they are: their seals say whether they still hold.
     """
     path = folder / "decision.toml"
     decision = read_decision(folder)
+    if decision.rule_sha256(folder) != rule_sha256:
+        raise BundleError(f"{path} was changed while the good parts were scored", next=f"Run `lineside calibrate {folder}` again.")
     sealed = threshold.model_copy(update={"seal": decision.seal(threshold, folder, graph_sha256)})
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     kept = [t for t in decision.threshold if (t.precision, t.backend) != (sealed.precision, sealed.backend)]
@@ -139,5 +146,9 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str) -> Th
         table.update(entry.model_dump())
         tables.append(table)
     document.add("threshold", tables)
-    write_text_safely(path, tomlkit.dumps(document))
+    try:
+        write_text_safely(path, tomlkit.dumps(document))
+    except OSError as error:
+        raise BundleError(f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
+                          next="The bundle is unchanged.") from error
     return sealed

@@ -39,7 +39,7 @@ class Inspector:
         self._slot = self._engine.lease()
         self._sizes = bundle.sizes
         self._rules: dict[tuple[int, int], Rule] = {}
-        self.precision, self.backend = precision, self._engine.backend
+        self.backend = self._engine.backend
 
     def __enter__(self) -> Inspector:
         return self

@@ -6,6 +6,7 @@ wait in memory while the disk is full.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from edge.control.state import Ended
 from edge.errors import InputError
@@ -24,6 +26,7 @@ from edge.rule import Verdict
 
 WRITE_EVERY = 0.25  # s
 RETRY_AFTER = 1.0  # s
+BLOBS_KEPT = 100  # of a part, the largest
 PICTURES_WAITING = 16  # beyond that the oldest one is dropped
 
 SCHEMA = """
@@ -48,19 +51,23 @@ class PartInfo:
 class Journal:
     """The journal of one run of a line."""
 
-    def __init__(self, path: Path, *, pictures: bool, quota_mb: float, alarm: Callable[[str], None]) -> None:
-        """Open or create the database. Raises InputError when it cannot be written."""
+    def __init__(self, path: Path, *, pictures: bool, quota_mb: float, failing: Callable[[str | None], None]) -> None:
+        """Open or create the database. ``failing`` is told when writing begins to fail, and None when it works again.
+
+        Raises InputError when the journal cannot be written.
+        """
         self.rows_written = 0
         self.pictures_written = 0
         self.pictures_dropped = 0
         self._path = path
         self._folder = path.with_name(f"{path.stem}-pictures") if pictures else None
         self._quota = quota_mb * 1e6
-        self._alarm = alarm
+        self._tell_failing = failing
         self._failing = False
         self._run = 0
+        self._number = 0  # of the part in this run: names pictures, since a part id may come again
         self._clock = time.time() - time.monotonic()  # from the line's clock to the wall's
-        self._rows: deque[tuple[object, ...]] = deque()
+        self._rows: deque[tuple[Any, ...]] = deque()
         self._to_draw: deque[tuple[str, Frame, Inspection]] = deque()
         self._stored: deque[tuple[Path, int]] = deque()  # pictures on the disk, oldest first, with their sizes
         self._stored_bytes = 0
@@ -94,16 +101,17 @@ class Journal:
     def part(self, ended: Ended) -> None:
         """Take the outcome of a part; returns at once."""
         info = ended.info if isinstance(ended.info, PartInfo) else PartInfo("")
+        self._number += 1
         picture, blobs = None, None
-        if info.inspection is not None:
-            blobs = json.dumps([asdict(blob) for blob in info.inspection.blobs])
-            if self._folder is not None and ended.verdict is Verdict.REJECT and info.frame is not None:
-                day = time.strftime("%Y-%m-%d", time.localtime(ended.ended + self._clock))
-                picture = f"{day}/run-{self._run}-part-{ended.part}.png"
-                self._to_draw.append((picture, info.frame, info.inspection))
-                if len(self._to_draw) > PICTURES_WAITING:
-                    self._to_draw.popleft()
-                    self.pictures_dropped += 1
+        if ended.verdict is not Verdict.UNINSPECTED:
+            blobs = info.inspection.blobs[:BLOBS_KEPT] if info.inspection is not None else []
+        if self._folder is not None and ended.verdict is Verdict.REJECT and info.frame is not None and info.inspection is not None:
+            day = time.strftime("%Y-%m-%d", time.localtime(ended.ended + self._clock))
+            picture = f"{day}/run-{self._run}-{self._number:06d}-part-{ended.part}.png"
+            self._to_draw.append((picture, info.frame, info.inspection))
+            if len(self._to_draw) > PICTURES_WAITING:
+                self._to_draw.popleft()
+                self.pictures_dropped += 1
         self._rows.append((self._run, ended.part, ended.triggered + self._clock, ended.ended + self._clock, ended.encoder,
                            ended.verdict.value, None if ended.cause is None else ended.cause.value, ended.score,
                            info.image or None, blobs, picture))
@@ -114,43 +122,50 @@ class Journal:
         return len(self._rows)
 
     def _loop(self) -> None:
-        while not self._stopping.wait(RETRY_AFTER if self._failing else WRITE_EVERY):
+        while not self._stopping.wait(RETRY_AFTER if self._failing else 0 if self._to_draw else WRITE_EVERY):
             self._write_rows()
-            self._draw_pictures()
+            self._draw_picture()
 
     def _write_rows(self) -> None:
-        batch = [self._rows[i] for i in range(len(self._rows))]
-        if not batch:
+        count = len(self._rows)
+        if not count:
             return
         try:
+            batch = [(*row[:9], None if row[9] is None else json.dumps([asdict(blob) for blob in row[9]]), row[10])
+                     for row in list(self._rows)[:count]]
             self._database.execute("BEGIN")
             self._database.executemany(
                 "INSERT INTO parts (run, part, triggered, ended, encoder, verdict, cause, score, image, blobs, picture) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
             if not self._failing:
-                self._alarm(f"the journal {self._path} cannot be written: {error}; its rows wait in memory. Make room on the disk.")
+                self._tell_failing(f"the journal {self._path} cannot be written: {error}; its rows wait in memory. Make room on the disk.")
             self._failing = True
             return
-        for _ in batch:
+        for _ in range(count):
             self._rows.popleft()
-        self.rows_written += len(batch)
+        self.rows_written += count
+        if self._failing:
+            self._tell_failing(None)
         self._failing = False
 
-    def _draw_pictures(self) -> None:
-        while self._folder is not None and self._to_draw and not self._failing:
-            name, frame, inspection = self._to_draw.popleft()
-            path = self._folder / name
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_image(path, draw_overlay(frame, inspection, path.stem))
-                self._store(path)
-                self.pictures_written += 1
-            except OSError:
-                self.pictures_dropped += 1
+    def _draw_picture(self) -> None:
+        """Draw one picture: rows are written between two of them."""
+        if self._folder is None or not self._to_draw or self._failing:
+            return
+        name, frame, inspection = self._to_draw.popleft()
+        path = self._folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(path, draw_overlay(frame, inspection, path.stem))
+            self._store(path)
+            self.pictures_written += 1
+        except Exception:  # a picture that cannot be drawn or stored is dropped and counted; rows go on
+            self.pictures_dropped += 1
 
     def _store(self, picture: Path) -> None:
         size = picture.stat().st_size
@@ -161,12 +176,13 @@ class Journal:
             oldest.unlink(missing_ok=True)
             self._stored_bytes -= size
 
-    def close(self) -> list[tuple[object, ...]]:
+    def close(self) -> list[tuple[Any, ...]]:
         """Write what is left and close. Returns the rows that could not be written."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
         self._write_rows()
-        self._draw_pictures()
+        while self._to_draw and not self._failing:
+            self._draw_picture()
         self._database.close()
-        return list(self._rows)
+        return [(*row[:9], None if row[9] is None else [asdict(blob) for blob in row[9]], row[10]) for row in self._rows]

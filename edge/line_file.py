@@ -17,7 +17,6 @@ class LineSection(Settings):
 
     name: str
     bundle: str
-    precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = Field(default=0, ge=0, le=256)  # of the engine; 0: as many as there are cores
 
 
@@ -34,7 +33,7 @@ class FramesSection(Settings):
 
     kind: Literal["frames"]
     port: str
-    baud: int = Field(default=115200, ge=9600, le=4_000_000)
+    baud: int = Field(default=115200, ge=57_600, le=4_000_000)  # below that a command and its answer take longer than a retry
 
 
 class BeltSection(Settings):
@@ -43,6 +42,7 @@ class BeltSection(Settings):
     travel_ms: float = Field(gt=0, le=60_000)  # camera to ejector; a REJECT can wait 65 s in the PLC, not longer
     lead_ms: float = Field(default=60, ge=20, le=10_000)  # how long before the ejector a REJECT is sent
     pulse_ms: int = Field(default=20, ge=1, le=10_000)
+    confirm_ms: float = Field(default=300, ge=0, le=60_000)  # after the ejector, within which a confirmation counts
     uninspected: Literal["eject", "pass"] = "eject"
 
     @model_validator(mode="after")
@@ -54,7 +54,7 @@ class BeltSection(Settings):
     @property
     def timing(self) -> BeltTiming:
         """The same in seconds."""
-        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.uninspected == "eject")
+        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject")
 
 
 class JournalSection(Settings):
@@ -62,7 +62,7 @@ class JournalSection(Settings):
 
     path: str = "journal.db"
     pictures: Literal["rejects", "none"] = "rejects"
-    quota_mb: float = Field(default=1000, gt=0)  # of pictures; the oldest go first
+    quota_mb: float = Field(default=1000, gt=0, allow_inf_nan=False)  # of pictures; the oldest go first
 
 
 class LineFile(Settings):

@@ -62,7 +62,10 @@ def read_image(path: Path) -> Frame:
     except OSError as error:
         raise InputError(f"cannot read image {path}", got=error.strerror, expected="a readable image file") from error
     whole = not data.startswith(b"\xff\xd8") or b"\xff\xd9" in data[-4096:]  # OpenCV fills a cut JPEG with grey
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data and whole else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data and whole else None
+    except (cv2.error, MemoryError):  # a header that promises more than there is
+        image = None
     if image is None:
         raise InputError(
             f"cannot decode image {path}", got=f"{len(data)} bytes that are no whole image",

@@ -16,18 +16,20 @@ from edge.bundle import load_bundle
 from edge.cameras import Camera, CameraFrame
 from edge.cameras.folder import FolderCamera
 from edge.control.line import LineControl
-from edge.control.state import Ended, PartVerdict
+from edge.control.state import Expose, PartVerdict
 from edge.errors import EngineError, InputError
 from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
+from edge.operator import Operator
 from edge.plc.frames import FramesLink
 from edge.rule import Cause, Verdict
 
+PRECISION = "fp32"
 POLL = 0.05  # s between looks at whether the line has ended
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
-FAULT_CAMERA, FAULT_ENGINE = 1, 2
+FAULT_CAMERA, FAULT_ENGINE, FAULT_JOURNAL = 1, 2, 4  # codes of docs/plc-frames.md
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,15 @@ class LineResult:
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
-    def __init__(self, path: Path, *, parts: int = 0, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> None:
-        """parts: end after so many (0: never). ``say`` tells the operator of trouble, once for each kind.
+    def __init__(self, path: Path, *, parts: int = 0, say: Callable[[str], None]) -> None:
+        """parts: end after so many (0: never). ``say`` tells the operator of trouble; it may block or fail without harm to the line.
 
         Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is left open.
         """
-        self._say = say
-        self._told: dict[str, int] = {}
+        self._operator = Operator(say)
+        self.error: BaseException | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
         self._closers: list[Callable[[], object]] = []
         self.file: LineFile = read_line_file(path)
         try:
@@ -67,9 +70,9 @@ class Line:
     def _open(self, path: Path, parts: int) -> None:
         file = self.file
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        self._inspector = Inspector(bundle, precision=file.line.precision, threads=file.line.threads)
+        self._inspector = Inspector(bundle, precision=PRECISION, threads=file.line.threads)
         self._closers.append(self._inspector.close)
-        self._threshold = bundle.calibrated_threshold(file.line.precision, self._inspector.backend).value
+        self._threshold = bundle.calibrated_threshold(PRECISION, self._inspector.backend).value
         self._inspector.warm_up()
         self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
         self._camera.open()
@@ -79,23 +82,24 @@ class Line:
         self._closers.append(link.close)
         self._link = link
         self._journal = Journal(file.resolve(path, file.journal.path), pictures=file.journal.pictures == "rejects",
-                                quota_mb=file.journal.quota_mb, alarm=self._alarm)
-        self._control = LineControl(link, file.belt.timing, file.belt.pulse_ms, parts=parts, expose=self._camera.expose,
-                                    ended=self._ended, alarm=self._alarm)
-        self._journal.start(file.line.name, bundle.folder, bundle.graph_sha256(file.line.precision), self._threshold)
+                                quota_mb=file.journal.quota_mb, failing=self._journal_failing)
+        self._closers.append(self._journal.close)
+        self._control = LineControl(link, file.belt.timing, file.belt.pulse_ms, parts=parts, expose=self._expose,
+                                    ended=self._journal.part, alarm=self._operator.tell)
+        self._journal.start(file.line.name, bundle.folder, bundle.graph_sha256(PRECISION), self._threshold)
 
     def _close(self) -> None:
         while self._closers:
             self._closers.pop()()
 
-    def _alarm(self, text: str) -> None:
-        kind = "".join(c for c in text if not c.isdigit())  # part numbers make no new kind
-        self._told[kind] = self._told.get(kind, 0) + 1
-        if self._told[kind] == 1:
-            self._say(text)
+    def _expose(self, expose: Expose) -> None:
+        self._camera.expose(expose.trigger, expose.part, expose.encoder)
 
-    def _ended(self, ended: Ended) -> None:
-        self._journal.part(ended)
+    def _journal_failing(self, text: str | None) -> None:
+        if text is None:
+            self._control.fault_over(FAULT_JOURNAL)
+        else:
+            self._control.fault(FAULT_JOURNAL, text)
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
@@ -108,57 +112,76 @@ class Line:
         self._control.stop()
 
     def run(self) -> LineResult:
-        """Inspect until stopped or until the last part. Raises what ended line control, if it was an error."""
+        """Inspect until stopped or until the last part. ``error`` holds what ended line control, if it was an error."""
         previous = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
         budget = self.file.belt.timing.travel - self.file.belt.timing.lead
         self._control.start()
         try:
             while not self._control.wait(0):
-                frame = self._camera.next(POLL)
+                frame = self._next_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
                     self._control.verdict(self._inspect(frame))
         finally:
             self._control.stop()
             self._control.wait(5)
             sys.setswitchinterval(previous)
+            self._closers.remove(self._journal.close)
             unwritten = self._journal.close()
             self._close()
         if unwritten:
             self._rescue(unwritten)
-        if self._control.error is not None:
-            raise self._control.error
+        self._operator.close()
+        self.error = self._control.error
         return self._result(len(unwritten))
+
+    def _next_frame(self) -> CameraFrame | None:
+        try:
+            return self._camera.next(POLL)
+        except Exception as error:  # the parts that it was exposed for end as late
+            self._fault(FAULT_CAMERA, f"the camera failed: {error}")
+            time.sleep(POLL)
+            return None
+
+    def _fault(self, code: int, text: str) -> None:
+        self._faulty.add(code)
+        self._control.fault(code, text)
 
     def _inspect(self, frame: CameraFrame) -> PartVerdict:
         info = PartInfo(frame.source)
         if frame.image is None or not frame.complete:
             cause = frame.cause or Cause.CAMERA
-            self._alarm(frame.text or "the camera delivered an incomplete frame")
-            if cause in (Cause.NO_FRAME, Cause.CAMERA):
-                self._control.fault(FAULT_CAMERA, frame.text)
-            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, cause, info=info)
+            text = frame.text or "the camera delivered an incomplete frame"
+            if cause is Cause.IMAGE:
+                self._operator.tell(text)
+            else:
+                self._fault(FAULT_CAMERA, text)
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, cause, info=info, trigger=frame.trigger)
         try:
             inspection = self._inspector.inspect(frame.image, self._threshold)
         except InputError as error:
-            self._alarm(f"{frame.source or 'a frame'}: {error}")
-            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, Cause.IMAGE, info=info)
-        except EngineError as error:
-            self._control.fault(FAULT_ENGINE, str(error))
-            return PartVerdict(frame.trigger, Verdict.UNINSPECTED, Cause.ENGINE, info=info)
+            self._operator.tell(f"{frame.source or 'a frame'}: {error}")
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, info=info, trigger=frame.trigger)
+        except Exception as error:  # an EngineError, or a defect: the part is not inspected, and the line goes on
+            self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)
+        while self._faulty:
+            self._control.fault_over(self._faulty.pop())
         self._latencies.append(1000 * (time.monotonic() - frame.host_time))
         assert inspection.verdict is not None
-        return PartVerdict(frame.trigger, inspection.verdict, None, inspection.score, PartInfo(frame.source, frame.image, inspection))
+        if inspection.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
+            info = PartInfo(frame.source, frame.image, inspection)
+        return PartVerdict(frame.part, inspection.verdict, None, inspection.score, info, frame.trigger)
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:
         try:
             with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
-            self._say(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
+            self._operator.tell(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
         except OSError:
-            self._say(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
+            self._operator.tell(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
             for row in rows:
-                self._say(json.dumps(row))
+                self._operator.tell(json.dumps(row))
 
     def _result(self, unwritten: int) -> LineResult:
         ledger = dict(vars(self._control.state.ledger))

@@ -13,7 +13,8 @@ from edge.rule import Cause
 class CameraFrame:
     """What a camera delivered for one trigger. ``image`` is None where it could not; then ``cause`` and ``text`` say why."""
 
-    trigger: int  # the part it was exposed for
+    trigger: int  # the line's count of triggers, as given to `expose`
+    part: int
     frame_id: int
     host_time: float  # s of time.monotonic
     image: Frame | None
@@ -31,8 +32,8 @@ class Camera(Protocol):
     def open(self) -> None:
         """Raises CameraError when it cannot be opened."""
 
-    def expose(self, part: int, encoder: int | None) -> None:
-        """Take a frame of a part; returns at once. Called from line control's thread."""
+    def expose(self, trigger: int, part: int, encoder: int | None) -> None:
+        """Take a frame for a trigger; returns at once. Called from line control's thread."""
 
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame in order of exposure, or None after ``timeout`` s."""

@@ -19,7 +19,7 @@ class FolderCamera:
         """loop: begin again at the first image when the last one was played."""
         self._folder, self._loop = folder, loop
         self._files: list[Path] = []
-        self._exposed: queue.SimpleQueue[tuple[int, int | None, float]] = queue.SimpleQueue()
+        self._exposed: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
         self._frames = 0
 
     def open(self) -> None:
@@ -28,27 +28,27 @@ class FolderCamera:
         except InputError as error:
             raise CameraError(f"the folder camera cannot start: {error}", next="Mend `path` under [camera] in the line file.") from error
 
-    def expose(self, part: int, encoder: int | None) -> None:
-        self._exposed.put((part, encoder, time.monotonic()))
+    def expose(self, trigger: int, part: int, encoder: int | None) -> None:
+        self._exposed.put((trigger, part, encoder, time.monotonic()))
 
     def next(self, timeout: float) -> CameraFrame | None:
         try:
-            part, encoder, at = self._exposed.get(timeout=timeout)
+            trigger, part, encoder, at = self._exposed.get(timeout=timeout)
         except queue.Empty:
             return None
         number = self._frames
         self._frames += 1
         if not self._loop and number >= len(self._files):
-            return CameraFrame(part, number, at, None, encoder=encoder, cause=Cause.NO_FRAME,
+            return CameraFrame(trigger, part, number, at, None, encoder=encoder, cause=Cause.NO_FRAME,
                                text=f"the camera's folder {self._folder} ran dry after {len(self._files)} images; "
                                     "add images and start again, or set `loop = true`")
         path = self._files[number % len(self._files)]
         source = path.relative_to(self._folder).as_posix()
         try:
-            return CameraFrame(part, number, at, read_image(path), source, encoder=encoder)
-        except InputError as error:
+            return CameraFrame(trigger, part, number, at, read_image(path), source, encoder=encoder)
+        except Exception as error:  # whatever is wrong with one file, the line goes on
             cause = Cause.IMAGE if path.exists() else Cause.CAMERA
-            return CameraFrame(part, number, at, None, source, encoder=encoder, cause=cause, text=str(error))
+            return CameraFrame(trigger, part, number, at, None, source, encoder=encoder, cause=cause, text=str(error))
 
     def close(self) -> None:
         self._files = []

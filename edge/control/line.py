@@ -9,7 +9,22 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from edge.control.state import Action, Alarm, BeltTiming, Ended, Event, Expose, LineState, Order, PartVerdict, Report, Stop, Tick
+from edge.control.state import (
+    Action,
+    Alarm,
+    BeltTiming,
+    Ended,
+    Event,
+    Expose,
+    FaultOver,
+    LineState,
+    LinkBack,
+    Order,
+    PartVerdict,
+    Report,
+    Stop,
+    Tick,
+)
 from edge.plc import LineStatus, PlcLink
 
 HEARTBEAT = 0.050  # s
@@ -21,7 +36,7 @@ class LineControl:
     """Runs the belt in a thread of its own until it is stopped or finished."""
 
     def __init__(
-        self, link: PlcLink, timing: BeltTiming, pulse_ms: int, *, parts: int, expose: Callable[[int, int | None], None],
+        self, link: PlcLink, timing: BeltTiming, pulse_ms: int, *, parts: int, expose: Callable[[Expose], None],
         ended: Callable[[Ended], None], alarm: Callable[[str], None],
     ) -> None:
         """parts: stop after so many (0: never). The callbacks run in the control thread and must return at once."""
@@ -31,7 +46,7 @@ class LineControl:
         self._link = link
         self._pulse_ms = pulse_ms
         self._expose, self._ended, self._alarm = expose, ended, alarm
-        self._inbox: deque[Event] = deque()
+        self._inbox: deque[Event | Alarm | FaultOver] = deque()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._faults: set[int] = set()
@@ -42,23 +57,26 @@ class LineControl:
         """Begin; the link is open already."""
         self._thread.start()
 
-    def post(self, event: Event) -> None:
-        """Hand an event to line control, from any thread."""
-        self._inbox.append(event)
+    def _post(self, message: Event | Alarm | FaultOver) -> None:
+        self._inbox.append(message)
         with contextlib.suppress(BlockingIOError):  # it has plenty to wake it
             os.write(self._wake_write, b"x")
 
     def verdict(self, verdict: PartVerdict) -> None:
-        """Hand a verdict to line control."""
-        self.post(verdict)
+        """Hand a verdict to line control. Any thread."""
+        self._post(verdict)
 
     def fault(self, code: int, text: str) -> None:
-        """Tell the PLC and the operator of a fault, once until it is cleared. Any thread."""
-        self.post(_Fault(code, text))  # type: ignore[arg-type]
+        """Tell the PLC and the operator of a fault, once until it is over. Any thread."""
+        self._post(Alarm(code, text))
+
+    def fault_over(self, code: int) -> None:
+        """Tell the PLC that a fault is over, if it was told of it. Any thread."""
+        self._post(FaultOver(code))
 
     def stop(self) -> None:
         """End every open part and close the port; returns at once."""
-        self.post(Stop())
+        self._post(Stop())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether line control has ended."""
@@ -74,6 +92,10 @@ class LineControl:
             self._loop()
         except BaseException as error:  # the runtime raises it; the closed port makes the PLC take the safe action
             self.error = error
+            now = time.monotonic()
+            for action in [*self.state.handle(Stop(), now), *self.state.close(now)]:
+                if isinstance(action, Ended):
+                    self._ended(action)
         finally:
             self._link.close()
             self._done.set()
@@ -88,45 +110,40 @@ class LineControl:
                 beat = now + HEARTBEAT
             due = self.state.next_due()
             wake_at = beat if due is None else min(beat, due)
-            self._link.accepting = self.state.accepting
-            events = self._link.read_events(max(0.0, wake_at - time.monotonic()), self._wake_read)
+            self._link.room = self.state.room
+            messages: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake_at - time.monotonic()), self._wake_read)]
             while self._inbox:
-                events.append(self._inbox.popleft())
+                messages.append(self._inbox.popleft())
             now = time.monotonic()
-            for event in events or [Tick()]:
-                if isinstance(event, _Fault):
-                    self._raise_fault(event)
+            for message in messages or [Tick()]:
+                if isinstance(message, (Alarm, FaultOver)):
+                    self._act([message])
                 else:
-                    self._act(self.state.handle(event, now))
+                    self._act(self.state.handle(message, now))
+                    if isinstance(message, LinkBack):
+                        for code in self._faults:
+                            self._link.fault(code)
             if self.state.stopped:
                 flush_until = flush_until or now + FLUSH
                 if now >= flush_until or self._idle():
                     self._act(self.state.close(now))
+                    self._link.heartbeat(LineStatus.OFFLINE)  # sends what that reported
                     return
             elif self.state.finished and self._idle():
                 return
 
     def _idle(self) -> bool:
-        return bool(getattr(self._link, "idle", True))
+        return self._link.idle
 
     def _status(self) -> LineStatus:
         if not self.state.accepting:
             return LineStatus.OFFLINE
         return LineStatus.DEGRADED if self._faults or not self.realtime else LineStatus.READY
 
-    def _raise_fault(self, fault: _Fault) -> None:
-        if fault.code and fault.code not in self._faults:
-            self._faults.add(fault.code)
-            self._link.fault(fault.code)
-            self._alarm(fault.text)
-        elif not fault.code and self._faults:
-            self._faults.clear()
-            self._link.fault(0)
-
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Expose):
-                self._expose(action.part, action.encoder)
+                self._expose(action)
             elif isinstance(action, Report):
                 self._link.report(action)
             elif isinstance(action, Order):
@@ -134,13 +151,11 @@ class LineControl:
             elif isinstance(action, Ended):
                 self._ended(action)
             elif isinstance(action, Alarm):
-                if action.code:
-                    self._link.fault(action.code)
                 self._alarm(action.text)
-
-
-class _Fault:
-    """A fault of the runtime, on its way to the link."""
-
-    def __init__(self, code: int, text: str) -> None:
-        self.code, self.text = code, text
+                if action.code and action.code not in self._faults:
+                    self._faults.add(action.code)
+                    self._link.fault(action.code)
+            elif action.code in self._faults:  # FaultOver
+                self._faults.discard(action.code)
+                if not self._faults:
+                    self._link.fault(0)

@@ -9,7 +9,7 @@ A part's way, with ``due`` the moment at which it stands at the ejector:
                         ... due - lead / 2: a PASS that the PLC has not acknowledged -> UNINSPECTED(link), REJECT is sent
                         ... due
                         ... due: a part that passed is forgotten
-                        ... due + CONFIRM_WINDOW: an ejection that was not seen counts as unconfirmed; the part is forgotten
+                        ... due + confirm: an ejection that was not seen counts as unconfirmed; the part is forgotten
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 
 from edge.rule import Cause, Verdict
 
-CONFIRM_WINDOW = 0.3  # s
 LATE_IN_A_ROW = 3  # late verdicts that make a fault
+UNLIMITED = 1 << 30
+FAULT_LATE = 3  # its code on the PLC link
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -44,13 +45,17 @@ class TriggerRefused:
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """What the runtime found. ``info`` is passed on to the outcome untouched."""
+    """What the runtime found. ``info`` is passed on to the outcome untouched.
+
+    ``trigger`` is the count that Expose gave: a part id may come again, a trigger's count does not.
+    """
 
     part: int
     verdict: Verdict
     cause: Cause | None = None
     score: float | None = None
     info: object = None
+    trigger: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,11 @@ class LinkBack:
 
 
 @dataclass(frozen=True)
+class BeltStopped:
+    """The PLC says that the belt stands."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -97,7 +107,7 @@ class Stop:
     """The line is stopped: all open parts end now."""
 
 
-Event = Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Tick | Stop
+Event = Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | BeltStopped | Tick | Stop
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
@@ -105,10 +115,11 @@ Event = Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed 
 
 @dataclass(frozen=True)
 class Expose:
-    """Take a frame of this part."""
+    """Take a frame of this part. ``trigger`` counts the line's triggers from 1."""
 
     part: int
     encoder: int | None
+    trigger: int
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,14 @@ class Alarm:
     text: str
 
 
-Action = Expose | Report | Order | Ended | Alarm
+@dataclass(frozen=True)
+class FaultOver:
+    """A fault that an Alarm told has passed."""
+
+    code: int
+
+
+Action = Expose | Report | Order | Ended | Alarm | FaultOver
 
 
 # --- state ------------------------------------------------------------------------------------------------------------
@@ -160,10 +178,11 @@ Action = Expose | Report | Order | Ended | Alarm
 
 @dataclass(frozen=True)
 class BeltTiming:
-    """Times in seconds: camera to ejector, and how long before the ejector a REJECT is sent."""
+    """Times in seconds: camera to ejector, how long before it a REJECT is sent, and how long after it a confirmation may come."""
 
     travel: float
     lead: float
+    confirm: float = 0.3
     eject_uninspected: bool = True
 
 
@@ -188,6 +207,7 @@ class Ledger:
 @dataclass
 class _Part:
     id: int
+    trigger: int
     encoder: int | None
     triggered: float
     due: float
@@ -198,6 +218,7 @@ class _Part:
     ended: bool = False
     to_eject: bool = False
     ordered: bool = False
+    held: bool = False
     confirmed: bool = False
 
 
@@ -209,7 +230,6 @@ class LineState:
         self.timing = timing
         self.ledger = Ledger()
         self.stopped = False
-        self.link_up = False
         self._limit = parts
         self._belt: list[_Part] = []  # in order of arrival, and so of due times
         self._late_in_a_row = 0
@@ -217,7 +237,14 @@ class LineState:
     @property
     def accepting(self) -> bool:
         """Whether a trigger opens a part."""
-        return not self.stopped and (not self._limit or self.ledger.triggers < self._limit)
+        return self.room > 0
+
+    @property
+    def room(self) -> int:
+        """How many more triggers may open parts."""
+        if self.stopped:
+            return 0
+        return max(0, self._limit - self.ledger.triggers) if self._limit else UNLIMITED
 
     @property
     def open_parts(self) -> int:
@@ -235,15 +262,14 @@ class LineState:
 
     def _moments(self, part: _Part) -> list[float]:
         moments = [self._leaves(part)]
-        if part.verdict is None or (part.to_eject and not part.ordered):
+        if part.verdict is None or (part.to_eject and not part.ordered and not part.held):
             moments.append(part.due - self.timing.lead)
         elif not part.ended:
             moments.append(part.due - self.timing.lead / 2)
         return moments
 
-    @staticmethod
-    def _leaves(part: _Part) -> float:
-        return part.due + CONFIRM_WINDOW if part.ordered and not part.confirmed else part.due
+    def _leaves(self, part: _Part) -> float:
+        return part.due + self.timing.confirm if part.ordered and not part.confirmed else part.due
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and what time has brought; events come in order of time."""
@@ -265,12 +291,11 @@ class LineState:
             self.ledger.failed_orders += 1
             actions.append(Alarm(0, f"the PLC did not take the command to eject part {event.part}: {event.reason}"))
         elif isinstance(event, LinkLost):
-            self.link_up = False
-            if self.accepting or self.open_parts or any(part.to_eject and not part.ordered for part in self._belt):
+            if self.accepting or self.open_parts or any(part.to_eject and not part.ordered and not part.held for part in self._belt):
                 self.ledger.link_losses += 1  # after the last part the PLC may go
                 actions.append(Alarm(0, f"the PLC is not heard: {event.reason}"))
-        elif isinstance(event, LinkBack):
-            self.link_up = True
+        elif isinstance(event, BeltStopped):
+            self._hold(actions)
         elif isinstance(event, Stop):
             self._stop(now, actions)
         self._advance(now, actions)
@@ -279,26 +304,27 @@ class LineState:
     def _trigger(self, event: Trigger, now: float, actions: list[Action]) -> None:
         self.ledger.triggers += 1
         stood = now - event.age
-        part = _Part(event.part, event.encoder, stood, stood + self.timing.travel)
+        part = _Part(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
         twins = [other for other in self._belt if other.id == event.part]
         self._belt.append(part)
         self._belt.sort(key=lambda other: other.due)  # a repeated trigger comes after a younger one
         if not twins:
-            actions.append(Expose(part.id, part.encoder))
+            actions.append(Expose(part.id, part.encoder, part.trigger))
             return
-        actions.append(Alarm(0, f"part {part.id} was triggered twice while on the belt: neither is known"))
+        actions.append(Alarm(0, f"part {part.id} was triggered twice while on the belt: the two cannot be told apart"))
         for twin in [*twins, part]:
             if not twin.ended:
                 self._uninspected(twin, Cause.UNMATCHED, now, actions)
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
-        part = next((p for p in self._belt if p.id == event.part and p.verdict is None), None)
-        if part is None:
+        part = next((p for p in self._belt if p.id == event.part and event.trigger in (None, p.trigger)), None)
+        if part is None or part.verdict is not None or now >= part.due - self.timing.lead:
             self.ledger.late_verdicts += 1
-            return
-        if now >= part.due - self.timing.lead:
-            self.ledger.late_verdicts += 1
-            return  # _advance ends it
+            if part is not None and event.verdict is Verdict.REJECT and now < part.due:
+                self._reject_late(part, now, actions)
+            return  # a part without a verdict is ended by _advance
+        if self._late_in_a_row >= LATE_IN_A_ROW:
+            actions.append(FaultOver(FAULT_LATE))
         self._late_in_a_row = 0
         part.info = event.info
         if event.verdict is Verdict.UNINSPECTED:
@@ -309,6 +335,32 @@ class LineState:
         if part.verdict is Verdict.REJECT:
             part.to_eject = True
             self._end(part, now, actions)
+
+    def _reject_late(self, part: _Part, now: float, actions: list[Action]) -> None:
+        """A part that is known to be bad is ejected, late or not, also where uninspected parts may pass."""
+        if part.verdict is None:
+            self._uninspected(part, Cause.LATE, now, actions)
+            self._count_late(actions)
+        if part.cause is Cause.LATE and not part.to_eject:
+            part.to_eject = True
+            actions.append(Report(part.id, Verdict.UNINSPECTED, Cause.LATE, None, True))
+            self._order(part, actions)
+
+    def _count_late(self, actions: list[Action]) -> None:
+        self._late_in_a_row += 1
+        if self._late_in_a_row == LATE_IN_A_ROW:
+            actions.append(Alarm(FAULT_LATE, f"{LATE_IN_A_ROW} verdicts in a row were late: slow the belt, or lengthen its travel"))
+
+    def _hold(self, actions: list[Action]) -> None:
+        """The times of the parts on the belt are worth nothing any more: no REJECT is timed by them.
+
+        The PLC, which knows where they are, ejects those without a PASS by the fail-safe rule.
+        """
+        held = [part for part in self._belt if not part.ordered]
+        for part in held:
+            part.held = True
+        if held:
+            actions.append(Alarm(0, f"the belt stopped with {len(held)} parts on it: the PLC has to eject those without a PASS itself"))
 
     def _uninspected(self, part: _Part, cause: Cause, now: float, actions: list[Action]) -> None:
         part.verdict, part.cause, part.score = Verdict.UNINSPECTED, cause, None
@@ -330,7 +382,7 @@ class LineState:
         for part in self._belt:
             if part.verdict is None:
                 self._uninspected(part, Cause.STOPPED, now, actions)
-            if part.to_eject and not part.ordered:  # the delay in the command does the waiting
+            if part.to_eject and not part.ordered and not part.held:  # the delay in the command does the waiting
                 self._order(part, actions)
 
     def close(self, now: float) -> list[Action]:
@@ -348,12 +400,10 @@ class LineState:
                 break  # the others are due later
             if part.verdict is None:
                 self._uninspected(part, Cause.LATE, now, actions)
-                self._late_in_a_row += 1
-                if self._late_in_a_row == LATE_IN_A_ROW:
-                    actions.append(Alarm(3, f"{LATE_IN_A_ROW} verdicts in a row were late; run `lineside run` with a slower belt"))
+                self._count_late(actions)
             elif not part.ended and now >= part.due - lead / 2:
                 self._uninspected(part, Cause.LINK, now, actions)
-            if part.to_eject and not part.ordered:
+            if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
         gone = [part for part in self._belt if now >= self._leaves(part)]
         self.ledger.unconfirmed += sum(part.ordered and not part.confirmed for part in gone)
@@ -361,6 +411,8 @@ class LineState:
             self._belt = [part for part in self._belt if now < self._leaves(part)]
 
     def _order(self, part: _Part, actions: list[Action]) -> None:
+        if part.held:
+            return
         part.ordered = True
         actions.append(Order(part.id, part.due))
 
@@ -375,3 +427,4 @@ class LineState:
             self.ledger.uninspected += 1
             self.ledger.causes[(part.cause or Cause.CAMERA).value] += 1
         actions.append(Ended(part.id, part.verdict, part.cause, part.score, part.encoder, part.triggered, now, part.info))
+        part.info = None  # it may hold a frame

@@ -30,7 +30,6 @@ class Engine(Protocol):
     """A network made ready on a device."""
 
     backend: str
-    precision: str
 
     def lease(self) -> Slot:
         """A free slot; waits until there is one."""

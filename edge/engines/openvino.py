@@ -16,6 +16,11 @@ from edge.rule import MapArray
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the places in OpenVINO's sources."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class OpenVinoSlot:
     """An infer request with its input buffer, uint8 ``[batch, H, W, C]``."""
 
@@ -31,13 +36,13 @@ class OpenVinoSlot:
         try:
             self._request.start_async()
         except RuntimeError as error:
-            raise EngineError("OpenVINO could not start an inference", got=str(error).splitlines()[0]) from error
+            raise EngineError("OpenVINO could not start an inference", got=first_line(error)) from error
 
     def wait(self, timeout: float) -> MapArray:
         try:
             done = self._request.wait_for(int(timeout * 1000))
         except RuntimeError as error:
-            raise EngineError("an inference failed on OpenVINO", got=str(error).splitlines()[0]) from error
+            raise EngineError("an inference failed on OpenVINO", got=first_line(error)) from error
         if not done:
             self._request.cancel()
             raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s")
@@ -57,7 +62,6 @@ class OpenVinoEngine:
         if precision not in PRECISION_HINTS:
             raise EngineError(f"OpenVINO does not run precision {precision!r} here", got=repr(precision),
                               expected="one of " + ", ".join(PRECISION_HINTS))
-        self.precision = precision
         shape = (batch, *input_size)
         try:
             core = ov.Core()
@@ -70,7 +74,7 @@ class OpenVinoEngine:
                 "NUM_STREAMS": 1,
             })
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot load {graph}", got=str(error).splitlines()[0],
+            raise EngineError(f"OpenVINO cannot load {graph}", got=first_line(error),
                               next="Run `lineside export` again.") from error
         self._free: queue.SimpleQueue[OpenVinoSlot] = queue.SimpleQueue()
         for _ in range(slots):

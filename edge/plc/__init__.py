@@ -21,7 +21,11 @@ class LineStatus(IntEnum):
 class PlcLink(Protocol):
     """A connection to a PLC. Times are seconds of ``time.monotonic``. A lost port is retried inside and told as an event."""
 
-    accepting: bool  # whether a trigger is acknowledged as taken
+    room: int  # how many more triggers are acknowledged as taken
+
+    @property
+    def idle(self) -> bool:
+        """Whether every command was acknowledged or given up."""
 
     def open(self) -> None:
         """Open the port. Raises LinkError when it does not exist or somebody else has it."""

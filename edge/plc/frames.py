@@ -12,10 +12,21 @@ from pathlib import Path
 
 import serial
 
-from edge.control.state import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
+from edge.control.state import (
+    BeltStopped,
+    Confirm,
+    Event,
+    LinkBack,
+    LinkLost,
+    OrderFailed,
+    Report,
+    Trigger,
+    TriggerRefused,
+    VerdictDelivered,
+)
 from edge.errors import LinkError
 from edge.plc import LineStatus
-from edge.plc.wire import Ack, Conversation, Frame, Settled, Type
+from edge.plc.wire import LENGTH, Ack, Conversation, Frame, Settled, Type
 from edge.rule import Cause, Verdict
 
 HEARTBEAT_LIMIT = 0.200  # s of silence after which the PLC counts as lost
@@ -30,10 +41,11 @@ class FramesLink:
     """The line's side of the protocol on one port. Used by one thread."""
 
     def __init__(self, port: str, baud: int) -> None:
-        self.accepting = False
-        self.losses = 0
+        self.room = 0
         self.reopened = 0
         self._name, self._baud = port, baud
+        self._frame_time = LENGTH * 10 / baud  # s on the wire
+        self._belt_moves = True
         self._port: serial.Serial | None = None
         self._conversation = Conversation(0)
         self._heard = float("-inf")  # when the PLC last sent something valid
@@ -78,7 +90,7 @@ class FramesLink:
 
     def pulse(self, part: int, due: float, width_ms: int) -> None:
         def value(now: float) -> int:
-            delay = max(0, min(round((due - now) * 1000), 0xFFFF))
+            delay = max(0, min(round((due - now - self._frame_time) * 1000), 0xFFFF))  # from the last byte's arrival
             packed = delay << 16 | width_ms
             return packed - (1 << 32) if packed & 0x80000000 else packed
 
@@ -103,15 +115,15 @@ class FramesLink:
         data = self._wait(timeout, wake)
         now = time.monotonic()
         heard = self._conversation.heard
-        frames, settled = self._conversation.received(data, self.accepting)
+        frames, settled = self._conversation.received(data, self.room)
         events = [event for s in settled for event in self._settled(s)]
         if self._conversation.heard > heard:
             self._heard = now
             if not self._up:
                 self._up = True
                 events.insert(0, LinkBack())
-        for frame in frames:
-            events += self._frame(frame)
+        for frame, answer in frames:
+            events += self._frame(frame, answer)
         if self._up and now - self._heard > HEARTBEAT_LIMIT:
             events += self._lost(f"no heartbeat for {1000 * HEARTBEAT_LIMIT:.0f} ms")
         self._flush(now)  # acknowledgements go out at once
@@ -137,9 +149,13 @@ class FramesLink:
             os.read(wake, 4096)
         return b""
 
-    def _frame(self, frame: Frame) -> list[Event]:
+    def _frame(self, frame: Frame, answer: Ack) -> list[Event]:
+        if frame.type == Type.PLC_HEARTBEAT:
+            stopped = self._belt_moves and frame.code == 0
+            self._belt_moves = frame.code == 1
+            return [BeltStopped()] if stopped else []
         if frame.type == Type.TRIGGER:
-            if self._conversation.refused(frame):
+            if answer is Ack.NOT_READY:
                 return [TriggerRefused(frame.part)]
             return [Trigger(frame.part, frame.value if frame.code & 1 else None, (frame.code >> 1) * AGE_STEP)]
         return [Confirm(frame.part)] if frame.type == Type.CONFIRM else []
@@ -164,7 +180,6 @@ class FramesLink:
 
     def _lost(self, reason: str) -> list[Event]:
         self._up = False
-        self.losses += 1
         return [LinkLost(reason)]
 
     def _drop_port(self, reason: str) -> None:

@@ -148,7 +148,11 @@ class Conversation:
         if type is Type.VERDICT:
             self._waiting = deque(c for c in self._waiting if (c.type, c.part) != (type, part))
             self._under_way = {s: c for s, c in self._under_way.items() if (c.type, c.part) != (type, part)}
-        self._waiting.append(_Command(type, code, part, value, expires))
+        command = _Command(type, code, part, value, expires)
+        if type is Type.REJECT:
+            self._waiting.appendleft(command)  # the one command that must not wait
+        else:
+            self._waiting.append(command)
 
     def heartbeat(self, status: int) -> None:
         """Queue a heartbeat."""
@@ -158,12 +162,13 @@ class Conversation:
     def _send(self, frame: Frame) -> None:
         self._out += frame.encode()
 
-    def received(self, data: bytes, accepting: bool) -> tuple[list[Frame], list[Settled]]:
-        """The PLC's heartbeats and *new* commands among ``data``, in order of arrival, and the ends of the line's own commands.
+    def received(self, data: bytes, room: int) -> tuple[list[tuple[Frame, Ack]], list[Settled]]:
+        """The PLC's heartbeats and *new* commands among ``data`` with their answers, and the ends of the line's own commands.
 
-        accepting: whether triggers are taken; if not, a TRIGGER is answered NOT_READY and still handed out.
+        room: how many triggers are taken; each further TRIGGER is answered NOT_READY, and still handed out.
         """
-        frames, settled = [], []
+        frames: list[tuple[Frame, Ack]] = []
+        settled: list[Settled] = []
         for frame in self.decoder.feed(data):
             self.heard += 1
             if frame.session != self._peer:
@@ -175,22 +180,21 @@ class Conversation:
                     del self._under_way[frame.sequence]
                     settled.append(Settled(command.type, command.part, Ack(frame.code)))
             elif frame.type == Type.PLC_HEARTBEAT:
-                frames.append(frame)
+                frames.append((frame, Ack.DONE))
             else:
                 if frame.sequence in self._seen:
                     self.repetitions += 1
                 else:
-                    refused = frame.type == Type.TRIGGER and not accepting
-                    self._seen[frame.sequence] = Ack.NOT_READY if refused else Ack.DONE
+                    answer = Ack.DONE
+                    if frame.type == Type.TRIGGER:
+                        answer = Ack.DONE if room > 0 else Ack.NOT_READY
+                        room -= 1
+                    self._seen[frame.sequence] = answer
                     if len(self._seen) > REMEMBERED:
                         self._seen.popitem(last=False)
-                    frames.append(frame)
+                    frames.append((frame, answer))
                 self._send(Frame(Type.LINE_ACK, self._seen[frame.sequence], self._session, frame.sequence, frame.part))
         return frames, settled
-
-    def refused(self, frame: Frame) -> bool:
-        """Whether a command of the PLC was answered NOT_READY."""
-        return self._seen.get(frame.sequence) is Ack.NOT_READY
 
     def poll(self, now: float) -> tuple[bytes, list[Settled]]:
         """The bytes to send now, and the commands that are given up."""

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from calib.threshold import calibrate, parts_needed, rank, smallest_rate, upper_bound
 from edge.bundle import load_bundle
-from edge.errors import InputError
+from edge.errors import BundleError, InputError
 
 
 @pytest.mark.parametrize(("n", "rate", "k"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99), (9, 0.1, 9), (100, 0.1, 91)])
@@ -91,6 +91,24 @@ def test_held_out_images_that_are_gone_are_named(exported, bundle, monkeypatch, 
     monkeypatch.setattr(type(loaded), "images", lambda self: {"data": str(tmp_path), "fitted": [], "held_out": [{"name": "x.png"}]})
     with pytest.raises(InputError, match=r"gone.*--good"):
         calibrate(loaded, None, 0.5)
+
+
+def test_a_rule_that_changes_while_parts_are_scored_is_not_sealed(bundle, cloth):
+    path = bundle / "decision.toml"
+
+    def edit(done: int, total: int) -> None:
+        if done == 3:
+            path.write_text(path.read_text().replace('"median:5"', '"median:3"'))
+
+    with pytest.raises(BundleError, match="changed while"):
+        calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1, edit)
+    assert "threshold]" not in path.read_text()
+
+
+def test_a_bundle_that_cannot_be_written_says_so(bundle, cloth, monkeypatch, lineside):
+    monkeypatch.setattr("edge.decision.write_text_safely", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    code, _, err = lineside("calibrate", bundle, "--good", cloth / "test" / "good", "--false-reject-rate", "0.1")
+    assert code == 2 and "No space left on device" in err
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "-0.1", "2"])

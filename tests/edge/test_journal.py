@@ -26,8 +26,8 @@ def outcome(part: int, verdict: Verdict = Verdict.REJECT, cause: Cause | None = 
 
 @pytest.fixture
 def journal(tmp_path):
-    alarms: list[str] = []
-    made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, alarm=alarms.append)
+    alarms: list[str | None] = []
+    made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, failing=alarms.append)
     made.start("line", tmp_path / "bundle", "abc", 0.5)
     made.alarms = alarms  # type: ignore[attr-defined]
     return made
@@ -53,7 +53,7 @@ def test_each_part_has_a_row_and_each_reject_a_picture(journal, tmp_path):
     assert json.loads(found[0][5])[0]["box"] == [1, 2, 3, 4] and found[4][5] is None
     pictures = sorted((tmp_path / "journal-pictures").rglob("*.png"))
     assert [str(p.relative_to(tmp_path / "journal-pictures")) for p in pictures] == [row[6] for row in found[:3]]
-    assert found[3][6] is None and abs(found[0][8] - time.time()) < 5
+    assert found[3][6] is None and json.loads(found[3][5]) != [] and abs(found[0][8] - time.time()) < 5
 
 
 def test_a_full_disk_keeps_rows_and_writes_them_when_there_is_room(journal, tmp_path):
@@ -70,7 +70,7 @@ def test_a_full_disk_keeps_rows_and_writes_them_when_there_is_room(journal, tmp_
     journal._database.execute("PRAGMA max_page_count = 1000000")
     while journal.rows_waiting and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert journal.close() == []
+    assert journal.close() == [] and journal.alarms[1:] == [None]
     assert [row[0] for row in rows(tmp_path / "journal.db")] == list(range(200))
 
 
@@ -95,7 +95,7 @@ def test_a_journal_that_falls_behind_drops_pictures_and_no_row(journal, tmp_path
 
 
 def test_the_oldest_pictures_go_when_the_quota_is_used_up(tmp_path):
-    journal = Journal(tmp_path / "journal.db", pictures=True, quota_mb=0.02, alarm=print)
+    journal = Journal(tmp_path / "journal.db", pictures=True, quota_mb=0.02, failing=print)
     journal.start("line", tmp_path, "abc", 0.5)
     for part in range(12):
         journal.part(outcome(part))
@@ -108,7 +108,7 @@ def test_the_oldest_pictures_go_when_the_quota_is_used_up(tmp_path):
 def test_runs_are_added_to_one_another(journal, tmp_path):
     journal.part(outcome(1))
     journal.close()
-    again = Journal(tmp_path / "journal.db", pictures=False, quota_mb=1, alarm=print)
+    again = Journal(tmp_path / "journal.db", pictures=False, quota_mb=1, failing=print)
     again.start("line", tmp_path, "abc", 0.5)
     again.part(outcome(1))
     again.close()
@@ -117,8 +117,23 @@ def test_runs_are_added_to_one_another(journal, tmp_path):
     database.close()
 
 
+def test_a_part_id_that_comes_again_gets_a_picture_of_its_own(journal, tmp_path):
+    journal.part(outcome(1))
+    journal.part(outcome(1))
+    journal.close()
+    assert len({row[6] for row in rows(tmp_path / "journal.db")}) == 2 == len(list((tmp_path / "journal-pictures").rglob("*.png")))
+
+
+def test_a_picture_that_cannot_be_drawn_stops_no_row(journal, tmp_path, monkeypatch):
+    monkeypatch.setattr("edge.journal.draw_overlay", lambda *a: 1 / 0)
+    journal.part(outcome(1))
+    time.sleep(0.6)
+    journal.part(outcome(2))
+    assert journal.close() == [] and len(rows(tmp_path / "journal.db")) == 2 and journal.pictures_dropped == 2
+
+
 def test_a_place_that_cannot_hold_a_journal_is_named(tmp_path):
     (tmp_path / "no.db").write_text("this is no database, and long enough to be looked at as one" * 20)
     for path in (tmp_path / "no.db", tmp_path):
         with pytest.raises(InputError, match="cannot write the journal"):
-            Journal(path, pictures=False, quota_mb=1, alarm=print)
+            Journal(path, pictures=False, quota_mb=1, failing=print)

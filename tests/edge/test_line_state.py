@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.control.state import (
-    CONFIRM_WINDOW,
     Alarm,
+    BeltStopped,
     BeltTiming,
     Confirm,
     Ended,
     Expose,
+    FaultOver,
     LineState,
     LinkLost,
     Order,
@@ -43,7 +44,7 @@ def drive(state, *steps):
 
 def test_a_good_part_passes_when_the_plc_has_heard_it():
     state = LineState(TIMING)
-    assert drive(state, (0.0, Trigger(7, 123))) == [Expose(7, 123)]
+    assert drive(state, (0.0, Trigger(7, 123))) == [Expose(7, 123, 1)]
     assert drive(state, (0.3, PartVerdict(7, Verdict.PASS, score=0.1))) == [Report(7, Verdict.PASS, None, 0.1, False)]
     assert state.ledger.passed == 0
     (ended,) = drive(state, (0.31, VerdictDelivered(7)))
@@ -70,7 +71,7 @@ def test_a_verdict_after_the_reject_was_due_still_orders_it_at_once():
 
 @pytest.mark.parametrize("eject", [True, False])
 def test_no_verdict_by_the_deadline_is_uninspected_late_and_safe(eject):
-    state = LineState(BeltTiming(1.0, 0.1, eject))
+    state = LineState(BeltTiming(1.0, 0.1, 0.3, eject))
     actions = drive(state, (0.0, Trigger(7)), (0.9, Tick()), (0.95, PartVerdict(7, Verdict.PASS)), (1.0, VerdictDelivered(7)))
     (ended,) = of(actions, Ended)
     assert (ended.verdict, ended.cause) == (Verdict.UNINSPECTED, Cause.LATE)
@@ -110,7 +111,7 @@ def test_the_same_id_twice_on_the_belt_makes_both_unmatched():
 
 def test_an_id_may_come_again_when_its_part_has_left_the_belt():
     state = LineState(TIMING)
-    drive(state, (0.0, Trigger(7)), (0.1, PartVerdict(7, Verdict.PASS)), (0.1, VerdictDelivered(7)), (1.0 + CONFIRM_WINDOW, Tick()))
+    drive(state, (0.0, Trigger(7)), (0.1, PartVerdict(7, Verdict.PASS)), (0.1, VerdictDelivered(7)), (1.0 + TIMING.confirm, Tick()))
     drive(state, (2.0, Trigger(7)), (2.1, PartVerdict(7, Verdict.PASS)), (2.1, VerdictDelivered(7)))
     assert state.ledger.passed == 2 and state.ledger.uninspected == 0
 
@@ -122,6 +123,8 @@ def test_three_late_verdicts_in_a_row_are_a_fault_two_are_not():
     assert not [alarm for alarm in alarms if alarm.code]
     alarms = of(drive(state, (4.1, Trigger(5)), (5.2, Tick())), Alarm)
     assert [alarm.code for alarm in alarms] == [3]
+    over = drive(state, (5.3, Trigger(6)), (5.4, PartVerdict(6, Verdict.PASS)), (5.5, Trigger(7)), (5.6, PartVerdict(7, Verdict.PASS)))
+    assert of(over, FaultOver) == [FaultOver(3)]
 
 
 def test_stop_ends_all_open_parts_and_orders_what_is_to_be_ejected():
@@ -160,6 +163,38 @@ def test_confirmations_without_a_command_and_commands_without_confirmation_are_c
     assert (state.ledger.unexpected_confirms, state.ledger.unconfirmed, state.ledger.confirmed) == (1, 1, 0)
 
 
+def test_a_verdict_on_an_earlier_part_of_the_same_id_is_not_taken_for_the_new_one():
+    state = LineState(TIMING)
+    drive(state, (0.0, Trigger(1)), (0.9, Tick()), (1.4, Tick()), (1.5, Trigger(1)))
+    assert drive(state, (1.6, PartVerdict(1, Verdict.PASS, trigger=1))) == []
+    assert of(drive(state, (1.7, PartVerdict(1, Verdict.REJECT, trigger=2))), Report)[0].verdict is Verdict.REJECT
+
+
+@pytest.mark.parametrize("eject", [True, False])
+def test_a_part_that_is_found_bad_too_late_is_still_ejected(eject):
+    state = LineState(BeltTiming(1.0, 0.1, 0.3, eject))
+    actions = drive(state, (0.0, Trigger(1)), (0.95, PartVerdict(1, Verdict.REJECT)))
+    assert of(actions, Order) == [Order(1, 1.0)] and of(actions, Report)[-1].eject
+    state = LineState(BeltTiming(1.0, 0.1, 0.3, eject))
+    actions = drive(state, (0.0, Trigger(1)), (0.9, Tick()), (0.95, PartVerdict(1, Verdict.REJECT)))
+    assert of(actions, Order) == [Order(1, 1.0)] and of(actions, Report)[-1].eject
+    assert state.ledger.causes == Counter({"late": 1}) and state.ledger.uninspected == 1
+
+
+def test_no_reject_is_timed_for_parts_on_a_belt_that_stopped():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.REJECT)), (0.5, BeltStopped()), (0.9, Tick()), (1.0, Tick()),
+                    (2.0, Trigger(2)), (2.1, PartVerdict(2, Verdict.REJECT)), (2.9, Tick()))
+    assert of(actions, Order) == [Order(2, 3.0)]
+    assert "belt stopped with 1 parts" in of(actions, Alarm)[0].text
+
+
+def test_what_belongs_to_a_part_is_let_go_when_it_ends():
+    state = LineState(TIMING)
+    actions = drive(state, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.REJECT, info="a frame")))
+    assert of(actions, Ended)[0].info == "a frame" and state._belt[0].info is None
+
+
 EVENTS = st.one_of(
     st.builds(Trigger, st.integers(1, 6)), st.builds(PartVerdict, st.integers(1, 6), st.sampled_from(Verdict)),
     st.builds(VerdictDelivered, st.integers(1, 6)), st.builds(Confirm, st.integers(1, 6)), st.just(Tick()),
@@ -170,7 +205,7 @@ EVENTS = st.one_of(
 @settings(max_examples=300, deadline=None)
 @given(steps=st.lists(st.tuples(st.floats(0, 0.4), EVENTS), max_size=60), eject=st.booleans())
 def test_whatever_comes_every_part_ends_once_in_time_and_what_is_not_good_is_ejected(steps, eject):
-    state = LineState(BeltTiming(1.0, 0.1, eject))
+    state = LineState(BeltTiming(1.0, 0.1, 0.3, eject))
     now, actions = 0.0, []
     for wait, event in steps:
         target = now + wait
@@ -188,6 +223,8 @@ def test_whatever_comes_every_part_ends_once_in_time_and_what_is_not_good_is_eje
     ended = of(actions, Ended)
     assert len(ended) == triggers == state.ledger.triggers and state.open_parts == 0
     assert all(end.ended <= end.triggered + TIMING.travel - TIMING.lead / 2 + 1e-9 for end in ended)
-    ejected = [e for e in ended if e.verdict is Verdict.REJECT or (e.verdict is Verdict.UNINSPECTED and eject)]
-    assert Counter(order.part for order in of(actions, Order)) == Counter(e.part for e in ejected)
+    must = Counter(e.part for e in ended if e.verdict is Verdict.REJECT or (e.verdict is Verdict.UNINSPECTED and eject))
+    ordered = Counter(order.part for order in of(actions, Order))
+    may = must + Counter(e.part for e in ended if e.cause is Cause.LATE and not eject)  # found bad after the deadline
+    assert must <= ordered <= may
     assert all(order.due in {e.triggered + 1.0 for e in ended if e.part == order.part} for order in of(actions, Order))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -37,7 +40,13 @@ def test_what_no_camera_delivers_is_refused_by_name(tmp_path):
     cv2.imwrite(str(tmp_path / "deep.png"), np.zeros((40, 40), np.uint16))
     cv2.imwrite(str(tmp_path / "tiny.png"), np.zeros((40, 5), np.uint8))
     (tmp_path / "text.png").write_text("no image")
+    cv2.imwrite(str(tmp_path / "huge.png"), np.zeros((40, 40), np.uint8))
+    data = bytearray((tmp_path / "huge.png").read_bytes())
+    data[16:24] = struct.pack(">II", 60_000, 60_000)  # a header that promises 3.6 gigapixels
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    (tmp_path / "huge.png").write_bytes(data)
     for name, words in {"alpha.png": "4 channels", "deep.png": "uint16", "tiny.png": "5x40", "text.png": "no whole image",
+                        "huge.png": "no whole image",
                         "none.png": "No such file"}.items():
         with pytest.raises(InputError, match=words):
             read_image(tmp_path / name)

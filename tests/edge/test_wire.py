@@ -73,34 +73,47 @@ def test_frames_of_the_line_itself_are_no_messages_from_the_plc():
 
 def test_a_command_that_comes_again_is_acknowledged_again_and_acts_once():
     conversation = Conversation(5)
-    frames, _ = conversation.received(TRIGGER.encode() * 2, accepting=True)
-    assert frames == [TRIGGER] and conversation.repetitions == 1
+    frames, _ = conversation.received(TRIGGER.encode() * 2, room=9)
+    assert frames == [(TRIGGER, Ack.DONE)] and conversation.repetitions == 1
     sent, _ = conversation.poll(0.0)
     assert line_frames(sent) == [(Type.LINE_ACK, 0, 5, 1, 17, 0)] * 2
 
 
 def test_a_trigger_refused_once_stays_refused():
     conversation = Conversation(5)
-    (frame,), _ = conversation.received(TRIGGER.encode(), accepting=False)
-    assert conversation.refused(frame)
-    frames, _ = conversation.received(TRIGGER.encode(), accepting=True)
+    assert conversation.received(TRIGGER.encode(), room=0)[0] == [(TRIGGER, Ack.NOT_READY)]
+    frames, _ = conversation.received(TRIGGER.encode(), room=9)
     assert frames == []
     assert [f[1] for f in line_frames(conversation.poll(0.0)[0])] == [Ack.NOT_READY] * 2
 
 
+def test_no_more_triggers_are_taken_than_there_is_room_for():
+    conversation = Conversation(5)
+    data = b"".join(Frame(Type.TRIGGER, 0, 1, n, n).encode() for n in range(3))
+    frames, _ = conversation.received(data, room=2)
+    assert [answer for _, answer in frames] == [Ack.DONE, Ack.DONE, Ack.NOT_READY]
+
+
+def test_a_reject_goes_before_what_waits():
+    conversation = Conversation(5)
+    conversation.command(Type.VERDICT, 0, 1, lambda _: 0)
+    conversation.command(Type.REJECT, 0, 2, lambda _: 0)
+    assert [f[0] for f in line_frames(conversation.poll(0.0)[0])] == [Type.REJECT, Type.VERDICT]
+
+
 def test_a_new_session_forgets_the_sequence_numbers():
     conversation = Conversation(5)
-    conversation.received(TRIGGER.encode(), accepting=True)
+    conversation.received(TRIGGER.encode(), room=9)
     again = Frame(Type.TRIGGER, 0, 0xCAFE, 1, 1)
-    assert conversation.received(again.encode(), accepting=True)[0] == [again]
+    assert conversation.received(again.encode(), room=9)[0] == [(again, Ack.DONE)]
 
 
 def test_more_than_the_remembered_numbers_are_forgotten_oldest_first():
     conversation = Conversation(5)
     for sequence in range(REMEMBERED + 1):
-        conversation.received(Frame(Type.TRIGGER, 0, 1, sequence, sequence).encode(), accepting=True)
-    assert conversation.received(Frame(Type.TRIGGER, 0, 1, 1, 1).encode(), accepting=True)[0] == []
-    assert len(conversation.received(Frame(Type.TRIGGER, 0, 1, 0, 0).encode(), accepting=True)[0]) == 1
+        conversation.received(Frame(Type.TRIGGER, 0, 1, sequence, sequence).encode(), room=9)
+    assert conversation.received(Frame(Type.TRIGGER, 0, 1, 1, 1).encode(), room=9)[0] == []
+    assert len(conversation.received(Frame(Type.TRIGGER, 0, 1, 0, 0).encode(), room=9)[0]) == 1
 
 
 def test_a_command_is_repeated_with_its_number_until_it_is_acknowledged():
@@ -109,7 +122,7 @@ def test_a_command_is_repeated_with_its_number_until_it_is_acknowledged():
     assert line_frames(conversation.poll(0.0)[0]) == [(Type.VERDICT, 1, 5, 0xFFFF, 17, 8312)]
     assert conversation.poll(RETRY_AFTER / 2)[0] == b""
     assert line_frames(conversation.poll(RETRY_AFTER)[0]) == [(Type.VERDICT, 1, 5, 0xFFFF, 17, 8312)]
-    _, settled = conversation.received(Frame(Type.PLC_ACK, 0, 1, 0xFFFF, 17).encode(), accepting=True)
+    _, settled = conversation.received(Frame(Type.PLC_ACK, 0, 1, 0xFFFF, 17).encode(), room=9)
     assert [(s.type, s.part, s.ack) for s in settled] == [(Type.VERDICT, 17, Ack.DONE)]
     assert conversation.idle and conversation.poll(1.0) == (b"", [])
     conversation.command(Type.VERDICT, 0, 18, lambda _: 0)
@@ -141,7 +154,7 @@ def test_at_most_the_window_is_under_way():
     for part in range(WINDOW + 5):
         conversation.command(Type.VERDICT, 0, part, lambda _: 0)
     assert len(conversation.poll(0.0)[0]) == WINDOW * LENGTH
-    conversation.received(Frame(Type.PLC_ACK, 0, 1, 3, 3).encode(), accepting=True)
+    conversation.received(Frame(Type.PLC_ACK, 0, 1, 3, 3).encode(), room=9)
     assert [f[4] for f in line_frames(conversation.poll(0.001)[0])] == [WINDOW]
 
 
@@ -158,5 +171,5 @@ def test_an_acknowledgement_of_another_command_settles_nothing(sequence, part):
     conversation = Conversation(5)
     conversation.command(Type.VERDICT, 0, 17, lambda _: 0)
     conversation.poll(0.0)
-    assert conversation.received(Frame(Type.PLC_ACK, 0, 1, sequence, part).encode(), accepting=True) == ([], [])
+    assert conversation.received(Frame(Type.PLC_ACK, 0, 1, sequence, part).encode(), room=9) == ([], [])
     assert not conversation.idle

@@ -1,0 +1,52 @@
+"""Messages to the operator, from any thread, without ever waiting for the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+WAITING = 200  # messages; further ones are dropped while the terminal does not take any
+AGAIN_AFTER = 60.0  # s after which a message of the same kind is told again, with how often it came
+
+
+class Operator:
+    """Tells messages in a thread of its own: a terminal that hangs or is gone must not hold up the line."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._queue: queue.Queue[str | None] = queue.Queue(WAITING)
+        self._kinds: dict[str, tuple[float, int]] = {}  # when it was last told, and how often it came since
+        self._thread = threading.Thread(target=self._loop, name="operator", daemon=True)
+        self._thread.start()
+
+    def tell(self, text: str) -> None:
+        """Tell a message; one of the same kind (numbers apart) only once a minute. Returns at once."""
+        kind = "".join(c for c in text if not c.isdigit())
+        told, since = self._kinds.get(kind, (float("-inf"), 0))
+        now = time.monotonic()
+        if now - told < AGAIN_AFTER:
+            self._kinds[kind] = (told, since + 1)
+            return
+        if len(self._kinds) > WAITING:
+            self._kinds.clear()
+        self._kinds[kind] = (now, 0)
+        self._put(f"{text} ({since} more like this since)" if since else text)
+
+    def _put(self, text: str | None) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(text)
+
+    def _loop(self) -> None:
+        while (text := self._queue.get()) is not None:
+            try:
+                self._say(text)
+            except BaseException:  # rich raises SystemExit where the terminal is gone
+                continue
+
+    def close(self) -> None:
+        """Tell what waits, for at most a second."""
+        self._put(None)
+        self._thread.join(1.0)
