@@ -6,11 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.prepare import Frame, FrameSizes, InputError, frame_hash, list_images, prepare_frame, read_image
+from edge.prepare import Frame, FrameSizes, InputError, frame_hash, is_grey, list_images, prepare_frame, read_image
 
 HELD_OUT_SHARE = 0.2
 NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38
@@ -78,7 +77,9 @@ def near_duplicate_groups(spectra: NDArray[np.complex64]) -> list[list[int]]:
 
     All images of one object are alike; near-duplicates are far more alike than two images usually are.
     """
-    alike = np.stack([likeness(one, spectra) for one in spectra])
+    alike = np.zeros((len(spectra), len(spectra)), np.float32)
+    for index, one in enumerate(spectra):
+        alike[index, index:] = alike[index:, index] = likeness(one, spectra[index:])
     usual, upper = np.percentile(alike[np.triu_indices(len(alike), 1)], [50, 75]) if len(alike) > 1 else (0.0, 0.0)
     linked = alike > max(NEAR_DUPLICATE, usual + UNUSUAL * (upper - usual))
     unseen = set(range(len(alike)))
@@ -119,30 +120,29 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
     Raises InputError for a missing or empty folder, an unreadable image, mixed grey and colour, or fewer than 4 images.
     """
     folder = good_folder(data)
-    frames: list[Frame] = []
     images: list[GoodImage] = []
+    sizes: list[tuple[int, int]] = []
+    grey: list[bool] = []
     pixels: list[NDArray[np.uint8]] = []
-    seen: set[str] = set()
     spectra = []
+    seen: set[str] = set()
     for path in list_images(folder):
-        frame = read_image(path)
+        frame = read_image(path)  # not kept: a thousand frames of 5 megapixels would not fit
         sha256 = frame_hash(frame)
         if sha256 in seen:
             continue
         seen.add(sha256)
         images.append(GoodImage(path.relative_to(folder).as_posix(), sha256))
-        frames.append(frame)
-    if len(frames) < 4:
-        raise InputError(f"too few good images in {folder}", got=f"{len(frames)} different ones", expected="at least 4, better 50")
-    sizes = FrameSizes.of(frames)
-    if channels == 3 and not sizes.colour:
-        frames = [np.ascontiguousarray(cv2.cvtColor(f, cv2.COLOR_GRAY2RGB), np.uint8) if f.shape[2] == 1 else f for f in frames]
-    for frame in frames:
+        sizes.append((frame.shape[0], frame.shape[1]))
+        grey.append(is_grey(frame))
         prepared = np.empty((height, width, channels), np.uint8)
         prepare_frame(frame, prepared)
         pixels.append(prepared)
         spectra.append(phase_spectrum(frame))
+    if len(images) < 4:
+        raise InputError(f"too few good images in {folder}", got=f"{len(images)} different ones", expected="at least 4, better 50")
+    frame_sizes = FrameSizes.of(sizes, grey)
     held_out = set(split(near_duplicate_groups(np.stack(spectra)), seed))
     fitted = [i for i in range(len(images)) if i not in held_out]
-    return GoodImages(folder, sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
+    return GoodImages(folder, frame_sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
                       np.stack([pixels[i] for i in fitted]))

@@ -40,7 +40,7 @@ class BeltSection(Settings):
     """[belt]"""
 
     travel_ms: float = Field(gt=0, le=60_000)  # camera to ejector; a REJECT can wait 65 s in the PLC, not longer
-    lead_ms: float = Field(default=60, ge=20, le=10_000)  # how long before the ejector a REJECT is sent
+    lead_ms: float = Field(default=100, ge=20, le=10_000)  # how long before the ejector a REJECT is sent
     pulse_ms: int = Field(default=20, ge=1, le=10_000)
     confirm_ms: float = Field(default=300, ge=0, le=60_000)  # after the ejector, within which a confirmation counts
     uninspected: Literal["eject", "pass"] = "eject"

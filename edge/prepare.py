@@ -129,13 +129,12 @@ class FrameSizes:
     colour: bool
 
     @staticmethod
-    def of(frames: Sequence[Frame]) -> FrameSizes:
-        """The sizes of frames that are all grey or all colour. Raises InputError when they are mixed."""
-        grey = [is_grey(frame) for frame in frames]
+    def of(sizes: Sequence[tuple[int, int]], grey: Sequence[bool]) -> FrameSizes:
+        """Of frames given by (height, width) and `is_grey`. Raises InputError when grey and colour are mixed."""
         if any(grey) and not all(grey):
             raise InputError("grey and colour images are mixed", got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
                              expected="all of one kind, as the camera delivers them")
-        widths, heights = [f.shape[1] for f in frames], [f.shape[0] for f in frames]
+        heights, widths = zip(*sizes, strict=True)
         return FrameSizes(min(widths), max(widths), min(heights), max(heights), not grey[0])
 
     def check(self, frame: Frame) -> None:

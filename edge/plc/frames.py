@@ -8,6 +8,7 @@ import select
 import stat
 import termios
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import serial
@@ -26,13 +27,13 @@ from edge.control.state import (
 )
 from edge.errors import LinkError
 from edge.plc import LineStatus
-from edge.plc.wire import LENGTH, Ack, Conversation, Frame, Settled, Type
+from edge.plc.wire import Ack, Conversation, Frame, PlcClock, Settled, Type
 from edge.rule import Cause, Verdict
 
 HEARTBEAT_LIMIT = 0.200  # s of silence after which the PLC counts as lost
 REOPEN_AFTER = 0.5  # s
 LATE_BY = 0.005  # s after the due moment up to which a REJECT is still sent
-AGE_STEP = 0.002  # s; of the age in a TRIGGER's code
+PARTS_KNOWN = 4096  # whose trigger times are kept
 CAUSES = {cause: number for number, cause in enumerate(Cause, 1)}
 PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)  # pyserial lets all of these out
 
@@ -44,10 +45,12 @@ class FramesLink:
         self.room = 0
         self.reopened = 0
         self._name, self._baud = port, baud
-        self._frame_time = LENGTH * 10 / baud  # s on the wire
         self._belt_moves = True
         self._port: serial.Serial | None = None
         self._conversation = Conversation(0)
+        self._clock = PlcClock()
+        self._session: int | None = None
+        self._triggers: OrderedDict[int, tuple[int, float]] = OrderedDict()  # part -> PLC's time, the same on our clock
         self._heard = float("-inf")  # when the PLC last sent something valid
         self._up = False
         self._next_open = 0.0
@@ -83,18 +86,16 @@ class FramesLink:
         else:
             code = 0 if report.verdict is Verdict.PASS else 1
             value = max(-0x80000000, min(round((report.score or 0.0) * 10_000), 0x7FFFFFFF))
-        self._conversation.command(Type.VERDICT, code, report.part, lambda _: value)
+        self._conversation.command(Type.VERDICT, code, report.part, value)
 
     def fault(self, code: int, part: int = 0) -> None:
-        self._conversation.command(Type.FAULT, code, part, lambda _: 0)
+        self._conversation.command(Type.FAULT, code, part)
 
     def pulse(self, part: int, due: float, width_ms: int) -> None:
-        def value(now: float) -> int:
-            delay = max(0, min(round((due - now - self._frame_time) * 1000), 0xFFFF))  # from the last byte's arrival
-            packed = delay << 16 | width_ms
-            return packed - (1 << 32) if packed & 0x80000000 else packed
-
-        self._conversation.command(Type.REJECT, 0, part, value, due + LATE_BY)
+        # On the PLC's own clock, and from its own trigger time: no delay on either way moves the pulse.
+        trigger, triggered = self._triggers.get(part, (0, due))
+        time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
+        self._conversation.command(Type.REJECT, 0, part, width_ms, time, due + LATE_BY)
 
     def heartbeat(self, status: LineStatus) -> None:
         self._conversation.heartbeat(status)
@@ -123,7 +124,7 @@ class FramesLink:
                 self._up = True
                 events.insert(0, LinkBack())
         for frame, answer in frames:
-            events += self._frame(frame, answer)
+            events += self._frame(frame, answer, now)
         if self._up and now - self._heard > HEARTBEAT_LIMIT:
             events += self._lost(f"no heartbeat for {1000 * HEARTBEAT_LIMIT:.0f} ms")
         self._flush(now)  # acknowledgements go out at once
@@ -149,7 +150,10 @@ class FramesLink:
             os.read(wake, 4096)
         return b""
 
-    def _frame(self, frame: Frame, answer: Ack) -> list[Event]:
+    def _frame(self, frame: Frame, answer: Ack, now: float) -> list[Event]:
+        if frame.session != self._session:  # the PLC began anew, and so may its clock
+            self._session, self._clock = frame.session, PlcClock()
+        self._clock.heard(frame.time, now)
         if frame.type == Type.PLC_HEARTBEAT:
             stopped = self._belt_moves and frame.code == 0
             self._belt_moves = frame.code == 1
@@ -157,7 +161,11 @@ class FramesLink:
         if frame.type == Type.TRIGGER:
             if answer is Ack.NOT_READY:
                 return [TriggerRefused(frame.part)]
-            return [Trigger(frame.part, frame.value if frame.code & 1 else None, (frame.code >> 1) * AGE_STEP)]
+            stood = self._clock.moment(frame.time)
+            self._triggers[frame.part] = (frame.time, stood)
+            if len(self._triggers) > PARTS_KNOWN:
+                self._triggers.popitem(last=False)
+            return [Trigger(frame.part, frame.value if frame.code == 1 else None, now - stood)]
         return [Confirm(frame.part)] if frame.type == Type.CONFIRM else []
 
     @staticmethod

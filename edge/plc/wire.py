@@ -5,13 +5,12 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
 SYNC = b"LS"
-LENGTH = 20
-BODY = struct.Struct(">2sBBHHIi")
+LENGTH = 24
+BODY = struct.Struct(">2sBBHHIiI")
 CRC = struct.Struct(">I")
 RETRY_AFTER = 0.020  # s
 TRIES = 11  # the first sending and 10 repetitions
@@ -42,12 +41,12 @@ class Ack(IntEnum):
     UNKNOWN_PART = 3
 
 
-PLC_CODES = {Type.PLC_HEARTBEAT: 1, Type.TRIGGER: 255, Type.CONFIRM: 0, Type.PLC_ACK: 3}  # the highest valid code of each
+PLC_CODES = {Type.PLC_HEARTBEAT: 1, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3}  # the highest valid code of each
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of 20 bytes. part: unsigned 32 bit; value: signed 32 bit."""
+    """One frame of 24 bytes. part: unsigned 32 bit; value: signed 32 bit; time: unsigned 32 bit, ms of the PLC's clock."""
 
     type: int
     code: int
@@ -55,10 +54,11 @@ class Frame:
     sequence: int
     part: int = 0
     value: int = 0
+    time: int = 0
 
     def encode(self) -> bytes:
-        """The frame's 20 bytes."""
-        body = BODY.pack(SYNC, self.type, self.code, self.session, self.sequence, self.part, self.value)
+        """The frame's 24 bytes."""
+        body = BODY.pack(SYNC, self.type, self.code, self.session, self.sequence, self.part, self.value, self.time)
         return body + CRC.pack(zlib.crc32(body))
 
 
@@ -81,7 +81,7 @@ class Decoder:
                 continue
             body = bytes(self._buffer[position:position + BODY.size])
             (crc,) = CRC.unpack_from(self._buffer, position + BODY.size)
-            _, kind, code, session, sequence, part, value = BODY.unpack(body)
+            _, kind, code, session, sequence, part, value, time = BODY.unpack(body)
             if crc != zlib.crc32(body):
                 self.counts["crc_errors"] += 1
                 self.counts["garbage_bytes"] += 1
@@ -92,10 +92,41 @@ class Decoder:
                 self.counts["garbage_bytes"] += 1
                 position += 1
                 continue
-            frames.append(Frame(kind, code, session, sequence, part, value))
+            frames.append(Frame(kind, code, session, sequence, part, value, time))
             position += LENGTH
         del self._buffer[:position]
         return frames
+
+
+class PlcClock:
+    """Where the PLC's clock (ms, wraps at 2^32) stands against ours (s of ``time.monotonic``).
+
+    A frame can only be held up on its way, by this machine or the other; so the shortest way seen is the truest. The estimate
+    may grow again by 200 ppm, which is more than two quartzes differ by.
+    """
+
+    DRIFT = 2e-4
+
+    def __init__(self) -> None:
+        self._reference: int | None = None
+        self._offset = 0.0
+        self._heard = 0.0
+
+    def heard(self, time: int, now: float) -> None:
+        """A frame with this time arrived at ``now``; it speaks of a moment that was not later."""
+        if self._reference is None:
+            self._reference, self._offset = time, now
+        else:
+            self._offset = min(now - self._since_reference(time), self._offset + self.DRIFT * (now - self._heard))
+        self._heard = now
+
+    def _since_reference(self, time: int) -> float:
+        assert self._reference is not None
+        return ((time - self._reference + 0x80000000) % 0x100000000 - 0x80000000) / 1000
+
+    def moment(self, time: int) -> float:
+        """The PLC's time as a moment of our clock, s."""
+        return self._offset + self._since_reference(time)
 
 
 @dataclass
@@ -103,7 +134,8 @@ class _Command:
     type: Type
     code: int
     part: int
-    value: Callable[[float], int]  # of the time of sending
+    value: int
+    time: int
     expires: float
     sequence: int = -1
     sent: float = float("-inf")
@@ -140,15 +172,15 @@ class Conversation:
         self._under_way: dict[int, _Command] = {}
         self._out = bytearray()
 
-    def command(self, type: Type, code: int, part: int, value: Callable[[float], int], expires: float = float("inf")) -> None:
-        """Queue a command. ``value`` is asked at each sending; after ``expires`` it is not sent any more.
+    def command(self, type: Type, code: int, part: int, value: int = 0, time: int = 0, expires: float = float("inf")) -> None:
+        """Queue a command; after ``expires`` it is not sent any more.
 
         A verdict takes the place of an earlier one on the same part that is not acknowledged yet.
         """
         if type is Type.VERDICT:
             self._waiting = deque(c for c in self._waiting if (c.type, c.part) != (type, part))
             self._under_way = {s: c for s, c in self._under_way.items() if (c.type, c.part) != (type, part)}
-        command = _Command(type, code, part, value, expires)
+        command = _Command(type, code, part, value, time, expires)
         if type is Type.REJECT:
             self._waiting.appendleft(command)  # the one command that must not wait
         else:
@@ -223,7 +255,7 @@ class Conversation:
     def _send_command(self, command: _Command, now: float) -> None:
         command.sent = now
         command.tries += 1
-        self._send(Frame(command.type, command.code, self._session, command.sequence, command.part, command.value(now)))
+        self._send(Frame(command.type, command.code, self._session, command.sequence, command.part, command.value, command.time))
 
     def next_retry(self) -> float | None:
         """When `poll` has something to send again; None while nothing is under way."""

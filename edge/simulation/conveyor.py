@@ -11,7 +11,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from edge.errors import InputError
@@ -107,6 +107,7 @@ class Conveyor:
         self._state: int | None = None
         self._heard = self._last_beat = -math.inf  # the line's last valid frame, its last heartbeat
         self._linked = False
+        self._advanced = now
         self._not_ready_since: float | None = now
         self._last_departure = now
         self._counts: Counter[str] = Counter()
@@ -126,6 +127,7 @@ class Conveyor:
 
     def advance(self, now: float) -> None:
         """Do everything due until ``now``, in order of its time."""
+        self._advanced = now
         while self._agenda[0][0] <= now:
             due, _, action, arguments = heapq.heappop(self._agenda)
             self._behind = max(self._behind, now - due)
@@ -162,7 +164,7 @@ class Conveyor:
                 self.inbox.remember(frame, code, now)
             else:
                 self._note(now, "repeated", part=frame.part, type=frame.kind.name, sequence=frame.sequence)
-            self._send(Frame(Kind.PLC_ACK, code, 0, frame.sequence, frame.part))
+            self._send(Frame(Kind.PLC_ACK, code, 0, frame.sequence, frame.part, 0, self._clock(now)))
 
     def ready(self, now: float) -> bool:
         """Whether parts are fed: the link holds, and a heartbeat of the last 200 ms said ready or degraded."""
@@ -178,9 +180,9 @@ class Conveyor:
         # A run without end stands any outage; one that counts parts would wait for ever.
         return "line not ready" if waiting and (s.parts or not self.fed) else None
 
-    def stop(self) -> None:
+    def stop(self, now: float) -> None:
         """The belt stops: one last heartbeat says so."""
-        self._send(Frame(Kind.PLC_HEARTBEAT, 0, value=self._beats))
+        self._send(Frame(Kind.PLC_HEARTBEAT, 0, value=self._beats, time=self._clock(now)))
 
     # -- the belt ---------------------------------------------------------------------------------------------------
 
@@ -188,14 +190,21 @@ class Conveyor:
         heapq.heappush(self._agenda, (due, next(self._order), action, arguments))
 
     def _send(self, frame: Frame) -> None:
-        self.outgoing.append(Frame(frame.kind, frame.code, self.session, frame.sequence, frame.part, frame.value))
+        self.outgoing.append(replace(frame, session=self.session))
+
+    def _clock(self, moment: float) -> int:
+        """The PLC's own ms counter; it wraps 5 s after the start, so that every run meets that."""
+        return round((moment - self._start) * 1000 - 5000) % (1 << 32)
+
+    def _moment(self, clock: int) -> float:
+        return self._start + ((clock + 5000 + (1 << 31)) % (1 << 32) - (1 << 31)) / 1000
 
     def _encoder(self, now: float) -> int:
         counts = int((now - self._start) * (self.settings.encoder_per_s or 0))
         return (counts + (1 << 31)) % (1 << 32) - (1 << 31)
 
     def _beat(self, due: float, now: float) -> None:
-        self._send(Frame(Kind.PLC_HEARTBEAT, 1, value=self._beats))
+        self._send(Frame(Kind.PLC_HEARTBEAT, 1, value=self._beats, time=self._clock(now)))
         self._beats += 1
         self._at(due + BEAT_S if now - due < BEAT_S else now + BEAT_S, self._beat)
 
@@ -212,7 +221,7 @@ class Conveyor:
             self._next_id = self._next_id % 0xFFFFFFFF + 1
             self.fed += 1
             encoder = self._encoder(now)
-            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder)
+            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder, time=self._clock(now))
             self._note(now, "trigger", part=part.id, encoder=encoder)
             self._at(part.centre, self._arrive, part)
             self._at(part.centre + s.tolerance_s, self._leave, part)
@@ -240,7 +249,7 @@ class Conveyor:
         lateness_ms = round((due - part.centre) * 1000, 3)
         self._lateness_ms.append(lateness_ms)
         hit = min(self._belt.values(), key=lambda p: abs(p.centre - due), default=None)
-        if hit is None or width_ms == 0 or abs(hit.centre - due) > self.settings.tolerance_s:
+        if hit is None or width_ms <= 0 or abs(hit.centre - due) > self.settings.tolerance_s:
             self._counts["missed"] += 1
             self._note(due, "missed", part=part.id, lateness_ms=lateness_ms, width_ms=width_ms)
             return
@@ -256,7 +265,7 @@ class Conveyor:
         if self.settings.confirm:
             self._counts["confirms"] += 1
             self._note(when, "confirm", part=part.id)
-            self.outbox.post(Kind.CONFIRM, part=part.id, value=self._encoder(when))
+            self.outbox.post(Kind.CONFIRM, part=part.id, value=self._encoder(when), time=self._clock(when))
 
     def _depart(self, part: _Part, when: float) -> None:
         self._last_departure = when
@@ -323,15 +332,16 @@ class Conveyor:
 
     def _reject(self, frame: Frame, now: float) -> int:
         part, code = self._find(frame)
-        delay_ms, width_ms = frame.delay_and_width
-        self._note(now, "reject", part=frame.part, delay_ms=delay_ms, width_ms=width_ms, ack=code)
+        # What came while this process was held up may have come at once: it is given the benefit of the doubt.
+        fires = max(self._moment(frame.time), self._advanced)
+        width_ms = frame.value
+        self._note(now, "reject", part=frame.part, in_ms=round((fires - now) * 1000, 3), width_ms=width_ms, ack=code)
         if part is None or code != Ack.DONE:
             self._counts["late rejects" if part else "unknown rejects"] += 1
             return code
         self._counts["doubled rejects"] += part.commanded
         part.commanded = True
         self._contradiction(part, part.verdict in RELEASED, now)
-        fires = now + delay_ms / 1000
         self._firings.append((fires, part))
         self._at(fires, self._fire, part, width_ms)
         return code

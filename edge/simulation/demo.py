@@ -39,7 +39,7 @@ port = "plc"            # made by `lineside plc-simulator --port plc`
 
 [belt]
 travel_ms = {travel}         # camera to ejector
-lead_ms = 60            # how long before the ejector a REJECT is sent
+lead_ms = 100           # how long before the ejector a REJECT is sent
 pulse_ms = 20
 uninspected = "eject"
 

@@ -94,7 +94,7 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
             pass
         finally:
             now = time.monotonic()
-            conveyor.stop()
+            conveyor.stop(now)
             _flush(wire, conveyor)
             summary = conveyor.summary(now) | {
                 "ended": ended, "duration_s": round(now - start, 3), "realtime": realtime, "unsent_frames": wire.unsent,

@@ -9,21 +9,19 @@ from __future__ import annotations
 import struct
 import zlib
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 
 SYNC = b"LS"
-SIZE = 20  # bytes
+SIZE = 24  # bytes
 RETRY_S = 0.020
 REPEATS = 10  # times that a command is sent again, after the first time
 UNDER_WAY = 32  # commands that wait for their acknowledgement at once
 REMEMBERED = 128  # sequence numbers by which a repetition is known
 GAP_S = (REPEATS + 1) * RETRY_S + 0.1  # after this a number that was left out will not come any more
 
-_BODY = struct.Struct(">2sBBHHIi")
+_BODY = struct.Struct(">2sBBHHIiI")
 _CRC = struct.Struct(">I")
-_DELAY_WIDTH = struct.Struct(">HH")
-_SIGNED = struct.Struct(">i")
 
 
 class Kind(IntEnum):
@@ -44,7 +42,7 @@ FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_A
 FROM_LINE = frozenset(Kind) - FROM_PLC
 COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
 CODES: dict[Kind, range] = {
-    Kind.PLC_HEARTBEAT: range(2), Kind.TRIGGER: range(256), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
+    Kind.PLC_HEARTBEAT: range(2), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
     Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(1), Kind.FAULT: range(5), Kind.LINE_ACK: range(4),
 }
 STATES = ("offline", "starting", "ready", "degraded", "fault")  # by code of LINE_HEARTBEAT
@@ -62,7 +60,7 @@ class Ack(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit."""
+    """One frame. ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit; ``time``: unsigned 32 bit, ms."""
 
     kind: Kind
     code: int = 0
@@ -70,28 +68,17 @@ class Frame:
     sequence: int = 0
     part: int = 0
     value: int = 0
-
-    @property
-    def delay_and_width(self) -> tuple[int, int]:
-        """(delay, pulse width) of a REJECT, both in ms, 0 to 65535."""
-        delay, width = _DELAY_WIDTH.unpack(_SIGNED.pack(self.value))
-        return delay, width
+    time: int = 0
 
     def encode(self) -> bytes:
-        """The 20 bytes on the wire. Raises ``struct.error`` if a field does not fit its size."""
-        body = _BODY.pack(SYNC, self.kind, self.code, self.session, self.sequence, self.part, self.value)
+        """The 24 bytes on the wire. Raises ``struct.error`` if a field does not fit its size."""
+        body = _BODY.pack(SYNC, self.kind, self.code, self.session, self.sequence, self.part, self.value, self.time)
         return body + _CRC.pack(crc32(body))
 
 
 def crc32(data: bytes) -> int:
     """CRC-32 of IEEE 802.3; ``crc32(b"123456789") == 0xCBF43926``."""
     return zlib.crc32(data)
-
-
-def reject_value(delay_ms: int, width_ms: int) -> int:
-    """The value field of a REJECT; both in ms, 0 to 65535. Raises ``struct.error`` outside of that."""
-    value: int = _SIGNED.unpack(_DELAY_WIDTH.pack(delay_ms, width_ms))[0]
-    return value
 
 
 class Reader:
@@ -108,7 +95,7 @@ class Reader:
         self._dropping = False
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that ``data`` completes, in order. At most 19 bytes are kept for the next call."""
+        """The frames that ``data`` completes, in order. At most 23 bytes are kept for the next call."""
         buffer, at, frames = self._buffer, 0, []
         buffer += data
         while len(buffer) - at >= SIZE:
@@ -126,14 +113,14 @@ class Reader:
     def _frame(self, block: bytes) -> Frame | None:
         if block[:2] != SYNC:
             return None
-        if crc32(block[:16]) != _CRC.unpack_from(block, 16)[0]:
+        if crc32(block[:20]) != _CRC.unpack_from(block, 20)[0]:
             self.crc_errors += 1
             return None
-        _, kind, code, session, sequence, part, value = _BODY.unpack_from(block)
+        _, kind, code, session, sequence, part, value, time = _BODY.unpack_from(block)
         if kind not in self._accepted or code not in CODES[Kind(kind)]:
             self.unknown_frames += 1
             return None
-        return Frame(Kind(kind), code, session, sequence, part, value)
+        return Frame(Kind(kind), code, session, sequence, part, value, time)
 
 
 class Inbox:
@@ -200,15 +187,7 @@ class Inbox:
 class _UnderWay:
     frame: Frame
     due: float
-    since: float
     sends: int = 0
-
-    def aged(self, now: float) -> Frame:
-        """The frame to send now: a TRIGGER says how long ago its part stood there, in steps of 2 ms."""
-        if self.frame.kind is not Kind.TRIGGER:
-            return self.frame
-        age = min(round((now - self.since) / 0.002), 127)
-        return replace(self.frame, code=self.frame.code & 1 | age << 1)
 
 
 class Outbox:
@@ -227,9 +206,9 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._queue) + len(self._under_way)
 
-    def post(self, kind: Kind, *, code: int = 0, part: int = 0, value: int = 0) -> None:
+    def post(self, kind: Kind, *, code: int = 0, part: int = 0, value: int = 0, time: int = 0) -> None:
         """Give a command its number and queue it; ``due`` hands it out."""
-        self._queue.append(Frame(kind, code, 0, self._next, part, value))
+        self._queue.append(Frame(kind, code, 0, self._next, part, value, time))
         self._next = (self._next + 1) % 0x10000
 
     def next_due(self) -> float:
@@ -246,13 +225,13 @@ class Outbox:
             del self._under_way[command.frame.sequence]
         while self._queue and len(self._under_way) < UNDER_WAY:
             frame = self._queue.popleft()
-            self._under_way[frame.sequence] = _UnderWay(frame, now, now)
+            self._under_way[frame.sequence] = _UnderWay(frame, now)
         for command in self._under_way.values():
             if command.due <= now:
                 self.resent += command.sends > 0
                 command.sends += 1
                 command.due = now + RETRY_S
-                send.append(command.aged(now))
+                send.append(command.frame)
         return send, [c.frame for c in lost]
 
     def acknowledged(self, ack: Frame) -> Frame | None:

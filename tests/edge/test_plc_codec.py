@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.simulation import plc_frames
-from edge.simulation.plc_frames import COMMANDS, FROM_LINE, FROM_PLC, Frame, Inbox, Kind, Outbox, Reader, reject_value
+from edge.simulation.plc_frames import COMMANDS, FROM_LINE, FROM_PLC, Frame, Inbox, Kind, Outbox, Reader
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "plc-frames.md").read_text()
 LINE = 0xABCD  # the line's session
@@ -32,10 +32,11 @@ def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
 
 def test_the_documents_example_is_what_the_codec_writes_and_reads() -> None:
     text = DOCUMENT[DOCUMENT.index("## An example"):]
-    example = bytes.fromhex(re.search(r"^ {4}((?:[0-9A-F]{2} ?){20})$", text, re.M)[1])  # type: ignore[index]
+    example = bytes.fromhex(re.search(r"^ {4}((?:[0-9A-F]{2} ?){24})$", text, re.M)[1])  # type: ignore[index]
     part, encoder = (int(n) for n in re.search(r"TRIGGER of part (\d+) .* count (\d+)", text).groups())  # type: ignore[union-attr]
+    clock = int(re.search(r"time (\d+) ", text)[1])  # type: ignore[index]
     session, sequence = re.search(r"session `(\w+)`, sequence (\d+)", text).groups()  # type: ignore[union-attr]
-    frame = Frame(Kind.TRIGGER, 1, int(session, 16), int(sequence), part, encoder)
+    frame = Frame(Kind.TRIGGER, 1, int(session, 16), int(sequence), part, encoder, clock)
     assert frame.encode() == example
     assert Reader(FROM_PLC).feed(example) == [frame]
 
@@ -56,18 +57,13 @@ def test_the_crc_is_the_documents() -> None:
 
 @given(frames(frozenset(Kind)))
 def test_a_frame_survives_the_wire(frame: Frame) -> None:
-    assert len(frame.encode()) == 20
+    assert len(frame.encode()) == 24
     assert Reader(frozenset(Kind)).feed(frame.encode()) == [frame]
 
 
-@given(st.integers(0, 65535), st.integers(0, 65535))
-def test_delay_and_width_are_unsigned(delay: int, width: int) -> None:
-    assert Frame(Kind.REJECT, value=reject_value(delay, width)).delay_and_width == (delay, width)
-
-
 def test_a_frame_with_any_one_bit_turned_is_rejected() -> None:
-    good = Frame(Kind.REJECT, 0, LINE, 7, 17, reject_value(58, 20)).encode()
-    for bit in range(160):
+    good = Frame(Kind.REJECT, 0, LINE, 7, 17, 20, 40700).encode()
+    for bit in range(192):
         bad = bytearray(good)
         bad[bit // 8] ^= 1 << bit % 8
         reader = Reader()
@@ -88,14 +84,14 @@ def test_no_good_frame_is_lost_to_garbage_or_to_how_the_bytes_arrive(data: st.Da
     for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         got += reader.feed(stream[start:end])
     assert got == sent
-    assert reader.garbage_bytes == len(stream) - 20 * len(sent)
+    assert reader.garbage_bytes == len(stream) - 24 * len(sent)
 
 
 def test_a_frame_that_lost_only_its_last_byte_may_borrow_the_next_frames_first() -> None:
     """The exception to the rule above: it needs a CRC that ends in 4C, and what is taken is at least what was sent."""
-    torn = next(f for n in range(10_000) if (f := Frame(Kind.LINE_HEARTBEAT, 2, LINE, 0, 0, n)).encode()[19] == ord("L"))
+    torn = next(f for n in range(10_000) if (f := Frame(Kind.LINE_HEARTBEAT, 2, LINE, 0, 0, n)).encode()[23] == ord("L"))
     after = [Frame(Kind.FAULT, code, LINE, code) for code in (1, 2)]
-    assert Reader().feed(torn.encode()[:19] + after[0].encode() + after[1].encode()) == [torn, after[1]]
+    assert Reader().feed(torn.encode()[:23] + after[0].encode() + after[1].encode()) == [torn, after[1]]
 
 
 def test_an_echo_and_an_unknown_code_are_counted_and_dropped() -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 import tty
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from edge.errors import InputError, LinkError
 from edge.simulation import plc_frames
 from edge.simulation.conveyor import Conveyor, PlcSettings
 from edge.simulation.plc import _Log, simulate
-from edge.simulation.plc_frames import COMMANDS, FROM_LINE, FROM_PLC, Ack, Frame, Inbox, Kind, Outbox, Reader, reject_value
+from edge.simulation.plc_frames import COMMANDS, FROM_LINE, FROM_PLC, Ack, Frame, Inbox, Kind, Outbox, Reader
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "plc-frames.md").read_text()
 LINE = 0xABCD  # the line's session
@@ -40,6 +41,11 @@ def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
 
 
 # -- the machine, on a made-up clock: part k is fed at (k - 1) x 100 ms and at the ejector 600 ms later -------------------
+
+
+def clock(moment: float) -> int:
+    """The PLC's ms counter at a moment of a run that began at 0: it wraps after 5 s."""
+    return round(1000 * moment - 5000) % (1 << 32)
 
 
 class Rig:
@@ -75,11 +81,12 @@ class Rig:
                 self.plc.receive(Frame(Kind.LINE_ACK, code, self.session, frame.sequence, frame.part), self.now)
         return new
 
-    def say(self, kind: Kind, part: int, *, code: int = 0, value: int = 0, sequence: int | None = None) -> int:
+    def say(self, kind: Kind, part: int, *, code: int = 0, value: int = 0, time: int = 0, sequence: int | None = None) -> int:
         """Send a command; the code of its acknowledgement."""
         if sequence is None:
             self.sequence += 1
-        self.plc.receive(Frame(kind, code, self.session, self.sequence if sequence is None else sequence, part, value), self.now)
+        number = self.sequence if sequence is None else sequence
+        self.plc.receive(Frame(kind, code, self.session, number, part, value, time), self.now)
         acks = [f for f in self.collect() if f.kind is Kind.PLC_ACK]
         assert len(acks) == 1 and acks[0].part == part
         return acks[0].code
@@ -88,7 +95,7 @@ class Rig:
         return self.say(Kind.VERDICT, part, code=code)
 
     def reject(self, part: int, delay_ms: int, width_ms: int = 20, sequence: int | None = None) -> int:
-        return self.say(Kind.REJECT, part, value=reject_value(delay_ms, width_ms), sequence=sequence)
+        return self.say(Kind.REJECT, part, value=width_ms, time=clock(self.now + delay_ms / 1000), sequence=sequence)
 
     def result(self, key: str) -> object:
         return self.plc.summary(self.now)[key]
@@ -170,6 +177,25 @@ def test_a_repeated_reject_acts_once_and_is_acknowledged_twice() -> None:
     rig.run(1.0)
     assert rig.reject(1, delay_ms=0, sequence=rig.sequence) == Ack.DONE  # as the first time, though the part has gone
     assert (rig.result("repeated_commands"), rig.result("missed"), rig.result("ejected_ids")) == (2, 0, [1])
+
+
+def test_a_reject_read_late_because_the_simulator_was_held_up_fires_at_its_moment() -> None:
+    rig = Rig(parts=1)
+    rig.fed_and_judged({1: BAD})
+    rig.now = 0.68  # nothing was looked at since 540 ms; the part was at the ejector at 600 ms
+    assert rig.say(Kind.REJECT, 1, value=20, time=clock(0.601)) == Ack.DONE
+    rig.run(1.0)
+    assert (rig.result("ejected_ids"), rig.result("failsafe_ids")) == ([1], [])
+    assert rig.result("reject_lateness_ms")["max"] == pytest.approx(1)  # type: ignore[index]
+
+
+def test_a_reject_whose_moment_has_passed_fires_at_once() -> None:
+    rig = Rig(parts=1)
+    rig.fed_and_judged({1: PASS})
+    rig.run(0.61)
+    rig.say(Kind.REJECT, 1, value=20, time=clock(0.6))
+    rig.run(1.0)
+    assert [t for t, event, _ in rig.events if event == "ejected"] == pytest.approx([0.61], abs=0.002)
 
 
 def test_a_reject_that_comes_late_or_for_no_part_is_refused() -> None:
@@ -316,9 +342,7 @@ class Line(threading.Thread):
 
     def talk(self, port: serial.Serial) -> None:
         reader, inbox, outbox = Reader(FROM_PLC), Inbox(), Outbox(65530)
-        clock_offset, last_beat = math.inf, -math.inf
-        ahead: dict[int, float] = {}  # bad parts -> when they are at the ejector
-        fires: dict[int, float] = {}  # the same, once their REJECT is posted
+        last_beat = -math.inf
         while not self.stopping:
             data, now = port.read(4096), time.monotonic()
             if now - last_beat >= 0.05:
@@ -334,19 +358,13 @@ class Line(threading.Thread):
                         continue
                     inbox.remember(frame, 0, now)
                     if frame.kind is Kind.TRIGGER:
-                        # A repeated trigger comes late; its encoder count (1000 a second) does not.
-                        clock_offset = min(clock_offset, now - frame.value / 1000)
                         bad = frame.part % 5 == 0
                         outbox.post(Kind.VERDICT, code=BAD if bad else PASS, part=frame.part)
                         if bad:
-                            ahead[frame.part] = clock_offset + frame.value / 1000 + self.travel_s
-            for part in [p for p, at in ahead.items() if at - 0.1 <= now]:
-                fires[part] = ahead.pop(part)
-                outbox.post(Kind.REJECT, part=part)
+                            due = (frame.time + round(1000 * self.travel_s)) % (1 << 32)
+                            outbox.post(Kind.REJECT, part=frame.part, value=10, time=due)
             for frame in outbox.due(now)[0]:
-                delay = max(0, round((fires[frame.part] - now) * 1000)) if frame.kind is Kind.REJECT else 0
-                value = reject_value(delay, 10) if frame.kind is Kind.REJECT else 0
-                port.write(Frame(frame.kind, frame.code, LINE, frame.sequence, frame.part, value).encode())
+                port.write(replace(frame, session=LINE).encode())
 
 
 def logged(log: Path) -> list[dict[str, Any]]:

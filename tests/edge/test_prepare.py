@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.prepare import FrameSizes, InputError, frame_hash, list_images, prepare_frame, read_image, write_image
+from edge.prepare import FrameSizes, InputError, frame_hash, is_grey, list_images, prepare_frame, read_image, write_image
 
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -80,19 +80,20 @@ def test_prepare_resizes_a_flat_frame_to_the_same_level(shape, channels):
 
 
 def test_frame_sizes_admit_what_was_fitted_and_name_what_does_not_fit():
-    sizes = FrameSizes.of([COLOUR, np.concatenate([COLOUR, COLOUR])])
+    sizes = FrameSizes.of([(40, 50), (80, 50)], [is_grey(COLOUR), is_grey(COLOUR)])
     assert sizes == FrameSizes(50, 50, 40, 80, True)
     sizes.check(COLOUR)
     with pytest.raises(InputError, match=r"20x40 px.*fitted 50-50"):
         sizes.check(np.ascontiguousarray(COLOUR[:, :20]))
     with pytest.raises(InputError, match="1 channel"):
         sizes.check(GREY)
-    grey_sizes = FrameSizes.of([GREY, np.repeat(GREY, 3, axis=2)])  # grey saved as RGB is grey
-    grey_sizes.check(np.repeat(GREY, 3, axis=2))
+    saved_as_rgb = np.repeat(GREY, 3, axis=2)  # is grey all the same
+    grey_sizes = FrameSizes.of([(40, 50)] * 2, [is_grey(GREY), is_grey(saved_as_rgb)])
+    grey_sizes.check(saved_as_rgb)
     with pytest.raises(InputError, match="3 channels"):
         grey_sizes.check(COLOUR)
     with pytest.raises(InputError, match="mixed"):
-        FrameSizes.of([GREY, COLOUR])
+        FrameSizes.of([(40, 50)] * 2, [True, False])
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

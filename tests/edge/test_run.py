@@ -62,9 +62,12 @@ class Rig:
     def rows(self) -> list[sqlite3.Row]:
         database = sqlite3.connect(self.folder / "journal.db")
         database.row_factory = sqlite3.Row
-        rows = database.execute("SELECT * FROM parts ORDER BY id").fetchall()
-        database.close()
-        return rows
+        try:
+            return database.execute("SELECT * FROM parts ORDER BY id").fetchall()
+        except sqlite3.OperationalError:  # the line is just making the table
+            return []
+        finally:
+            database.close()
 
 
 def wait_for(condition, seconds: float = 30) -> None:
