@@ -19,7 +19,8 @@ apt_install() {
 command -v "$python" >/dev/null || apt_install python3 python3-venv
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
     || fail "got $("$python" --version), expected Python 3.10 to 3.13; run: make setup PYTHON=python3.11"
-"$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+"$python" -c 'import ensurepip, venv' 2>/dev/null \
+    || apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,dev]'

@@ -106,6 +106,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         plc = subprocess.Popen([*LINESIDE, "plc-simulator", *words, "--json"], stdout=subprocess.PIPE, text=True)
         while not (folder / "plc").exists():
+            if plc.poll() is not None:
+                sys.exit("the PLC simulator did not start")
             time.sleep(0.02)
         line = subprocess.Popen([*LINESIDE, "run", str(folder / "line.toml"), "--parts", str(parts), "--json"],
                                 stdout=subprocess.PIPE, text=True)
@@ -116,9 +118,13 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         watcher = threading.Thread(target=watch, args=(line.pid, folder / "journal.db", samples, done,
                                                        lambda n: bar.update(running, completed=n)))
         watcher.start()
-        ledger, summary = json.loads(line.communicate()[0]), json.loads(plc.communicate()[0])
+        out = line.communicate()[0]
         done.set()
         watcher.join()
+        if line.returncode != 0:
+            plc.terminate()
+            sys.exit(f"the line ended with exit code {line.returncode}")
+        ledger, summary = json.loads(out), json.loads(plc.communicate()[0])
         with sqlite3.connect(folder / "journal.db") as database:
             rows = database.execute("SELECT part, verdict, cause, score, image FROM parts ORDER BY part").fetchall()
         database.close()

@@ -21,7 +21,7 @@ AUPRO_FPR = 0.3
 
 
 @dataclass(frozen=True)
-class TestImage:
+class LabelledImage:
     """An image of a labelled set; ``mask`` is None for a good one, or where the set has no truth for it."""
 
     path: Path
@@ -41,13 +41,14 @@ class Evaluation:
     escape_rate: float | None
     good: int
     defective: int
+    unmarked: int  # defective images without a mask, or with a black one: not in the pixel figures
     false_rejects: int | None
     escapes: int | None
     threshold: float | None
     ms_per_image: float
 
 
-def labelled_images(data: Path) -> list[TestImage]:
+def labelled_images(data: Path) -> list[LabelledImage]:
     """The test images of an MVTec-AD-style folder: ``test/good``, ``test/<defect>``, ``ground_truth/<defect>/<name>_mask.png``."""
     if not (data / "test").is_dir():
         raise InputError(f"no test images in {data}", got="no folder 'test'" if data.is_dir() else "no such folder",
@@ -62,7 +63,7 @@ def labelled_images(data: Path) -> list[TestImage]:
         if defect != "good" and truth.is_dir() and not masks:
             raise InputError(f"{path} has no mask", expected=f"{truth / path.stem}_mask.png",
                              next="Add it, or take the folder ground_truth away to do without pixel figures.")
-        images.append(TestImage(path, defect, masks[0] if masks and defect != "good" else None))
+        images.append(LabelledImage(path, defect, masks[0] if masks and defect != "good" else None))
     return images
 
 
@@ -72,7 +73,7 @@ def read_mask(path: Path, frame_size: tuple[int, int], map_size: tuple[int, int]
     if mask.shape != frame_size:
         raise InputError(f"{path} does not fit its image", got=f"{mask.shape[1]}x{mask.shape[0]} px",
                          expected=f"{frame_size[1]}x{frame_size[0]} px")
-    binary = (mask > 127).astype(np.uint8)
+    binary = (2 * mask.astype(np.int32) > mask.max()).astype(np.uint8)  # also masks of 0 and 1
     size = (map_size[1], map_size[0])
     small = cv2.resize(binary, size, interpolation=cv2.INTER_NEAREST) > 0
     if binary.any() and not small.any():
@@ -107,7 +108,7 @@ def evaluate(bundle: Bundle, data: Path, progress: Callable[[int, int], None] = 
     limit = bundle.threshold("fp32", "openvino")
     threshold = None if limit is None else limit.value
     steps = smoothing(bundle.decision.post_filter)
-    scores, defective, seconds = [], [], 0.0
+    scores, defective, seconds, unmarked = [], [], 0.0, 0
     maps: list[MapArray] = []
     masks: list[NDArray[np.bool_]] = []
     with Inspector(bundle) as inspector:
@@ -119,11 +120,14 @@ def evaluate(bundle: Bundle, data: Path, progress: Callable[[int, int], None] = 
             seconds += time.perf_counter() - start
             scores.append(inspection.score)
             defective.append(image.defect != "good")
-            if image.mask is not None or image.defect == "good":
-                size = (frame.shape[0], frame.shape[1])
+            mask = np.zeros(inspection.raw.shape, bool)
+            if image.mask is not None:
+                mask = read_mask(image.mask, (frame.shape[0], frame.shape[1]), inspection.raw.shape)
+            if mask.any() or image.defect == "good":
                 maps.append(smooth(inspection.raw, steps))
-                blank = np.zeros(inspection.raw.shape, bool)
-                masks.append(blank if image.mask is None else read_mask(image.mask, size, inspection.raw.shape))
+                masks.append(mask)
+            else:
+                unmarked += 1
             progress(done, len(images))
     bad = np.array(defective)
     values = np.array(scores)
@@ -139,6 +143,6 @@ def evaluate(bundle: Bundle, data: Path, progress: Callable[[int, int], None] = 
         pixel_auroc=pixel[0], aupro=pixel[1], pixel_ap=pixel[2],
         false_reject_rate=None if false_rejects is None or not good else false_rejects / good,
         escape_rate=None if escapes is None or not wrong else escapes / wrong,
-        good=good, defective=wrong, false_rejects=false_rejects, escapes=escapes, threshold=threshold,
+        good=good, defective=wrong, unmarked=unmarked, false_rejects=false_rejects, escapes=escapes, threshold=threshold,
         ms_per_image=1000 * seconds / len(images),
     )

@@ -18,7 +18,7 @@ from edge.bundle import Bundle
 from edge.decision import Threshold, write_threshold
 from edge.errors import InputError
 from edge.inspection import Inspector
-from edge.prepare import frame_hash, list_images, read_image
+from edge.prepare import frame_hash, good_folder, list_images, read_image
 
 CONFIDENCE = 0.95
 
@@ -83,12 +83,15 @@ def calibration_images(bundle: Bundle, good: Path | None) -> tuple[list[Path], l
                              expected=f"the images of the fit in {folder}",
                              next="Run from the folder in which `lineside fit` ran, or give good images by --good.")
     else:
-        folder = good / "good" if (good / "good").is_dir() else good
-        paths = list_images(folder)
+        paths = list_images(good_folder(good))
+    held_out = {} if good is not None else {folder / image["name"]: image["sha256"] for image in record["held_out"]}
     hashes: dict[str, Path] = {}
     duplicates = []
     for path in paths:
         sha256 = frame_hash(read_image(path))
+        if held_out.get(path, sha256) != sha256:
+            raise InputError(f"{path} is not the image that the fit set aside", got="other pixels under its name",
+                             next="Run from the folder in which `lineside fit` ran, or give good images by --good.")
         if sha256 in hashes:
             duplicates.append(str(path))
         hashes.setdefault(sha256, path)

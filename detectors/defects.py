@@ -51,7 +51,8 @@ def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Imag
 
     image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
     The paper's I_g is "random Gaussian sampling"; its mean, deviation and correlation length are open and drawn for
-    each defect. I_m is drawn at 0.3 to 1 inside the mask, so that defects which let the texture shine through are learnt as well.
+    each defect. I_m is drawn at 0.25 to 1 inside the mask, at times with a soft edge, so that defects which let the texture shine through
+    are learnt as well.
     """
     height, width, channels = image.shape
     defective = image.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import shutil
@@ -126,8 +127,8 @@ def fit(detector: str, data: Path, out: Path, budget: Budget, *, seed: int = 0, 
         raise InputError("the image size does not fit the network", got=f"{size} px", expected=f"a multiple of {cls.stride}, at least 64")
     if width is not None and not 1 <= width <= 64:
         raise InputError("the width of the network is out of range", got=width, expected="1 to 64")
-    if seed < 0:
-        raise InputError("the seed is negative", got=seed, expected="0 or more")
+    if not 0 <= seed < 1 << 32:
+        raise InputError("the seed is out of range", got=seed, expected="0 to 4294967295")
     temporary = claim_folder(out, "run")
     try:
         return _fit(cls, detector, data, out, temporary, budget, seed, size, width, report)
@@ -143,11 +144,13 @@ def _fit(cls: Any, detector: str, data: Path, out: Path, temporary: Path, budget
     cv2.setNumThreads(1)  # batches are prepared in a thread of their own
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(seed)
-    arguments = {} if width is None else {"width": width}
+    arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    if width is not None:
+        arguments["width"] = width
     network = cls(**arguments).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=network.learning_rate)
     low_precision = bfloat16_is_fast()
-    crop = max(64, size // 2)
+    crop = max(64, size // 2 // cls.stride * cls.stride)
     history: list[dict[str, float]] = []
     smooth = 0.0
     with stop_on_signal() as stop, ThreadPoolExecutor(1) as pool:

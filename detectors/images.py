@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.prepare import Frame, FrameSizes, InputError, frame_hash, is_grey, list_images, prepare_frame, read_image
+from edge.prepare import Frame, FrameSizes, InputError, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
 
 HELD_OUT_SHARE = 0.2
 NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38
-UNUSUAL = 5  # distances between upper quartile and median of all likenesses
+UNUSUAL = 5  # distances between median and lower quartile of all likenesses
+CERTAIN = 0.75  # a likeness that two parts never have
 MINIATURE = 64  # px
 
 
@@ -44,15 +45,6 @@ class GoodImages:
         return digest.hexdigest()
 
 
-def good_folder(data: Path) -> Path:
-    """Where the good images of ``data`` are: ``train/good`` (MVTec AD layout), or the folder itself."""
-    if (data / "train").is_dir():
-        if not (data / "train" / "good").is_dir():
-            raise InputError(f"{data / 'train'} has no folder 'good'", expected="train/good/ with images of good parts")
-        return data / "train" / "good"
-    return data
-
-
 def phase_spectrum(frame: Frame) -> NDArray[np.complex64]:
     """The phases of a frame's 64x64 grey miniature, complex64 ``[64, 33]``: what `likeness` compares."""
     small = np.empty((MINIATURE, MINIATURE, 1), np.uint8)
@@ -80,8 +72,9 @@ def near_duplicate_groups(spectra: NDArray[np.complex64]) -> list[list[int]]:
     alike = np.zeros((len(spectra), len(spectra)), np.float32)
     for index, one in enumerate(spectra):
         alike[index, index:] = alike[index:, index] = likeness(one, spectra[index:])
-    usual, upper = np.percentile(alike[np.triu_indices(len(alike), 1)], [50, 75]) if len(alike) > 1 else (0.0, 0.0)
-    linked = alike > max(NEAR_DUPLICATE, usual + UNUSUAL * (upper - usual))
+    # The spread is taken below the median: above it there may be duplicates, where each part was photographed often.
+    lower, usual = np.percentile(alike[np.triu_indices(len(alike), 1)], [25, 50]) if len(alike) > 1 else (0.0, 0.0)
+    linked = alike > max(NEAR_DUPLICATE, min(usual + UNUSUAL * (usual - lower), CERTAIN))
     unseen = set(range(len(alike)))
     groups = []
     while unseen:

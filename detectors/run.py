@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ from edge.prepare import FrameSizes, InputError
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything about a fit but the weights: enough to build the network, to repeat the fit, and to know its images."""
+    """Everything about a fit but the weights: enough to build the network, and to know its images.
+
+    A fit by --steps that was not interrupted is repeated by its seed and steps; one by --minutes depends on the machine's speed.
+    """
 
     detector: str
     arguments: dict[str, Any]  # of the network's constructor
@@ -52,7 +55,7 @@ def write_run(out: Path, temporary: Path, record: RunRecord, weights: Mapping[st
     plot_losses(temporary / "loss.png", history)
     if out.is_dir():
         out.rmdir()  # empty: checked when the fit began
-    temporary.rename(out)
+    temporary.rename(out.resolve())
 
 
 def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -93,12 +96,12 @@ def read_run(folder: Path) -> tuple[RunRecord, nn.Module]:
 
 def claim_folder(out: Path, kind: str) -> Path:
     """Make an empty temporary sibling of ``out`` to write into. Raises InputError if ``out`` exists and is not empty."""
+    out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already", expected="a folder that does not exist yet, so that nothing is lost",
                          next=f"Give another --out, or remove the old {kind}.")
-    temporary = out.with_name(f".{out.name}.part")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"cannot write beside {out}", got=error.strerror, expected="a writable folder") from error

@@ -49,6 +49,24 @@ def list_images(folder: Path) -> list[Path]:
     return files
 
 
+def good_folder(data: Path) -> Path:
+    """Where the good images of ``data`` are: ``train/good`` (MVTec AD layout), ``good``, or the folder itself.
+
+    Raises InputError for a folder with sub-folders and no such name: what is in them may be defects or masks.
+    """
+    if (data / "train").is_dir():
+        if not (data / "train" / "good").is_dir():
+            raise InputError(f"{data / 'train'} has no folder 'good'", expected="train/good/ with images of good parts")
+        return data / "train" / "good"
+    if (data / "good").is_dir():
+        return data / "good"
+    inner = [path.name for path in sorted(data.iterdir()) if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
+    if inner:
+        raise InputError(f"{data} does not say which of its images are good", got="folders " + ", ".join(inner[:5]),
+                         expected="a folder of good images alone, or one with train/good/ or good/")
+    return data
+
+
 def read_image(path: Path) -> Frame:
     """Read an 8-bit grey or colour image file.
 
@@ -105,7 +123,12 @@ def write_image(path: Path, frame: NDArray[np.uint8]) -> None:
 
 
 def frame_hash(frame: Frame) -> str:
-    """SHA-256 of a frame's pixels and shape: the same for a copy under another name or in another lossless format."""
+    """SHA-256 of a frame's pixels and shape: the same for a copy under another name or in another lossless format.
+
+    Grey counts as one channel, also where a format stores it as three.
+    """
+    if is_grey(frame):
+        frame = frame[..., :1]
     digest = hashlib.sha256(repr(frame.shape).encode())
     digest.update(np.ascontiguousarray(frame).data)
     return digest.hexdigest()

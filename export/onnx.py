@@ -10,16 +10,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.images import good_folder
 from detectors.run import RunRecord, claim_folder, read_run
 from edge.bundle import Bundle, write_bundle
 from edge.engines.openvino import OpenVinoEngine
 from edge.errors import BundleError, InputError
-from edge.prepare import frame_hash, prepare_frame, read_image
+from edge.prepare import frame_hash, good_folder, prepare_frame, read_image
 
 OPSET = 18
 TOLERANCE = 1e-3  # of the map's range
@@ -48,6 +48,17 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path) -> N
             Deployed(network).eval(), (example,), path, input_names=["image"], output_names=["map"], opset_version=OPSET,
             dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
         )
+    strip_origin(path)
+
+
+def strip_origin(path: Path) -> None:
+    """Take the exporter's notes out of a graph: source paths and stack traces would make its hash depend on the checkout."""
+    model = onnx.load(path)
+    graph = model.graph
+    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node, graph, model]:
+        value.ClearField("doc_string")
+        value.ClearField("metadata_props")
+    onnx.save(model, path)
 
 
 def torch_maps(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -23,8 +23,11 @@ FIRST_INDEX = 100_000  # on that product's web, far behind everything that was f
 DEFECT_RATE = 0.15
 TRAVEL_MS = 500
 
-LINE_FILE = """\
-# The demo's line. Paths are relative to this file.
+FIRST_LINE = "# The demo's line. Paths are relative to this file."
+WRITTEN = ("line.toml", "bundle", "parts", "plc", "plc.jsonl", "plc.txt", "summary.json", "journal.db", "journal.db-wal", "journal.db-shm",
+           "journal-pictures")
+
+LINE_FILE = FIRST_LINE + """
 [line]
 name = "demo"
 bundle = "{bundle}"
@@ -54,15 +57,17 @@ def prepare_demo(out: Path, bundle: Path | None, *, parts: int, seed: int) -> li
 
     Returns a row for each part: part (0-based), file, label, defect_px. Raises InputError if ``out`` holds anything else.
     """
-    if out.exists() and any(out.iterdir()):
-        if not (out / "line.toml").is_file():
-            raise InputError(f"{out} holds something that is no demo", expected="an empty folder, or an older demo",
-                             next="Give another --out.")
+    source = (bundle or Path(str(files("edge.simulation") / "demo_bundle"))).resolve()
+    load_bundle(source).calibrated_threshold("fp32", "openvino")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        line_file = out / "line.toml"
+        others = [path.name for path in out.iterdir() if path.name not in WRITTEN] if out.is_dir() else [out.name]
+        if others or not line_file.is_file() or not line_file.read_text().startswith(FIRST_LINE) or out.resolve() in source.parents:
+            raise InputError(f"{out} holds something that is no demo", got=", ".join(others[:3]) or None,
+                             expected="an empty folder, or an older demo", next="Give another --out.")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_text_safely(out / "line.toml", LINE_FILE.format(bundle="bundle", travel=TRAVEL_MS))
-    source = bundle or Path(str(files("edge.simulation") / "demo_bundle"))
-    load_bundle(source)
     shutil.copytree(source, out / "bundle")
     with progress_bar("rendering parts") as progress:
         return render_sequence(out / "parts", Surface("woven", SURFACE_SEED), parts=parts, defect_rate=DEFECT_RATE,
@@ -84,7 +89,11 @@ def run_demo(out: Path, bundle: Path | None = None, *, parts: int, rate: float, 
             print(f"running {parts} parts at {rate:g} a second against the PLC simulator ...", file=sys.stderr)
             line = subprocess.run([*lineside, "run", str(out / "line.toml"), "--parts", str(parts), "--json"],
                                   stdout=subprocess.PIPE, text=True, timeout=120 + 3 * parts / rate)
-            plc.wait(30)
+            if line.returncode == 0:
+                plc.wait(30)
+        except subprocess.TimeoutExpired as error:
+            raise LinesideError("the demo's line did not come to its end", got=f"nothing for {error.timeout:.0f} s",
+                                next=f"See {out / 'plc.txt'}.") from error
         finally:
             if plc.poll() is None:
                 plc.terminate()
@@ -142,7 +151,7 @@ def print_demo(summary: dict[str, Any], out: Path) -> None:
     console.print("The ids that the PLC ejected are exactly those expected." if summary["reconciled"]
                   else "[red]The two do NOT agree: compare journal.db and plc.jsonl.")
     latency = summary["latency_ms"]
-    console.print(f"{summary['defective']} parts were rendered with a defect: recall {summary['recall']:.3f}, "
-                  f"false-reject rate {summary['false_reject_rate']:.3f}; exposure to verdict p50 {latency.get('p50', 0):.1f} ms, "
-                  f"p99 {latency.get('p99', 0):.1f} ms", soft_wrap=True)
+    recall, rate = ("-" if figure is None else f"{figure:.3f}" for figure in (summary["recall"], summary["false_reject_rate"]))
+    console.print(f"{summary['defective']} parts were rendered with a defect: recall {recall}, false-reject rate {rate}; "
+                  f"exposure to verdict p50 {latency.get('p50', 0):.1f} ms, p99 {latency.get('p99', 0):.1f} ms", soft_wrap=True)
     console.print(f"Pictures of the rejects: {out / 'journal-pictures'}; figures: {out / 'summary.json'}", soft_wrap=True)

@@ -63,6 +63,13 @@ def test_a_tiny_defect_does_not_vanish_from_a_smaller_mask(tmp_path):
         read_mask(tmp_path / "m.png", (100, 100), (64, 64))
 
 
+def test_masks_of_zero_and_one_are_masks_too(tmp_path):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:20, 10:20] = 1
+    write_image(tmp_path / "m.png", mask)
+    assert read_mask(tmp_path / "m.png", (64, 64), (64, 64)).sum() == 100
+
+
 def test_evaluate_reports_all_figures_and_null_rates_without_a_threshold(bundle, cloth, lineside):
     code, out, _ = lineside("evaluate", bundle, "--data", cloth, "--json")
     figures = json.loads(out)

@@ -12,6 +12,7 @@ from scipy.stats import beta
 from calib.threshold import calibrate, parts_needed, rank, smallest_rate, upper_bound
 from edge.bundle import load_bundle
 from edge.errors import BundleError, InputError
+from edge.prepare import read_image, write_image
 
 
 @pytest.mark.parametrize(("n", "rate", "k"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99), (9, 0.1, 9), (100, 0.1, 91)])
@@ -73,6 +74,35 @@ def test_images_that_were_fitted_on_are_refused_under_any_name(bundle, cloth, tm
     code, _, err = lineside("calibrate", bundle, "--good", good, "--false-reject-rate", "0.1")
     assert code == 2 and "innocent.png" in err and "fitted on" in err
     assert (bundle / "decision.toml").read_bytes() == before
+
+
+def test_grey_images_stored_as_rgb_are_recognised(bundle, cloth, tmp_path, lineside):
+    record = load_bundle(bundle).images()
+    grey = read_image(cloth / "train" / "good" / record["fitted"][0]["name"])
+    shutil.copytree(cloth / "test" / "good", tmp_path / "good")
+    write_image(tmp_path / "good" / "rgb.png", np.repeat(grey, 3, axis=2))
+    code, _, err = lineside("calibrate", bundle, "--good", tmp_path / "good", "--false-reject-rate", "0.1")
+    assert code == 2 and "rgb.png" in err
+
+
+def test_another_folder_of_the_same_layout_is_not_taken_for_the_images_set_aside(bundle, cloth, tmp_path, monkeypatch, lineside):
+    other = tmp_path / "other"
+    shutil.copytree(cloth, other)
+    for path in (other / "train" / "good").iterdir():
+        write_image(path, read_image(path)[::-1].copy())
+    loaded = load_bundle(bundle)
+    images = {**loaded.images(), "data": str(other / "train" / "good")}
+    monkeypatch.setattr(type(loaded), "images", lambda self: images)
+    code, _, err = lineside("calibrate", bundle, "--false-reject-rate", "0.4")
+    assert code == 2 and "is not the image that the fit set aside" in err
+
+
+def test_a_folder_with_defects_in_it_is_no_folder_of_good_parts(bundle, cloth, tmp_path, lineside):
+    code, _, err = lineside("calibrate", bundle, "--good", cloth / "test" / "..", "--false-reject-rate", "0.1")
+    assert code == 2 and "fitted on" in err  # train/good of the layout
+    shutil.copytree(cloth / "test" / "hole", tmp_path / "mixed" / "hole")
+    code, _, err = lineside("calibrate", bundle, "--good", tmp_path / "mixed", "--false-reject-rate", "0.1")
+    assert code == 2 and "does not say which of its images are good" in err
 
 
 def test_the_same_pixels_twice_count_once(bundle, cloth, tmp_path, lineside):

@@ -48,6 +48,16 @@ def test_near_duplicates_stay_together(cloth, tmp_path):
         assert good.held_out
 
 
+@pytest.mark.parametrize(("parts", "shots"), [(2, 12), (3, 12), (5, 6)])
+def test_few_parts_photographed_often_stay_together(cloth, parts, shots):
+    rng = np.random.default_rng(0)
+    frames = [read_image(path).astype(np.float32) for path in sorted((cloth / "train" / "good").iterdir())[:parts]]
+    shifted = [np.roll(frame, rng.integers(-2, 3, 2), (0, 1)) + rng.normal(0, 2, frame.shape) for frame in frames for _ in range(shots)]
+    spectra = [phase_spectrum(np.clip(frame, 0, 255).astype(np.uint8)) for frame in shifted]
+    groups = near_duplicate_groups(np.stack(spectra))
+    assert sorted(map(sorted, groups)) == [list(range(shots * k, shots * (k + 1))) for k in range(parts)]
+
+
 def test_objects_that_look_alike_are_no_near_duplicates():
     rng = np.random.default_rng(0)
     ys, xs = np.mgrid[:96, :96]
@@ -158,6 +168,25 @@ def test_a_damaged_run_is_refused(fitted_run, tmp_path, lineside, name):
     (tmp_path / "run" / name).write_bytes(data[: len(data) // 2])
     code, _, err = lineside("export", tmp_path / "run", "--out", tmp_path / "bundle")
     assert code == 2 and "not a whole run" in err and not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("size", [144, 208])
+def test_sizes_whose_half_is_no_multiple_of_the_stride_can_be_fitted(cloth, tmp_path, size):
+    assert fit("sidn", cloth, tmp_path / "run", Budget(steps=1), size=size, width=1).height == size
+
+
+def test_a_run_keeps_all_arguments_of_its_network(fitted_run):
+    arguments = read_run(fitted_run)[0].arguments
+    assert arguments["width"] == 2 and arguments["clusters"] == 12 and arguments["background_weight"] == 0.1
+
+
+def test_defects_beside_good_images_are_not_fitted_on(cloth, tmp_path, lineside):
+    shutil.copytree(cloth / "train" / "good", tmp_path / "data" / "good")
+    shutil.copytree(cloth / "test" / "hole", tmp_path / "data" / "bad")
+    assert not {"bad"} & {i.name.split("/")[0] for i in load_good_images(tmp_path / "data", 64, 64, 1, 0).fitted}
+    (tmp_path / "data" / "good").rename(tmp_path / "data" / "fine")
+    code, _, err = lineside("fit", "sidn", "--data", tmp_path / "data", "--out", tmp_path / "run", "--steps", "1")
+    assert code == 2 and "bad, fine" in err
 
 
 def test_fit_tells_its_figures_as_json(cloth, tmp_path, lineside):

@@ -25,6 +25,10 @@ def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
     assert {opset.domain for opset in graph.opset_import} == {""} and graph.opset_import[0].version == 18
 
 
+def test_the_graph_names_no_file_of_this_machine(exported):
+    assert b".py" not in (exported / "model" / "fp32.onnx").read_bytes()
+
+
 def test_openvino_agrees_with_torch_on_real_images(fitted_run, exported):
     record, network = read_run(fitted_run)
     images = parity_images(record, network)
