@@ -152,7 +152,7 @@ def _print_verdicts(results: list[dict[str, Any]], bundle: Path, uncalibrated: b
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("image", "verdict", "score", "threshold", "blobs", "largest", "overlay")
+    table = Table("image", "verdict", "score", "threshold", "blobs", "largest blob")
     for row in results:
         colour = {"REJECT": "[red]REJECT", "PASS": "[green]PASS", None: "-"}[row["verdict"]]
         blob = row["blobs"][0] if row["blobs"] else None
@@ -160,8 +160,11 @@ def _print_verdicts(results: list[dict[str, Any]], bundle: Path, uncalibrated: b
         if blob is not None and blob["area_mm2"] is not None:
             largest += f", {blob['area_mm2']:g} mm2"
         threshold = "-" if row["threshold"] is None else f"{row['threshold']:.4f}"
-        table.add_row(Path(row["image"]).name, colour, f"{row['score']:.4f}", threshold, str(len(row["blobs"])), largest,
-                      row["overlay"])
-    Console().print(table)
+        name = "/".join(Path(row["image"]).parts[-2:])
+        table.add_row(name, colour, f"{row['score']:.4f}", threshold, str(len(row["blobs"])), largest)
+    console = Console()
+    console.print(table)
+    if results:
+        console.print(f"Pictures: {Path(results[0]['overlay']).parent}", highlight=False, soft_wrap=True)
     if uncalibrated:
         print(f"No verdict without a threshold. Next: lineside calibrate {bundle}")
