@@ -1,36 +1,20 @@
-"""The detectors by name. A detector is a ``torch.nn.Module`` whose ``forward`` is the deployable graph."""
+"""The detectors by name. A detector is a ``torch.nn.Module`` whose ``forward`` is the deployable graph.
+
+Beside that, the fit loop and the export need of its class: ``channels`` of the input image, ``stride`` (image sides are multiples of
+it), ``batch_size``, ``learning_rate`` of Adam at its highest, ``post_filter`` in decision.toml's words, ``losses(image, mask)`` (the weighted
+terms of a batch by name, for float32 ``[N, C or 1, H, W]``), and ``make_defects(image, rng)`` (a defective image and its mask from a
+good one, float32 ``[H, W, C]`` and ``[H, W, 1]``).
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any
 
 from edge.prepare import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from detectors.defects import Image
-
 NAMES = ("ndp-net", "fim-net", "sidn", "local-occ", "aw-ssim")
 BUILT = {"sidn": ("detectors.sidn", "Sidn")}
-
-
-class Detector(Protocol):
-    """What the fit loop and the export need of a network, beyond being a ``torch.nn.Module``."""
-
-    channels: ClassVar[int]  # of the input image
-    stride: ClassVar[int]  # image sides are multiples of it
-    batch_size: ClassVar[int]
-    learning_rate: ClassVar[float]  # of Adam, at its highest
-    post_filter: ClassVar[tuple[str, ...]]  # the paper's, in decision.toml's words
-
-    def losses(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The weighted loss terms of a batch, whose sum is minimised. image, mask: float32 ``[N, C or 1, H, W]``."""
-
-    def make_defects(self, image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
-        """A defective image and its mask from a good one, float32 ``[H, W, C]`` and ``[H, W, 1]``."""
 
 
 def detector_class(name: str) -> Any:

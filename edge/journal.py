@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.control.state import Ended
+from edge.control.events import Ended
 from edge.errors import InputError
 from edge.inspection import Inspection
 from edge.overlay import draw_overlay

@@ -15,8 +15,8 @@ from typing import Any
 from edge.bundle import load_bundle
 from edge.cameras import Camera, CameraFrame
 from edge.cameras.folder import FolderCamera
+from edge.control.events import Expose, PartVerdict
 from edge.control.line import LineControl
-from edge.control.state import Expose, PartVerdict
 from edge.errors import EngineError, InputError
 from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo

@@ -9,22 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from edge.control.state import (
-    Action,
-    Alarm,
-    BeltTiming,
-    Ended,
-    Event,
-    Expose,
-    FaultOver,
-    LineState,
-    LinkBack,
-    Order,
-    PartVerdict,
-    Report,
-    Stop,
-    Tick,
-)
+from edge.control.events import Action, Alarm, Ended, Event, Expose, FaultOver, LinkBack, Order, PartVerdict, Report, Stop, Tick
+from edge.control.state import BeltTiming, LineState
 from edge.plc import LineStatus, PlcLink
 
 HEARTBEAT = 0.050  # s
@@ -83,11 +69,9 @@ class LineControl:
         return self._done.wait(timeout)
 
     def _run(self) -> None:
-        try:
+        with contextlib.suppress(OSError, AttributeError):  # without the right to it: told as `realtime`, and as state degraded
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
             self.realtime = True
-        except (PermissionError, OSError, AttributeError):
-            pass  # reported by the runtime as degraded timing
         try:
             self._loop()
         except BaseException as error:  # the runtime raises it; the closed port makes the PLC take the safe action

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Protocol
 
-from edge.control.state import Event, Report
+from edge.control.events import Event, Report
 
 
 class LineStatus(IntEnum):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import serial
 
-from edge.control.state import (
+from edge.control.events import (
     BeltStopped,
     Confirm,
     Event,

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from edge.control.state import Ended
+from edge.control.events import Ended
 from edge.errors import InputError
 from edge.inspection import Inspection
 from edge.journal import PICTURES_WAITING, Journal, PartInfo

@@ -8,15 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.control.state import (
+from edge.control.events import (
     Alarm,
     BeltStopped,
-    BeltTiming,
     Confirm,
     Ended,
     Expose,
     FaultOver,
-    LineState,
     LinkLost,
     Order,
     OrderFailed,
@@ -28,6 +26,7 @@ from edge.control.state import (
     TriggerRefused,
     VerdictDelivered,
 )
+from edge.control.state import BeltTiming, LineState
 from edge.rule import Cause, Verdict
 
 TIMING = BeltTiming(travel=1.0, lead=0.1)
