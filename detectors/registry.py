@@ -1,9 +1,9 @@
 """The detectors by name. A detector is a ``torch.nn.Module`` whose ``forward`` is the deployable graph.
 
-Beside that, the fit loop and the export need of its class: ``channels`` of the input image, ``stride`` (image sides are multiples of
-it), ``batch_size``, ``learning_rate`` of Adam at its highest, ``post_filter`` in decision.toml's words, ``losses(image, mask)`` (the weighted
-terms of a batch by name, for float32 ``[N, C or 1, H, W]``), and ``make_defects(image, rng)`` (a defective image and its mask from a
-good one, float32 ``[H, W, C]`` and ``[H, W, 1]``).
+Beside that, the fit loop and the export need of its class: ``channels`` of the input image, ``stride`` (image sides are
+multiples of it), ``batch_size``, ``learning_rate`` of Adam at its highest, ``post_filter`` in decision.toml's words,
+``losses(image, mask)`` (the weighted terms of a batch by name, for float32 ``[N, C or 1, H, W]``), and ``make_defects(image, rng)``
+(a defective image and its mask from a good one, float32 ``[H, W, C]`` and ``[H, W, 1]``).
 """
 
 from __future__ import annotations
