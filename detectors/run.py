@@ -45,17 +45,24 @@ class RunRecord:
 
 def write_run(out: Path, temporary: Path, record: RunRecord, weights: Mapping[str, Tensor],
               history: Sequence[Mapping[str, float]]) -> None:
-    """Write ``weights.pt``, ``run.json``, ``loss.csv`` and ``loss.png`` into ``temporary``, then rename it to ``out``."""
-    torch.save(dict(weights), temporary / "weights.pt")
-    (temporary / "run.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
-    with (temporary / "loss.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["step", *history[0]])
-        writer.writeheader()
-        writer.writerows({"step": step, **terms} for step, terms in enumerate(history, 1))
-    plot_losses(temporary / "loss.png", history)
-    if out.is_dir():
-        out.rmdir()  # empty: checked when the fit began
-    temporary.rename(out.resolve())
+    """Write ``weights.pt``, ``run.json``, ``loss.csv`` and ``loss.png`` into ``temporary``, then rename it to ``out``.
+
+    Raises InputError when the disk is full, or ``out`` was made by somebody else meanwhile.
+    """
+    try:
+        torch.save(dict(weights), temporary / "weights.pt")
+        (temporary / "run.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
+        with (temporary / "loss.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["step", *history[0]])
+            writer.writeheader()
+            writer.writerows({"step": step, **terms} for step, terms in enumerate(history, 1))
+        plot_losses(temporary / "loss.png", history)
+        if out.is_dir():
+            out.rmdir()  # empty: checked when the fit began
+        temporary.rename(out.resolve())
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
+        raise InputError(f"the run {out} cannot be written", got=str(error).splitlines()[0], expected="room on the disk",
+                         next="Make room, or give another --out, and fit again.") from error
 
 
 def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:

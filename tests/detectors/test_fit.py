@@ -175,6 +175,15 @@ def test_sizes_whose_half_is_no_multiple_of_the_stride_can_be_fitted(cloth, tmp_
     assert fit("sidn", cloth, tmp_path / "run", Budget(steps=1), size=size, width=1).height == size
 
 
+def test_a_disk_that_is_full_at_the_end_of_a_fit_is_one_message(cloth, tmp_path, monkeypatch, lineside):
+    def full(*_):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr("detectors.run.torch.save", full)
+    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "1", "--size", "64", "--width", "1")
+    assert code == 2 and "cannot be written" in err and list(tmp_path.iterdir()) == []
+
+
 def test_a_run_keeps_all_arguments_of_its_network(fitted_run):
     arguments = read_run(fitted_run)[0].arguments
     assert arguments["width"] == 2 and arguments["clusters"] == 12 and arguments["background_weight"] == 0.1
