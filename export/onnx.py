@@ -134,17 +134,12 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         bundle = write_bundle(
             temporary, out, name=name or out.resolve().name, detector=record.detector, input_size=size,
             map_size=(int(expected.shape[2]), int(expected.shape[3])), sizes=record.sizes, fit=fit,
-            images={"data": str(folder_of(record)), "fitted": _listing(record.fitted), "held_out": _listing(record.held_out)},
+            images={"data": str(good_folder(Path(record.data))), "fitted": _listing(record.fitted), "held_out": _listing(record.held_out)},
             post_filter=tuple(network.post_filter),  # type: ignore[arg-type]
         )
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return bundle, difference
-
-
-def folder_of(record: RunRecord) -> Path:
-    """The folder that the names of a run's images are relative to."""
-    return good_folder(Path(record.data))
 
 
 def _listing(images: Sequence[object]) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
     word = st.integers(0, 0xFFFF)
     return Frame(
         kind, draw(st.sampled_from(plc_frames.CODES[kind])), draw(word), draw(word), draw(st.integers(0, (1 << 32) - 1)),
-        draw(st.integers(-1 << 31, (1 << 31) - 1)),
+        draw(st.integers(-1 << 31, (1 << 31) - 1)), draw(st.integers(0, (1 << 32) - 1)),
     )
 
 

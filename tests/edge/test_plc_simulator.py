@@ -1,4 +1,4 @@
-"""The PLC simulator: its codec against the document, its machine on a made-up clock, its loop through a real pty."""
+"""The PLC simulator: its machine on a made-up clock, its loop through a real pty."""
 
 from __future__ import annotations
 
@@ -17,27 +17,14 @@ from typing import Any
 
 import pytest
 import serial
-from hypothesis import strategies as st
 
 from edge.errors import InputError, LinkError
-from edge.simulation import plc_frames
 from edge.simulation.conveyor import Conveyor, PlcSettings
 from edge.simulation.plc import _Log, simulate
-from edge.simulation.plc_frames import COMMANDS, FROM_LINE, FROM_PLC, Ack, Frame, Inbox, Kind, Outbox, Reader
+from edge.simulation.plc_frames import COMMANDS, FROM_PLC, Ack, Frame, Inbox, Kind, Outbox, Reader
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "plc-frames.md").read_text()
 LINE = 0xABCD  # the line's session
 PASS, BAD, EJECT, RELEASE = range(4)
-
-
-@st.composite
-def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
-    kind = draw(st.sampled_from(sorted(kinds)))
-    word = st.integers(0, 0xFFFF)
-    return Frame(
-        kind, draw(st.sampled_from(plc_frames.CODES[kind])), draw(word), draw(word), draw(st.integers(0, (1 << 32) - 1)),
-        draw(st.integers(-1 << 31, (1 << 31) - 1)),
-    )
 
 
 # -- the machine, on a made-up clock: part k is fed at (k - 1) x 100 ms and at the ejector 600 ms later -------------------
