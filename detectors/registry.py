@@ -1,9 +1,14 @@
 """The detectors by name. A detector is a ``torch.nn.Module`` whose ``forward`` is the deployable graph.
 
-Beside that, the fit loop and the export need of its class: ``channels`` of the input image, ``stride`` (image sides are
-multiples of it), ``batch_size``, ``learning_rate`` of Adam at its highest, ``post_filter`` in decision.toml's words,
-``losses(image, mask)`` (the weighted terms of a batch by name, for float32 ``[N, C or 1, H, W]``), and ``make_defects(image, rng)``
-(a defective image and its mask from a good one, float32 ``[H, W, C]`` and ``[H, W, 1]``).
+Beside that, the fit loop and the export need of its class:
+
+- ``channels`` of the input image, ``stride`` (image sides are multiples of it), ``post_filter`` in decision.toml's words;
+- ``backbone``: the paper's ImageNet network by its name in `detectors.backbones`, or None; where there is one, ``use_backbone(backbone)``
+  takes it before the first phase, and a constructor argument ``backbone`` (if there is one) gets the name of the one used;
+- ``presets``: "paper" and "edge", each with ``size`` and ``width``; ``ablations``: constructor arguments by name of what they leave out;
+- all constructor arguments with defaults, ``width`` among them, and ``size`` where the layers depend on it;
+- ``phases(size)``: what the fit loop does (`detectors.phases`);
+- ``make_defects(image, rng, natural)``: a defective image and its mask from a good one, float32 ``[H, W, C]`` and ``[H, W, 1]``.
 """
 
 from __future__ import annotations

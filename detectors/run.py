@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +39,8 @@ class RunRecord:
     precision: str  # of the fit's arithmetic
     threads: int
     torch: str
+    backbone: str | None  # whose ImageNet weights were used, where the detector uses any
+    natural_images: str  # where artificial defects were cut from
     sizes: FrameSizes
     fitted: list[GoodImage]
     held_out: list[GoodImage]
@@ -53,16 +56,23 @@ def write_run(out: Path, temporary: Path, record: RunRecord, weights: Mapping[st
         torch.save(dict(weights), temporary / "weights.pt")
         (temporary / "run.json").write_text(json.dumps(asdict(record), indent=1) + "\n")
         with (temporary / "loss.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["step", *history[0]])
+            writer = csv.DictWriter(file, ["step", *term_names(history)])
             writer.writeheader()
             writer.writerows({"step": step, **terms} for step, terms in enumerate(history, 1))
         plot_losses(temporary / "loss.png", history)
+        old = temporary.with_suffix(".old")
         if out.is_dir():
-            out.rmdir()  # empty: checked when the fit began
+            out.resolve().rename(old)  # empty, or the stopped run that this one goes on from: checked when the fit began
         temporary.rename(out.resolve())
+        shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a full disk
         raise InputError(f"the run {out} cannot be written", got=str(error).splitlines()[0], expected="room on the disk",
                          next="Make room, or give another --out, and fit again.") from error
+
+
+def term_names(history: Sequence[Mapping[str, float]]) -> list[str]:
+    """The names of all loss terms, in the order in which they appear."""
+    return list(dict.fromkeys(name for terms in history for name in terms))
 
 
 def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -72,10 +82,11 @@ def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     window = max(1, len(history) // 100)
-    for name in history[0]:
-        values = [terms[name] for terms in history]
+    for name in term_names(history):
+        steps = [step for step, terms in enumerate(history, 1) if name in terms]
+        values = [history[step - 1][name] for step in steps]
         smooth = [sum(values[max(0, i - window + 1): i + 1]) / len(values[max(0, i - window + 1): i + 1]) for i in range(len(values))]
-        axes.plot(range(1, len(values) + 1), smooth, label=name)
+        axes.plot(steps, smooth, label=name)
     axes.set(xlabel="step", ylabel=f"loss (mean over {window} steps)", yscale="symlog", title="Loss terms, weighted as they are added")
     axes.set_yscale("symlog", linthresh=1e-4)
     axes.grid(alpha=0.3)
@@ -101,10 +112,13 @@ def read_run(folder: Path) -> tuple[RunRecord, nn.Module]:
     return record, network.eval()
 
 
-def claim_folder(out: Path, kind: str) -> Path:
-    """Make an empty temporary sibling of ``out`` to write into. Raises InputError if ``out`` exists and is not empty."""
+def claim_folder(out: Path, kind: str, replace: bool = False) -> Path:
+    """Make an empty temporary sibling of ``out`` to write into.
+
+    Raises InputError if ``out`` exists and is not empty, unless it may be replaced.
+    """
     out = out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not replace)):
         raise InputError(f"{out} exists already", expected="a folder that does not exist yet, so that nothing is lost",
                          next=f"Give another --out, or remove the old {kind}.")
     temporary = out.with_name(f".{out.name}.{os.getpid()}.part")

@@ -10,13 +10,16 @@ size, at a rate that rises to 2e-3 and falls to nothing, with mirrored, relit an
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.defects import gaussian_noise_defects
-
-PAPER_WIDTH = 16
+from detectors.defects import Image, gaussian_noise_defects
+from detectors.natural import NaturalImages
+from detectors.phases import Batch, Phase, Views
 
 
 class ResidualBlock(nn.Module):
@@ -102,21 +105,27 @@ class Sidn(nn.Module):
 
     channels = 1
     stride = 16
-    batch_size = 8
-    learning_rate = 2e-3
+    backbone = None
+    presets: ClassVar = {"paper": {"size": 256, "width": 16}, "edge": {"size": 256, "width": 16}}
+    ablations: ClassVar = {
+        "without clustering": {"clustering_weight": 0.0}, "without centre separation": {"centre_weight": 0.0},
+        "without GSRM": {"global_relation": False},
+    }
     post_filter = ("median:5", "threshold", "open:5")
 
     def __init__(
-        self, width: int = PAPER_WIDTH, clusters: int = 12, background_weight: float = 0.1,
+        self, width: int = 16, clusters: int = 12, background_weight: float = 0.1,
         separation_weight: float = 0.01, clustering_weight: float = 0.01, centre_weight: float = 0.01, fusion: float = 0.5,
+        global_relation: bool = True,
     ) -> None:
-        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F)."""
+        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F); global_relation: with GSRM."""
         super().__init__()
         self.background_weight = background_weight
         self.separation_weight = separation_weight
         self.clustering_weight = clustering_weight
         self.centre_weight = centre_weight
         self.fusion = fusion
+        self.global_relation = global_relation
         deep = 16 * width
         self.fem = nn.Sequential(  # eq 2: [2C, H/2, W/2]
             nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), ResidualBlock(width, width),
@@ -143,16 +152,22 @@ class Sidn(nn.Module):
 
     def segment(self, z_t: Tensor, z_d: Tensor) -> tuple[Tensor, Tensor]:
         """Eqs 21-24, 3, 4: the logits of the texture and the defect segmentation, each ``[N, 1, H, W]``."""
-        texture = self.texture_sm(self.texture_gsrm(z_t, self.texture_centres))
-        return texture, self.defect_sm(self.defect_gsrm(z_d, self.defect_centres))
+        if self.global_relation:
+            z_t, z_d = self.texture_gsrm(z_t, self.texture_centres), self.defect_gsrm(z_d, self.defect_centres)
+        return self.texture_sm(z_t), self.defect_sm(z_d)
 
     def forward(self, image: Tensor) -> Tensor:
         texture, defect = self.segment(*self.decompose(image))
         return (1 - self.fusion) * torch.sigmoid(-texture) + self.fusion * torch.sigmoid(defect)  # eq 26
 
-    def losses(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """The weighted terms of eq 25 (eqs 5 and 19) for defective images and their masks, both ``[N, 1, H, W]``."""
-        z_t, z_d = self.decompose(image)
+    def phases(self, size: int) -> list[Phase]:
+        crop = max(64, size // 2 // self.stride * self.stride)
+        return [Phase("fit", 1.0, self.losses, Views(crop), batch_size=8, learning_rate=2e-3)]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of eq 25 (eqs 5 and 19)."""
+        mask = batch.mask
+        z_t, z_d = self.decompose(batch.image)
         texture, defect = self.segment(z_t, z_d)
         flat_t = z_t.float().permute(0, 2, 3, 1).flatten(0, 2)
         flat_d = z_d.float().permute(0, 2, 3, 1).flatten(0, 2)
@@ -164,4 +179,6 @@ class Sidn(nn.Module):
             "centres": self.centre_weight * centre_separation_loss(self.texture_centres, self.defect_centres),
         }
 
-    make_defects = staticmethod(gaussian_noise_defects)
+    def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
+        """DGM, eq 1: noise takes the place of the image inside a random mask."""
+        return gaussian_noise_defects(image, rng)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.natural import NaturalImages
 from detectors.run import RunRecord, claim_folder, read_run
 from edge.bundle import Bundle, write_bundle
 from edge.engines.openvino import OpenVinoEngine
@@ -100,13 +101,14 @@ def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
     channels: int = network.channels  # type: ignore[assignment]
     images: list[NDArray[np.uint8]] = []
     rng = np.random.default_rng(record.seed)
+    natural = NaturalImages()
     for image in record.held_out[:PARITY_IMAGES]:
         frame = read_image(folder / image.name)
         if frame_hash(frame) != image.sha256:
             raise InputError(f"{folder / image.name} has changed since the fit", next="Run `lineside fit` again.")
         prepared = np.empty((record.height, record.width, channels), np.uint8)
         prepare_frame(frame, prepared)
-        defective, _ = network.make_defects(prepared.astype(np.float32) / 255, rng)  # type: ignore[operator]
+        defective, _ = network.make_defects(prepared.astype(np.float32) / 255, rng, natural)  # type: ignore[operator]
         images += [prepared, np.rint(defective * 255).astype(np.uint8)]
     return np.stack(images)
 
@@ -129,6 +131,7 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         fit = {
             "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed, "steps": record.steps,
             "minutes": record.minutes, "interrupted": record.interrupted, "precision": record.precision, "torch": record.torch,
+            "backbone": record.backbone or "none", "natural_images": record.natural_images,
             "images_fitted": len(record.fitted), "images_held_out": len(record.held_out), "parity": difference,
         }
         bundle = write_bundle(

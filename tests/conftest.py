@@ -25,10 +25,10 @@ def cloth(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def fitted_run(cloth, tmp_path_factory) -> Path:
     """A SIDN of width 2 at 64 px, after 30 steps."""
-    from detectors.fit import Budget, fit
+    from detectors.fit import Budget, Settings, fit
 
     out = tmp_path_factory.mktemp("run") / "run"
-    fit("sidn", cloth, out, Budget(steps=30), seed=1, size=64, width=2)
+    fit(Settings("sidn", seed=1, size=64, width=2), cloth, out, Budget(steps=30))
     return out
 
 

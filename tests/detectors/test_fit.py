@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.fit import Budget, fit, make_batch
+from detectors.batches import make_batch
+from detectors.fit import Budget, Settings, fit
 from detectors.images import load_good_images, near_duplicate_groups, phase_spectrum, split
+from detectors.natural import NaturalImages
 from detectors.run import read_run
 from detectors.sidn import Sidn
 from edge.errors import InputError
@@ -85,14 +87,17 @@ def test_exact_copies_count_once(cloth, tmp_path):
 
 def test_a_batch_depends_on_seed_and_step_alone(cloth):
     pixels = load_good_images(cloth, 64, 64, 1, 0).pixels
-    one, same, other = (make_batch(Sidn(width=1), pixels, 64, 5, step) for step in (3, 3, 4))
-    assert torch.equal(one[0], same[0]) and torch.equal(one[1], same[1]) and not torch.equal(one[0], other[0])
-    assert one[0].shape == (8, 1, 64, 64) and one[1].shape == (8, 1, 64, 64)
+    network = Sidn(width=1)
+    one, same, other = (make_batch(network, network.phases(64)[0], pixels, NaturalImages(), (5, 0, step)) for step in (3, 3, 4))
+    assert torch.equal(one.image, same.image) and torch.equal(one.mask, same.mask) and not torch.equal(one.image, other.image)
+    assert one.clean.shape == one.image.shape == one.mask.shape == (8, 1, 64, 64)
+    assert torch.equal(one.clean[one.mask.amax((1, 2, 3)) == 0], one.image[one.mask.amax((1, 2, 3)) == 0])
+    assert not torch.equal(one.clean, one.image)
 
 
 def test_the_same_seed_and_steps_give_the_same_weights(cloth, fitted_run, tmp_path):
-    fit("sidn", cloth, tmp_path / "again", Budget(steps=30), seed=1, size=64, width=2)
-    fit("sidn", cloth, tmp_path / "other", Budget(steps=30), seed=2, size=64, width=2)
+    fit(Settings("sidn", seed=1, size=64, width=2), cloth, tmp_path / "again", Budget(steps=30))
+    fit(Settings("sidn", seed=2, size=64, width=2), cloth, tmp_path / "other", Budget(steps=30))
     first, again, other = (read_run(run)[1].state_dict() for run in (fitted_run, tmp_path / "again", tmp_path / "other"))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
@@ -110,7 +115,7 @@ def test_a_run_holds_record_curves_and_a_picture(fitted_run):
 
 def test_minutes_bound_a_fit(cloth, tmp_path):
     start = time.monotonic()
-    record = fit("sidn", cloth, tmp_path / "run", Budget(minutes=0.05), size=64, width=1)
+    record = fit(Settings("sidn", size=64, width=1), cloth, tmp_path / "run", Budget(minutes=0.05))
     assert record.steps >= 1 and 2.5 <= 60 * record.minutes <= 10 and time.monotonic() - start < 30
 
 
@@ -172,7 +177,7 @@ def test_a_damaged_run_is_refused(fitted_run, tmp_path, lineside, name):
 
 @pytest.mark.parametrize("size", [144, 208])
 def test_sizes_whose_half_is_no_multiple_of_the_stride_can_be_fitted(cloth, tmp_path, size):
-    assert fit("sidn", cloth, tmp_path / "run", Budget(steps=1), size=size, width=1).height == size
+    assert fit(Settings("sidn", size=size, width=1), cloth, tmp_path / "run", Budget(steps=1)).height == size
 
 
 def test_a_disk_that_is_full_at_the_end_of_a_fit_is_one_message(cloth, tmp_path, monkeypatch, lineside):

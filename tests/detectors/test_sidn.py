@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detectors.defects import gaussian_noise_defects, random_mask, smooth_noise
+from detectors.phases import Batch
 from detectors.sidn import (
     GlobalSemanticRelation,
     Sidn,
@@ -104,7 +105,8 @@ def test_shapes_and_setup_are_the_papers():
 
 def test_every_loss_term_reaches_the_weights_it_is_about():
     net = Sidn(width=2)
-    terms = net.losses(torch.rand(2, 1, 64, 64), (torch.rand(2, 1, 64, 64) > 0.8).float())
+    image, mask = torch.rand(2, 1, 64, 64), (torch.rand(2, 1, 64, 64) > 0.8).float()
+    terms = net.losses(Batch(image, image, mask))
     assert set(terms) == {"segmentation", "separation", "clustering", "centres"}
     for name, parameter in {"segmentation": net.texture_sm[0].weight, "separation": net.defect_fsem[0].body[0].weight,
                             "clustering": net.texture_centres, "centres": net.defect_centres}.items():
