@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
 
 from edge.prepare import Frame, FrameSizes, InputError, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
 
@@ -65,7 +67,7 @@ def likeness(one: NDArray[np.complex64], others: NDArray[np.complex64]) -> NDArr
 
 
 def near_duplicate_groups(spectra: NDArray[np.complex64]) -> list[list[int]]:
-    """Groups of indices of near-duplicates among phase spectra ``[N, 64, 33]``, linked by likeness.
+    """Groups of indices of near-duplicates among phase spectra ``[N, 64, 33]``, in order, by average linkage of their likeness.
 
     All images of one object are alike; near-duplicates are far more alike than two images usually are.
     """
@@ -74,20 +76,16 @@ def near_duplicate_groups(spectra: NDArray[np.complex64]) -> list[list[int]]:
         alike[index, index:] = alike[index:, index] = likeness(one, spectra[index:])
     # The spread is taken below the median: above it there may be duplicates, where each part was photographed often.
     lower, usual = np.percentile(alike[np.triu_indices(len(alike), 1)], [25, 50]) if len(alike) > 1 else (0.0, 0.0)
-    linked = alike > max(NEAR_DUPLICATE, min(usual + UNUSUAL * (usual - lower), CERTAIN))
-    unseen = set(range(len(alike)))
-    groups = []
-    while unseen:
-        group, frontier = [], [min(unseen)]
-        unseen.discard(frontier[0])
-        while frontier:
-            index = frontier.pop()
-            group.append(index)
-            neighbours = [j for j in np.flatnonzero(linked[index]).tolist() if j in unseen]
-            unseen.difference_update(neighbours)
-            frontier += neighbours
-        groups.append(sorted(group))
-    return groups
+    # Where nearly all images are that alike, an object lies in a fixture, and pixels cannot tell two of it from one seen twice.
+    limit = max(NEAR_DUPLICATE, min(usual + UNUSUAL * (usual - lower), CERTAIN if usual < CERTAIN else 1.0))
+    if len(alike) < 2:
+        return [[0]]
+    # Average linkage: parts that come turned are each like the few at nearly the same angle, and a chain of those is no group.
+    tree = linkage(squareform(1 - np.clip(alike, 0, 1), checks=False), "average")
+    groups: dict[int, list[int]] = {}
+    for index, group in enumerate(fcluster(tree, 1 - limit, "distance").tolist()):
+        groups.setdefault(group, []).append(index)
+    return list(groups.values())
 
 
 def split(groups: list[list[int]], seed: int) -> list[int]:

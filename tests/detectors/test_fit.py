@@ -22,6 +22,7 @@ from detectors.run import read_run
 from detectors.sidn import Sidn
 from edge.errors import InputError
 from edge.prepare import read_image, write_image
+from edge.simulation.surface import Surface
 
 
 def test_about_a_fifth_is_set_aside_and_the_seed_says_which(cloth):
@@ -208,3 +209,16 @@ def test_fit_tells_its_figures_as_json(cloth, tmp_path, lineside):
                             "--json")
     figures = json.loads(out)
     assert code == 0 and figures["steps"] == 2 and figures["images_fitted"] + figures["images_held_out"] == 24
+
+
+def test_turned_parts_can_be_set_aside():
+    """Each is like the few at nearly the same angle: a chain through all of them, and no group of near-duplicates."""
+    surface = Surface("printed", 5, 96, turned=True)
+    groups = near_duplicate_groups(np.stack([phase_spectrum(surface.part(index).frame) for index in range(60)]))
+    assert len(groups) >= 5 and 5 <= len(split(groups, 0)) <= 12
+
+
+def test_parts_in_a_fixture_can_be_set_aside():
+    surface = Surface("printed", 11, 256)
+    groups = near_duplicate_groups(np.stack([phase_spectrum(surface.part(index).frame) for index in range(20)]))
+    assert len(split(groups, 0)) == 4
