@@ -189,9 +189,13 @@ class ResNet18(Backbone):
                 if block.down is not None:
                     pairs.append((block.down, f"{where}.downsample.0", f"{where}.downsample.1"))
         for conv, weight, norm in pairs:
-            scale = _entry(state, f"{norm}.weight", path) / (_entry(state, f"{norm}.running_var", path) + 1e-5).sqrt()
-            shift = _entry(state, f"{norm}.bias", path) - _entry(state, f"{norm}.running_mean", path) * scale
-            _assign(conv, _entry(state, f"{weight}.weight", path) * scale[:, None, None, None], shift, weight, path)
+            parts = [_entry(state, f"{norm}.{part}", path) for part in ("weight", "bias", "running_mean", "running_var")]
+            kernel = _entry(state, f"{weight}.weight", path)
+            if {part.shape for part in parts} != {kernel.shape[:1]}:
+                raise InputError(f"{path}: {norm} does not fit", got=[list(part.shape) for part in parts], expected=list(kernel.shape[:1]))
+            gain, bias, mean, variance = parts
+            scale = gain / (variance + 1e-5).sqrt()
+            _assign(conv, kernel * scale.reshape(-1, *[1] * (kernel.dim() - 1)), bias - mean * scale, weight, path)
         return _record(self.name, path)
 
 
@@ -225,7 +229,7 @@ def _read_state(path: Path | None) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a wrong file makes torch or pickle raise
-        raise InputError(f"the backbone's weights {path} cannot be read", got=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+        raise InputError(f"the backbone's weights {path} cannot be read", got=(str(error).splitlines() or [type(error).__name__])[0],
                          expected="a state dict that torch.save wrote") from error
     if not isinstance(state, dict):
         raise InputError(f"the backbone's weights {path} are no state dict", got=type(state).__name__, expected="names and tensors")
@@ -233,15 +237,16 @@ def _read_state(path: Path | None) -> dict[str, Tensor]:
 
 
 def _entry(state: dict[str, Tensor], key: str, path: Path | None) -> Tensor:
-    if key not in state:
+    if not isinstance(state.get(key), Tensor):
         raise InputError(f"{path} has no weights called {key!r}", got=", ".join(list(state)[:3]) + " ...",
                          expected="the usual public state dict of the paper's backbone", next="See `lineside fit --help`.")
     return state[key]
 
 
 def _assign(conv: nn.Conv2d, weight: Tensor, bias: Tensor, name: str, path: Path | None) -> None:
-    if weight.shape != conv.weight.shape:
-        raise InputError(f"{path}: {name} does not fit", got=list(weight.shape), expected=list(conv.weight.shape))
+    if weight.shape != conv.weight.shape or bias.shape != weight.shape[:1]:
+        raise InputError(f"{path}: {name} does not fit", got=f"{list(weight.shape)} and {list(bias.shape)}",
+                         expected=f"{list(conv.weight.shape)} and {list(conv.weight.shape[:1])}")
     conv.load_state_dict({"weight": weight, "bias": bias})
 
 

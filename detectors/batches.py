@@ -29,7 +29,7 @@ def draw_view(image: NDArray[np.uint8], views: Views, rng: np.random.Generator) 
         moved = cv2.warpAffine(image, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
         image = np.asarray(moved.reshape(image.shape), dtype=np.uint8)
     crop = min(views.crop, height, width)
-    y, x = int(rng.integers(0, height - crop + 1)), int(rng.integers(0, width - crop + 1))
+    y, x = (views.grid * int(rng.integers(0, (side - crop) // views.grid + 1)) for side in (height, width))
     part: NDArray[np.float32] = image[y:y + crop, x:x + crop].astype(np.float32) / np.float32(255)
     if views.mirror and rng.random() < 0.5:
         part = part[::-1]

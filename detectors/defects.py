@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.natural import NaturalImages
+
 Image = NDArray[np.float32]
 
 
@@ -71,5 +73,53 @@ def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Imag
         scale = float(np.exp(rng.uniform(0, np.log(size / 4))))
         noise = smooth_noise(rng, height, width, scale)[..., None] * deviation + mean + shift * rng.uniform(0.8, 1.2, channels)
         defective = (1 - blend[..., None]) * defective + blend[..., None] * noise.astype(np.float32)
+        union = np.maximum(union, mask)
+    return np.clip(defective, 0, 1).astype(np.float32), union[..., None]
+
+
+def changed_appearance(image: Image, rng: np.random.Generator) -> Image:
+    """The same surface as a stain, wear or a film would show it: float32 ``[H, W, C]`` in 0..1, changed everywhere.
+
+    Darker or lighter, tinted, of other contrast, blurred, grainy, or another place of the same image at another scale.
+    """
+    height, width, channels = image.shape
+    kind = rng.integers(5)
+    mean = np.asarray(image.mean(axis=(0, 1)))
+    other: NDArray[np.float32]
+    if kind == 0:  # darker
+        other = image * np.float32(rng.uniform(0.1, 0.85))
+    elif kind == 1:  # lighter
+        other = 1 - (1 - image) * np.float32(rng.uniform(0.1, 0.85))
+    elif kind == 2:  # a film: other contrast, tinted
+        tint = rng.uniform(-0.15, 0.15) + np.asarray(rng.uniform(-0.1, 0.1, channels))
+        other = mean + (image - mean) * np.float32(rng.uniform(0.1, 1.6)) + tint.astype(np.float32)
+    elif kind == 3:  # smeared or grainy
+        blurred = cv2.GaussianBlur(image, (0, 0), float(np.exp(rng.uniform(np.log(0.8), np.log(0.06 * min(height, width) + 1)))))
+        grain = smooth_noise(rng, height, width, float(rng.uniform(1, 4)))[..., None] * np.float32(rng.uniform(0, 0.12))
+        other = blurred.reshape(image.shape) + grain
+    else:  # another place at another scale
+        side = max(8, int(min(height, width) * rng.uniform(0.25, 0.9)))
+        y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+        part = cv2.resize(image[y:y + side, x:x + side], (width, height), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+        turned = np.rot90(part, int(rng.integers(4))) if height == width else part[::-1]
+        other = np.asarray(turned + rng.uniform(-0.1, 0.1), np.float32)
+    return np.clip(other, 0, 1).astype(np.float32)
+
+
+def blended_defects(image: Image, rng: np.random.Generator, natural: NaturalImages, natural_share: float) -> tuple[Image, Image]:
+    """Regions of an image blended with natural images (Zavrtanik et al., DRAEM, 2021), or with a changed appearance of itself.
+
+    image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
+    """
+    height, width, channels = image.shape
+    defective, union = image.copy(), np.zeros((height, width), np.float32)
+    for _ in range(int(rng.integers(1, 4))):
+        mask = random_mask(rng, height, width)
+        if not mask.any():
+            continue
+        soft = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 2.0))) if rng.random() < 0.5 else mask
+        blend = (soft * np.float32(rng.uniform(0.3, 1.0)))[..., None]
+        other = natural.crop(rng, height, width, channels) if rng.random() < natural_share else changed_appearance(defective, rng)
+        defective = (1 - blend) * defective + blend * other
         union = np.maximum(union, mask)
     return np.clip(defective, 0, 1).astype(np.float32), union[..., None]

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from detectors.backbones import load_backbone
 from detectors.batches import Prefetch, make_batch
 from detectors.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
-from detectors.images import load_good_images
+from detectors.images import load_good_images, positions_differ
 from detectors.natural import NaturalImages
 from detectors.phases import Phase
 from detectors.registry import detector_class
@@ -114,7 +114,9 @@ def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]
     if settings.backbone_weights is not None and cls.backbone is None:
         raise InputError(f"{settings.detector} uses no backbone", got=f"--backbone-weights {settings.backbone_weights}", expected="none")
     arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    arguments["width"] = preset["width"] if settings.width is None else settings.width
+    arguments |= {name: value for name, value in preset.items() if name != "size"}
+    if settings.width is not None:
+        arguments["width"] = settings.width
     if "size" in arguments:
         arguments["size"] = size
     return size, arguments | dict(settings.arguments or {})
@@ -153,7 +155,11 @@ class _Fit:
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(1)  # batches are prepared in a thread of their own
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
         torch.manual_seed(settings.seed)
+        if hasattr(cls, "settle"):
+            cls.settle(arguments, self.good.pixels)
+        self.fixture = positions_differ(self.good.pixels)
         self.backbone: str | None = None
         backbone = None
         if cls.backbone is not None:
@@ -180,14 +186,18 @@ class _Fit:
         with stop_on_signal() as stop:
             while state.phase < len(self.phases) and not stop.is_set():
                 if self._phase(self.phases[state.phase], stop):
-                    state.phase, state.phase_step, state.optimizer = state.phase + 1, 0, {}
+                    state.phase, state.phase_step, state.started, state.optimizer = state.phase + 1, 0, False, {}
         if not state.history:
             raise InputError("the fit was interrupted before its first step", expected="at least one step", next="Start it again.")
         interrupted = state.phase < len(self.phases)
         self._save()
-        if interrupted and state.phase < len(self.phases) - 1:
+        if interrupted and (state.phase < len(self.phases) - 1 or state.phase_step == 0):
             raise InputError(f"the fit was interrupted in phase {state.phase + 1} of {len(self.phases)}, before it can tell defects",
                              got=f"{len(state.history)} steps", expected="its last phase", next="Go on with the same command and --resume.")
+        self.network.eval()
+        if hasattr(self.network, "finish"):
+            with torch.no_grad():
+                self.network.finish(self.good.pixels)
         record = RunRecord(
             self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint, self.settings.seed,
             len(state.history), round(state.seconds / 60, 3), interrupted, "bfloat16" if self.low_precision else "float32", self.threads,
@@ -201,9 +211,10 @@ class _Fit:
     def _phase(self, phase: Phase, stop: threading.Event) -> bool:
         """Run a phase, or what is left of it. Returns whether it came to its end."""
         state = self.state
-        if state.phase_step == 0 and phase.start is not None:
+        if not state.started and phase.start is not None:
             self.network.eval()
             phase.start(self.good.pixels)
+        state.started = True
         freeze_all_but(self.network, phase.trained)
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(learning, lr=phase.learning_rate, betas=phase.betas, weight_decay=phase.weight_decay)
@@ -211,6 +222,8 @@ class _Fit:
             self.optimizer.load_state_dict(state.optimizer)
         first = sum(earlier.share for earlier in self.phases[:state.phase])
         smooth = 0.0
+
+        phase = replace(phase, views=replace(phase.views, mirror=False) if self.fixture else replace(phase.views, grid=1))
 
         def make(step: int) -> Any:
             return make_batch(self.network, phase, self.good.pixels, self.natural, (self.settings.seed, state.phase, step))
@@ -245,6 +258,7 @@ class _Fit:
 
     def _step(self, phase: Phase, prefetch: Prefetch) -> dict[str, float]:
         batch = prefetch.take()
+        torch.manual_seed(hash((self.settings.seed, self.state.phase, self.state.phase_step)))  # the same noise over a stop
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
             terms = phase.losses(batch)
         loss = torch.stack(list(terms.values())).sum()

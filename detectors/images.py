@@ -6,10 +6,13 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
+from torch import Tensor
 
 from edge.prepare import Frame, FrameSizes, InputError, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
 
@@ -137,3 +140,30 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
     fitted = [i for i in range(len(images)) if i not in held_out]
     return GoodImages(folder, frame_sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
                       np.stack([pixels[i] for i in fitted]))
+
+
+def as_input(pixels: NDArray[np.uint8]) -> Tensor:
+    """Images uint8 ``[N, H, W, C]`` as the network takes them, float32 ``[N, C, H, W]`` in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float() / 255
+
+
+def miniatures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Grey, small and blurred: float32 ``[N, 64, 64]`` with zero mean and unit deviation each."""
+    small = [cv2.resize(image.mean(axis=2, dtype=np.float32), (MINIATURE, MINIATURE), interpolation=cv2.INTER_AREA)
+             for image in pixels]
+    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), 1.5) for image in small])
+    centred = blurred - blurred.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(centred / (centred.std(axis=(1, 2), keepdims=True) + 1e-6), dtype=np.float32)
+
+
+def most_typical(small: NDArray[np.float32]) -> int:
+    """The index of the miniature ``[N, h, w]`` that correlates best with all others together."""
+    flat = small.reshape(len(small), -1)
+    return int(np.argmax(flat @ flat.sum(axis=0)))
+
+
+def positions_differ(pixels: NDArray[np.uint8]) -> bool:
+    """Whether a place of the image says what is seen there, as with objects in a fixture and unlike textures."""
+    small = miniatures(pixels)
+    noise = 1 / len(small)
+    return bool((small.mean(axis=0).var() - noise) / (1 - noise) > 0.2)

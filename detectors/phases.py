@@ -28,10 +28,11 @@ class Views:
     """How views of the good images are drawn: a random square crop, mirrored, in other light, moved."""
 
     crop: int  # px; the image's side: no crop
-    mirror: bool = True
+    mirror: bool = True  # never of parts whose places differ (`detectors.images.positions_differ`)
     light: float = 1.0  # 0: as the camera saw it; 1: gain +-10 %, a slope of 12 %, offset +-5 %
     shift: float = 0.0  # largest shift, as a share of the image's side
     turn: float = 0.0  # largest turn in degrees
+    grid: int = 1  # px; crops of parts whose places differ begin at multiples of it
 
 
 @dataclass(frozen=True)
