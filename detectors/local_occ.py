@@ -1,0 +1,306 @@
+"""Local one-class classification with image matching: each position of an aligned part has a feature centre of its own.
+
+C. Lv, Z. Zhang, F. Shen, F. Zhang, CVPR Workshops 2023. Equation numbers are the paper's. ALM is the anomaly localisation module, IMM the
+image matching module, which moves parts that arrive shifted and turned onto a template. Every loss is a mean over batch and positions.
+
+Open in the paper, and chosen here: the layers of N_P, N_R and N_M; the template (the image most like all others, not a random one); the
+reduction behind F_C (the leading directions of the features, about zero, so that a mean keeps a direction for the cosine); whether
+parts need matching at all, which is read off the good images unless it is given.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.backbones import PACKAGED, Backbone, build_backbone
+from detectors.defects import Image, blended_defects
+from detectors.images import MINIATURE, as_input, miniatures, most_typical
+from detectors.natural import NaturalImages
+from detectors.phases import Batch, Phase, Views
+from detectors.residuals import in_batches, whitening_matrix
+
+NOISE_WEIGHT = 0.3
+
+
+class ImageMatching(nn.Module):
+    """IMM, Fig. 4: N_P, shared by image and template, and N_R, which regresses Tx, Ty and theta."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.AvgPool2d(2)]
+        for inputs, outputs in ((3, 16), (16, 32), (32, 64), (64, 64)):
+            layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.n_p = nn.Sequential(*layers)
+        self.n_r = nn.Sequential(
+            nn.Conv2d(128, 64, 3, 1, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(8), nn.Flatten(),
+            nn.Linear(64 * 64, 128), nn.ReLU(), nn.Linear(128, 3),
+        )
+        nn.init.zeros_(self.n_r[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.n_r[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, template_features: Tensor) -> tuple[Tensor, Tensor]:
+        """Image ``[N, 3, H, W]`` and N_P of the template ``[1, 64, h, w]`` -> shifts ``[N, 2]`` (half sides), turns ``[N]`` (rad)."""
+        features = self.n_p(image - 0.5)
+        joined = torch.cat([features, template_features.to(features.dtype).expand_as(features)], 1)
+        raw = self.n_r(joined).float()
+        return 0.2 * raw[:, :2], 0.3 * raw[:, 2]  # small at first: beyond the object's size the loss is flat and nothing leads back
+
+
+def rigid(shift: Tensor, turn: Tensor) -> Tensor:
+    """The sampling matrices ``[N, 2, 3]`` of a shift and a turn: x_in = R x_out + t, in half sides from the centre."""
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    return torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).reshape(-1, 2, 3)
+
+
+def inverse(matrix: Tensor) -> Tensor:
+    """The way back of rigid sampling matrices ``[N, 2, 3]``: R^T and -R^T t."""
+    turn = matrix[:, :, :2].transpose(1, 2)
+    return torch.cat([turn, -(turn @ matrix[:, :, 2:])], 2)
+
+
+def warp(image: Tensor, matrix: Tensor, border: str) -> Tensor:
+    """f_geo of eq 2, a spatial transformer: ``[N, C, H, W]`` resampled by matrices ``[N, 2, 3]``; square images."""
+    grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode=border, align_corners=False)
+
+
+def half_cosine_distance(a: Tensor, b: Tensor) -> Tensor:
+    """0.5 dist(a, b), eq 4: maps ``[N, D, h, w]`` and ``[1, D, h, w]`` -> ``[N, 1, h, w]`` in 0..1."""
+    return 0.5 * (1 - (F.normalize(a.float(), dim=1, eps=1e-6) * F.normalize(b.float(), dim=1, eps=1e-6)).sum(1, keepdim=True))
+
+
+def localisation_loss(distance: Tensor, mask: Tensor, margin: float) -> dict[str, Tensor]:
+    """Eq 5 in its two parts: distances ``[N, 1, h, w]`` of good positions fall, those of defective ones (mask 1) rise to the margin."""
+    return {"good": ((1 - mask) * distance).mean(), "defective": (mask * (margin - distance).clamp_min(0)).mean()}
+
+
+class LocalOcc(nn.Module):
+    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]`` in 0..1."""
+
+    mean: Tensor
+    whitening: Tensor
+    local_mean: Tensor
+    local_whitening: Tensor
+    centres: Tensor
+    template: Tensor
+    template_features: Tensor
+    channels = 3
+    stride = 32
+    backbone = "resnet18"
+    backbone_name = "resnet18"
+    post_filter = ("mean:9", "threshold")
+    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False}, "edge": {"size": 256, "width": 128}}
+    ablations: ClassVar = {
+        "without IMM": {"align": False}, "without artificial defects": {"defects": False}, "one centre for all positions": {"local": False},
+        "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
+    }
+
+    def __init__(self, width: int = 128, size: int = 256, backbone: str = PACKAGED, align: bool | None = None,
+                 defects: bool = True, local: bool = True, margin: float = 0.1, target: int = 64, cell: int = 8,
+                 noise: float = 0.5, whiten: bool = True) -> None:
+        """width: channels of N_M; target: of F_C; cell: px of the image that one position of F_M stands for; margin: delta.
+
+        align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else eq 3); local: a centre for each position,
+        else one for all. noise: deviations by which features are disturbed, as defects that no image shows (0: the paper's eq 5);
+        whiten: N_M sees F_mixed in units of its deviations over good images, about its mean and about its mean at each position (else in
+        units of each channel's).
+        """
+        super().__init__()
+        self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
+        self.align, self.defects, self.local = bool(align), defects, local
+        self.features: Backbone = build_backbone(backbone)
+        self.taps = [i for i, stride in enumerate(self.features.strides) if stride in (4, 8, 16)]
+        mixed = sum(self.features.channels[i] for i in self.taps)
+        cells = size // cell
+        self.mapping = nn.Sequential(  # N_M
+            nn.Conv2d(2 * mixed if whiten else mixed, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, target, 1),
+        )
+        self.matching = ImageMatching() if self.align else None
+        self.register_buffer("mean", torch.zeros(1, mixed, 1, 1))
+        self.register_buffer("whitening", torch.eye(mixed)[:, :, None, None])
+        self.register_buffer("local_mean", torch.zeros(1, mixed, cells, cells))
+        self.register_buffer("local_whitening", torch.eye(mixed)[:, :, None, None])
+        self.register_buffer("centres", torch.ones(1, target, cells, cells))
+        if self.align:
+            self.register_buffer("template", torch.zeros(1, 3, size, size))
+            self.register_buffer("template_features", torch.zeros(1, 64, size // 32, size // 32))
+
+    @classmethod
+    def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
+        """Decide from the good images ``[N, H, W, C]`` whether parts need matching, where that is not given."""
+        if arguments["align"] is None:
+            arguments["align"] = parts_come_moved(pixels)
+
+    def use_backbone(self, backbone: Backbone) -> None:
+        self.features = backbone
+
+    def phases(self, size: int) -> list[Phase]:
+        shift, turn = (0.05, 7.0) if self.align else (0.0, 0.0)  # beyond how the fitted parts came
+        localise = Phase(
+            "localise", 0.7 if self.align else 1.0, self.localisation_losses,
+            Views(size, not self.align, 0.5, shift, turn), batch_size=8, learning_rate=1e-3,
+            trained=("mapping",), defective=0.7 if self.defects else 0.0, start=self.set_centres,
+        )
+        if not self.align:
+            return [localise]
+        match = Phase("match", 0.3, self.matching_losses, Views(size, False, 0.3, shift, turn), batch_size=16, learning_rate=5e-4,
+                      trained=("matching",), defective=0.0, start=self.choose_template)
+        return [match, localise]
+
+    # --- IMM ---
+
+    def choose_template(self, pixels: NDArray[np.uint8]) -> None:
+        """I_T: the good image that is most like all others."""
+        index = most_typical(miniatures(pixels))
+        self.template.copy_(as_input(pixels[index:index + 1]))
+
+    def matching_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """L_reg, eqs 1 and 2, beside the same on blurred images, which shows the way from farther off."""
+        assert self.matching is not None
+        shift, turn = self.matching(batch.image, self.matching.n_p(self.template - 0.5))
+        aligned = warp(F.avg_pool2d(batch.image, 2), rigid(shift, turn), "border")
+        pairs = {2 * factor: (F.avg_pool2d(aligned, factor), F.avg_pool2d(self.template, 2 * factor)) for factor in (1, 4, 16)}
+        return {f"matching at 1/{factor}": (a - b).square().mean() for factor, (a, b) in pairs.items()}
+
+    def aligned(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """I_M of images, and the sampling matrices of the way there."""
+        assert self.matching is not None
+        there = rigid(*self.matching(image, self.template_features))
+        return warp(image, there, "border"), there
+
+    # --- ALM ---
+
+    def mixed_features(self, image: Tensor) -> Tensor:
+        """F_mixed ``[N, D, size / cell, size / cell]`` in float32: the features of strides 4, 8 and 16, resized and concatenated."""
+        side = self.size // self.cell
+        features = self.features(image)
+        resized = []
+        for i in self.taps:
+            feature = features[i].float()
+            ratio = self.cell // self.features.strides[i]
+            if ratio > 1:
+                feature = F.avg_pool2d(feature, ratio)
+            elif feature.shape[-1] != side:
+                feature = F.interpolate(feature, size=(side, side), mode="bilinear", align_corners=False)
+            resized.append(feature)
+        return torch.cat(resized, 1)
+
+    def set_centres(self, pixels: NDArray[np.uint8]) -> None:
+        """F_C: the mean over all good images of F_mixed after reduction, one vector for each position; and the whitening of F_mixed."""
+        with torch.no_grad():
+            if self.matching is not None:
+                self.template_features.copy_(self.matching.n_p(self.template - 0.5))
+            total = torch.zeros(self.mean.shape[1], *self.centres.shape[2:], dtype=torch.float64)
+            moment, count = torch.zeros(total.shape[0], total.shape[0], dtype=torch.float64), 0
+            for image in in_batches(pixels):
+                features = self.mixed_features(self.aligned(image)[0] if self.align else image).double()
+                flat = features.permute(1, 0, 2, 3).flatten(1)
+                total += features.sum(0)
+                moment += flat @ flat.T
+                count += len(features)
+            mean_map = total / count
+            positions = self.centres.shape[-1] ** 2
+            mean = mean_map.mean((1, 2))
+            moment /= count * positions
+            covariance = moment - mean[:, None] * mean
+            self.mean.copy_(mean[None, :, None, None])
+            self.whitening.copy_(whitening_matrix(covariance if self.whiten else covariance.diagonal().diag())[:, :, None, None])
+            around = mean_map if self.local else self.mean[0].expand_as(mean_map).double()
+            self.local_mean.copy_(around[None])
+            self.local_whitening.copy_(whitening_matrix(moment - around.flatten(1) @ around.flatten(1).T / positions)[:, :, None, None])
+            scale = covariance.diagonal().clamp_min(1e-8).rsqrt()
+            directions = torch.linalg.eigh(scale[:, None] * moment * scale)[1].flip(1)
+            reduced = torch.einsum("dk,dhw->khw", directions[:, :self.centres.shape[1]] * scale[:, None], mean_map)
+            if not self.local:
+                reduced = reduced.mean((1, 2), keepdim=True).expand_as(reduced)
+            self.centres.copy_(F.normalize(reduced, dim=0)[None])
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """What N_M sees: F_mixed about its mean, in units of its deviations over good images; with `whiten` about its local mean too."""
+        with torch.no_grad():
+            mixed = self.mixed_features(image)
+            with torch.autocast(image.device.type, enabled=False):
+                standard = F.conv2d(mixed - self.mean, self.whitening)
+                if not self.whiten:
+                    return standard
+                return torch.cat([standard, F.conv2d(mixed - self.local_mean, self.local_whitening)], 1)
+
+    def distances(self, image: Tensor) -> Tensor:
+        """H_Map at the cells' resolution, ``[N, 1, h, w]``, of aligned images."""
+        return half_cosine_distance(self.mapping(self.normalised(image)), self.centres)
+
+    def localisation_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Eq 5 (eq 3 where there are no defects); M_s is 1 where a defect covers a fifth of a cell.
+
+        Disturbed features shall be distant too. That term is not the paper's: artificial defects teach what defects look like, noise
+        where good features end.
+        """
+        image, mask = batch.image, batch.mask
+        if self.matching is not None:
+            with torch.no_grad():
+                image, there = self.aligned(image)
+                mask = warp(mask, there, "zeros")
+        mixed = self.normalised(image)
+        cells = (F.avg_pool2d(mask, self.cell) >= 0.2).float()
+        if not self.noise:
+            return localisation_loss(half_cosine_distance(self.mapping(mixed), self.centres), cells, self.margin)
+        noisy = mixed + self.noise * torch.randn_like(mixed) * torch.exp(torch.randn(len(mixed), 1, 1, 1) * 0.5)
+        distance = half_cosine_distance(self.mapping(torch.cat([mixed, noisy])), self.centres)
+        undisturbed, disturbed = distance.chunk(2)
+        noise = NOISE_WEIGHT * (self.margin - disturbed).clamp_min(0).mean()
+        return {**localisation_loss(undisturbed, cells, self.margin), "noise": noise}
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not self.align:
+            return F.interpolate(self.distances(image), size=(self.size, self.size), mode="bilinear", align_corners=False)
+        aligned, there = self.aligned(image)
+        result = F.interpolate(self.distances(aligned), size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return warp(result * self.valid(there), inverse(there), "zeros")
+
+    def valid(self, there: Tensor) -> Tensor:
+        """Where I_M shows the frame and not its border drawn out, with half a cell of margin: ``[N, 1, size, size]``, 0 or 1."""
+        inset = self.size - 2 * self.cell
+        ones = F.pad(torch.ones(1, 1, inset, inset), (self.cell,) * 4).expand(there.shape[0], -1, -1, -1)
+        return (warp(ones, there, "zeros") > 0.5).float() * ones
+
+    def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
+        """DGM, Fig. 7: regions of the image darkened, lightened, or replaced by natural images."""
+        return blended_defects(image, rng, natural, natural_share=0.3)
+
+
+# --- What the good images tell ---
+
+
+def parts_come_moved(pixels: NDArray[np.uint8], sample: int = 16) -> bool:
+    """Whether good images show one object shifted or turned: whether a rigid motion makes most of them far more like the typical one.
+
+    A periodic texture is not one: moved by less than a period it gets likenesses of 0.7 to 0.82, objects 0.99 (rendered ones).
+    """
+    small = miniatures(pixels)
+    template = small[most_typical(small)]
+    motions, before, after = [], [], []
+    for image in small[np.linspace(0, len(small) - 1, min(sample, len(small))).astype(int)]:
+        best, motion = float((image * template).mean()), 0.0
+        before.append(best)
+        for degrees in (-20, -10, 0, 10, 20):
+            start = cv2.getRotationMatrix2D(((MINIATURE - 1) / 2,) * 2, degrees, 1.0).astype(np.float32)
+            try:
+                likeness, matrix = cv2.findTransformECC(template, image, start, cv2.MOTION_EUCLIDEAN,
+                                                        (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4))
+            except cv2.error:  # no way found from this start
+                continue
+            if likeness > best + 0.02:
+                corners = np.array([[8, 8, 1], [55, 8, 1], [8, 55, 1], [55, 55, 1]], np.float32)
+                best, motion = likeness, float(np.linalg.norm(corners @ matrix.T - corners[:, :2], axis=1).mean())
+        after.append(best)
+        motions.append(motion)
+    much = np.median(motions) > 0.02 * MINIATURE
+    return bool(much and np.median(after) > 0.85 and np.median(1 - np.array(after)) < 0.6 * np.median(1 - np.array(before)))
