@@ -1,0 +1,257 @@
+"""NDP-Net: normal reference attention and defective feature perception.
+
+W. Luo, H. Yao, W. Yu, IEEE Trans. Instrum. Meas. 72, 2023. Equation and table numbers are the paper's. Every loss is a mean over batch
+and positions, so that its weight means the same at every image size.
+
+Open in the paper, and chosen here: two 3x3 convolutions a stage; N(.) of eq 2 is minimum-maximum per image; the reference (the good image
+most like all others); the sub-networks of MSDSM. For minutes on a CPU, the batches are views of half the image's side at a rate that
+rises to 1e-3, where the paper takes whole images at a constant 1e-4.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors.backbones import Backbone
+from detectors.defects import Image, blended_defects
+from detectors.images import as_input, miniatures, most_typical
+from detectors.natural import NaturalImages
+from detectors.phases import Batch, Phase, Views
+
+REPAIRED = (3, 4, 5)  # stages with an RBAM: l1 = 3 to l2 = 5
+SEGMENTED = (1, 2, 3)  # stages with a sub-network of MSDSM
+STAGE_WEIGHTS = (0.2, 0.2, 0.6)  # lambda 1 to 3 of eq 11
+PATCHES = (2, 4)  # K
+
+
+def stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """Two 3x3 convolutions with batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+    )
+
+
+def repair(features: Tensor, reference: Tensor, patch: int) -> Tensor:
+    """RBFRM, eqs 3-5: each K x K patch of ``[N, C, h, w]`` becomes a mixture of the patches of ``[1, C, H, W]``, weighed by likeness."""
+    own, others = F.pixel_unshuffle(features, patch), F.pixel_unshuffle(reference, patch).flatten(2)[0]  # b_j: [C K^2, M]
+    p = F.normalize(own.flatten(2), dim=1, eps=1e-6)
+    similarity = p.transpose(1, 2) @ F.normalize(others, dim=0, eps=1e-6)  # eq 3: [N, P, M]
+    mixed = similarity.softmax(2) @ others.T  # eqs 4, 5
+    return F.pixel_shuffle(mixed.transpose(1, 2).reshape(own.shape), patch)
+
+
+class ReferenceAttention(nn.Module):
+    """RBAM: RBFRM at two patch sizes, and FFM (eqs 6-8), which selects among them and the features as they came."""
+
+    def __init__(self, channels: int, compressed: int) -> None:
+        super().__init__()
+        self.compress = nn.Conv2d(channels, compressed, 5, 1, 2)
+        self.attend = nn.Conv2d(compressed, 3 * channels, 5, 1, 2)  # the three 5x5 convolutions side by side
+
+    def forward(self, features: Tensor, reference: Tensor) -> Tensor:
+        """Features ``[N, C, h, w]`` and the reference's ``[1, C, H, W]`` -> repaired features ``[N, C, h, w]`` in float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            candidates = [features.float(), *(repair(features.float(), reference, patch) for patch in PATCHES)]
+        maps = self.attend(self.compress(sum(candidates)))  # eq 6
+        return fuse(torch.stack(candidates, 1), maps.float().unflatten(1, (3, -1)))
+
+
+def fuse(candidates: Tensor, maps: Tensor) -> Tensor:
+    """Eqs 7 and 8: candidates and attention maps ``[N, 3, C, h, w]`` -> their weighted sum ``[N, C, h, w]``."""
+    return (maps.softmax(1) * candidates).sum(1)
+
+
+def defect_perception_loss(clean: list[Tensor], defective: list[Tensor], mask: Tensor) -> Tensor:
+    """Eq 2, L_def_per: at each stage, the normalised difference of the features of a good and a defective image shows the mask.
+
+    Features ``[N, C_l, h_l, w_l]``, mask ``[N, 1, H, W]``; views without a defect have nothing to show and count nothing.
+    """
+    shown = (mask.amax((1, 2, 3)) > 0).float()
+    total = torch.zeros(())
+    for a, b in zip(clean, defective, strict=True):
+        difference = (a.float() - b.float()).square().mean(1, keepdim=True)
+        low, high = difference.amin((1, 2, 3), keepdim=True), difference.amax((1, 2, 3), keepdim=True)
+        normalised = (difference - low) / (high - low + 1e-8)
+        error = (normalised - resized(mask, normalised)).square().mean((1, 2, 3))
+        total = total + (error * shown).sum() / shown.sum().clamp_min(1)
+    return total / len(clean)
+
+
+def resized(mask: Tensor, like: Tensor) -> Tensor:
+    """I_m^l: a mask ``[N, 1, H, W]`` at the size of a stage, where each position has the share of defective pixels."""
+    return F.interpolate(mask, size=like.shape[-2:], mode="area")
+
+
+def focal_loss(probability: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Lin et al. 2017, without class weights, for targets of 0..1: a mean over all positions."""
+    p = probability.float().clamp(1e-6, 1 - 1e-6)
+    missed = (target - p).abs() ** gamma
+    return -(missed * (target * p.log() + (1 - target) * (1 - p).log())).mean()
+
+
+def segmentation_module(channels: int) -> nn.Sequential:
+    """DSM: the features of one stage of input and reconstruction, ``[N, 2C, h, w]`` -> logits ``[N, 1, h, w]``."""
+    return nn.Sequential(stage(2 * channels, channels), nn.Conv2d(channels, 1, 1))
+
+
+class NdpNet(nn.Module):
+    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]`` in 0..1."""
+
+    channels = 3
+    stride = 64  # four halvings, then patches of 4
+    backbone = "vgg16"
+    post_filter = ("mean:5", "median:5", "threshold")
+    presets: ClassVar = {"paper": {"size": 256, "width": 64}, "edge": {"size": 256, "width": 16}}
+    ablations: ClassVar = {
+        "without RBAM": {"reference_attention": False}, "without the defect perception loss": {"perception_weight": 0.0},
+        "pixel difference instead of feature difference": {"segmentation": False},
+    }
+
+    def __init__(
+        self, width: int = 16, size: int = 256, reconstruction_weight: float = 100.0, perceptual_weight: float = 1.0,
+        perception_weight: float = 1.0, repair_weight: float = 1.0, segmentation_weight: float = 1.0, first_share: float = 0.35,
+        learning_rate: float = 1e-3, reference_attention: bool = True, segmentation: bool = True,
+    ) -> None:
+        """The weights are those of eqs 14 and 17; first_share: phase 1's part of a fit.
+
+        reference_attention: with RBAM; segmentation: with MSDSM, else the map is the squared difference of pixels.
+        """
+        super().__init__()
+        self.reconstruction_weight, self.perceptual_weight = reconstruction_weight, perceptual_weight
+        self.perception_weight, self.repair_weight = perception_weight, repair_weight
+        self.segmentation_weight, self.first_share, self.learning_rate = segmentation_weight, first_share, learning_rate
+        widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        self.encoder = nn.ModuleList(stage(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(zip([3, *widths], widths, strict=False)))
+        self.attention = nn.ModuleList(ReferenceAttention(widths[i - 1], width) for i in REPAIRED) if reference_attention else None
+        skipped = [widths[4], widths[3] + widths[3], widths[2] + widths[2], widths[1], widths[0]]
+        outputs = [widths[3], widths[2], widths[1], widths[0], width]
+        self.decoder = nn.ModuleList(stage(a, b) for a, b in zip(skipped, outputs, strict=True))
+        self.to_image = nn.Conv2d(width, 3, 3, 1, 1)
+        self.segment = nn.ModuleList(segmentation_module(widths[i - 1]) for i in SEGMENTED) if segmentation else None
+        self.register_buffer("reference", torch.zeros(1, 3, size, size))
+        for i in REPAIRED:
+            self.register_buffer(f"reference_features_{i}", torch.zeros(1, widths[i - 1], size >> (i - 1), size >> (i - 1)))
+        self._perceptual: tuple[Backbone, ...] = ()  # in no state dict and no graph: a loss alone needs it
+
+    def use_backbone(self, backbone: Backbone) -> None:
+        self._perceptual = (backbone,)
+
+    # --- The graph ---
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The features of stages 1 to 5, at strides 1 to 16."""
+        features, x = [], image - 0.5
+        for layer in self.encoder:
+            x = layer(x)
+            features.append(x)
+        return features
+
+    def repaired(self, features: list[Tensor]) -> list[Tensor]:
+        """F_out of stages 3 to 5."""
+        deep = [features[i - 1] for i in REPAIRED]
+        if self.attention is None:
+            return deep
+        references: list[Any] = [getattr(self, f"reference_features_{i}") for i in REPAIRED]
+        return [attend(x, reference) for attend, x, reference in zip(self.attention, deep, references, strict=True)]
+
+    def decode(self, third: Tensor, fourth: Tensor, fifth: Tensor) -> Tensor:
+        """The reconstruction ``[N, 3, H, W]`` from the features of stages 3 to 5."""
+        x = self.decoder[0](fifth)
+        x = self.decoder[1](torch.cat([F.interpolate(x, scale_factor=2.0), fourth], 1))
+        x = self.decoder[2](torch.cat([F.interpolate(x, scale_factor=2.0), third], 1))
+        x = self.decoder[3](F.interpolate(x, scale_factor=2.0))
+        x = self.decoder[4](F.interpolate(x, scale_factor=2.0))
+        return torch.sigmoid(self.to_image(x).float())
+
+    def maps(self, first: list[Tensor], second: list[Tensor]) -> list[Tensor]:
+        """MSDSM: AM 1 to 3 ``[N, 1, h_l, w_l]`` from the features of the image and of its reconstruction."""
+        assert self.segment is not None
+        pairs = [torch.cat([first[i - 1].float(), second[i - 1].float()], 1) for i in SEGMENTED]
+        return [torch.sigmoid(layer(pair).float()) for layer, pair in zip(self.segment, pairs, strict=True)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        features = self.encode(image)
+        reconstruction = self.decode(*self.repaired(features))
+        if self.segment is None:
+            return (image - reconstruction).square().mean(1, keepdim=True)
+        total = torch.zeros(())
+        for weight, part in zip(STAGE_WEIGHTS, self.maps(features, self.encode(reconstruction)), strict=True):  # eq 11
+            total = total + weight * F.interpolate(part, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return total
+
+    # --- The recipe ---
+
+    def phases(self, size: int) -> list[Phase]:
+        views, share = Views(max(self.stride, size // 2 // self.stride * self.stride)), self.first_share
+        second = [name for name in ("attention", "decoder", "to_image", "segment") if getattr(self, name) is not None]
+        return [
+            Phase("perceive", share, self.first_losses, views, 8, self.learning_rate, ("encoder", "decoder", "to_image"), defective=1.0,
+                  weight_decay=1e-5),
+            Phase("repair", 1 - share, self.second_losses, views, 8, self.learning_rate, tuple(second), weight_decay=1e-5,
+                  start=self.set_reference),
+        ]
+
+    def set_reference(self, pixels: NDArray[np.uint8]) -> None:
+        """Choose the reference among good images ``[N, H, W, C]``, the one most like all others, and keep its features."""
+        index = most_typical(miniatures(pixels))
+        with torch.no_grad():
+            self.get_buffer("reference").copy_(as_input(pixels[index:index + 1]))
+            features = self.encode(self.get_buffer("reference"))
+            for i in REPAIRED:
+                self.get_buffer(f"reference_features_{i}").copy_(features[i - 1])
+
+    def perceptual_loss(self, image: Tensor, target: Tensor) -> Tensor:
+        """L_per, eqs 13 and 16: L1 between features of an ImageNet network, a mean over its layers."""
+        with torch.no_grad():
+            wanted = self._perceptual[0](target)
+        pairs = zip(self._perceptual[0](image), wanted, strict=True)
+        return torch.stack([(a.float() - b.float()).abs().mean() for a, b in pairs]).mean()
+
+    def first_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of eq 14 (eqs 12, 13, 2); the decoder sees the features of good images alone."""
+        both = self.encode(torch.cat([batch.clean, batch.image]))
+        clean, defective = [x.chunk(2)[0] for x in both], [x.chunk(2)[1] for x in both]
+        reconstruction = self.decode(*clean[2:])
+        terms = {
+            "reconstruction": self.reconstruction_weight * (batch.clean - reconstruction).square().mean(),
+            "perceptual": self.perceptual_weight * self.perceptual_loss(reconstruction, batch.clean),
+        }
+        if self.perception_weight:
+            terms["defect perception"] = self.perception_weight * defect_perception_loss(clean, defective, batch.mask)
+        return terms
+
+    def second_losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted terms of eq 17 (eqs 15, 16, 9, 10)."""
+        with torch.no_grad():
+            both = self.encode(torch.cat([batch.clean, batch.image]))
+        clean, features = [x.chunk(2)[0] for x in both], [x.chunk(2)[1] for x in both]
+        repaired = self.repaired(features)
+        reconstruction = self.decode(*repaired)
+        terms = {
+            "reconstruction": self.reconstruction_weight * (batch.clean - reconstruction).square().mean(),
+            "perceptual": self.perceptual_weight * self.perceptual_loss(reconstruction, batch.clean),
+        }
+        if self.attention is not None:
+            terms["feature repair"] = self.repair_weight * feature_repair_loss(repaired, [clean[i - 1] for i in REPAIRED])
+        if self.segment is not None:
+            parts = self.maps(features, self.encode(reconstruction))
+            losses = torch.stack([focal_loss(part, resized(batch.mask, part)) for part in parts])
+            terms["segmentation"] = self.segmentation_weight * losses.mean()  # eq 10
+        return terms
+
+    def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
+        """Eq 1, at random opacity as in DRAEM, with natural images and with the surface itself changed."""
+        return blended_defects(image, rng, natural, natural_share=0.5)
+
+
+def feature_repair_loss(repaired: list[Tensor], clean: list[Tensor]) -> Tensor:
+    """Eq 9: repaired features ``[N, C_l, h_l, w_l]`` against those of the good image; 1 / (l2 - l1) as printed, of three stages."""
+    terms = [(a.float() - b.float()).square().mean() for a, b in zip(repaired, clean, strict=True)]
+    return torch.stack(terms).sum() / (len(terms) - 1)
