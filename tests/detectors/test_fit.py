@@ -135,7 +135,7 @@ def test_an_interrupted_fit_leaves_a_usable_run(cloth, tmp_path, number, linesid
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["sdin", "--data", "{cloth}"], "sidn"), (["ndp-net", "--data", "{cloth}"], "not in this version"),
+    (["sdin", "--data", "{cloth}"], "sidn"),
     (["sidn", "--data", "{tmp}/none"], "no folder"), (["sidn", "--data", "{tmp}"], "no image"),
     (["sidn", "--data", "{cloth}", "--minutes", "1", "--steps", "5"], "either"),
     (["sidn", "--data", "{cloth}", "--minutes", "0"], "positive"),
