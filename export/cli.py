@@ -20,7 +20,7 @@ def export(
     """Turn a run into a bundle for the line, after proving its graph against torch."""
     from edge.extras import need
 
-    need("train", "torch", "onnx", "onnxscript")
+    need("train", "torch", "onnx", "onnxruntime", "onnxscript")
     from export.onnx import export_run
 
     bundle, difference = export_run(run, out)

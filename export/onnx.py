@@ -1,4 +1,4 @@
-"""A run becomes a bundle: the float graph, proved on OpenVINO against torch before anything is written."""
+"""A run becomes a bundle: the float graph, proved on OpenVINO and ONNX Runtime against torch before anything is written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -83,14 +84,21 @@ def openvino_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]
     return np.concatenate(maps)
 
 
-def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+def onnxruntime_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The maps of uint8 images ``[N, H, W, C]`` as ONNX Runtime works them out, all in one batch: ``[N, 1, H, W]``."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (maps,) = session.run(None, {"image": images})
+    return np.asarray(maps, np.float32)
+
+
+def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32], runtime: str) -> float:
     """The largest difference of two sets of maps as a share of the expected range. Raises BundleError above 1e-3."""
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise BundleError("the network's map is not finite", got="NaN or infinity", expected="finite numbers",
                           next="Run `lineside fit` again with another --seed.")
     difference = float(np.abs(got - expected).max()) / max(float(np.ptp(expected)), 1e-12)
     if difference > TOLERANCE:
-        raise BundleError("the exported graph differs from torch", got=f"{difference:.2e} of the map's range",
+        raise BundleError(f"the exported graph on {runtime} differs from torch", got=f"{difference:.2e} of the map's range",
                           expected=f"at most {TOLERANCE:g}", next="The bundle was not written. Report this with the run.")
     return difference
 
@@ -116,7 +124,7 @@ def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
 def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, float]:
     """Write the bundle ``out`` from a run. Returns it with the largest difference to torch, as a share of the map's range.
 
-    Raises InputError for a damaged run or images that are gone, BundleError when OpenVINO and torch disagree.
+    Raises InputError for a damaged run or images that are gone, BundleError when a runtime and torch disagree.
     """
     record, network = read_run(run)
     size = (record.height, record.width, int(network.channels))  # type: ignore[arg-type]
@@ -127,7 +135,8 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         graph.parent.mkdir()
         write_graph(network, size, graph)
         expected = torch_maps(network, images)
-        difference = check_parity(expected, openvino_maps(graph, images))
+        difference = max(check_parity(expected, openvino_maps(graph, images), "OpenVINO"),
+                         check_parity(expected, onnxruntime_maps(graph, images), "ONNX Runtime"))
         fit = {
             "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed, "steps": record.steps,
             "minutes": record.minutes, "interrupted": record.interrupted, "precision": record.precision, "torch": record.torch,

@@ -33,18 +33,18 @@ def test_openvino_agrees_with_torch_on_real_images(fitted_run, exported):
     record, network = read_run(fitted_run)
     images = parity_images(record, network)
     assert len(images) == 2 * len(record.held_out) and images.dtype == np.uint8
-    difference = check_parity(torch_maps(network, images), openvino_maps(exported / "model" / "fp32.onnx", images))
+    difference = check_parity(torch_maps(network, images), openvino_maps(exported / "model" / "fp32.onnx", images), "OpenVINO")
     assert difference < 1e-4
     assert load_bundle(exported).card.fit["parity"] == pytest.approx(difference, abs=1e-4)
 
 
 def test_parity_is_a_share_of_the_maps_range():
     expected = np.linspace(2, 4, 64, dtype=np.float32).reshape(1, 1, 8, 8)
-    assert check_parity(expected, expected + np.float32(0.001)) == pytest.approx(0.0005, rel=1e-2)
-    with pytest.raises(BundleError, match="differs from torch"):
-        check_parity(expected, expected + np.float32(0.003))
+    assert check_parity(expected, expected + np.float32(0.001), "OpenVINO") == pytest.approx(0.0005, rel=1e-2)
+    with pytest.raises(BundleError, match="on OpenVINO differs from torch"):
+        check_parity(expected, expected + np.float32(0.003), "OpenVINO")
     with pytest.raises(BundleError, match="not finite"):
-        check_parity(expected, expected * np.nan)
+        check_parity(expected, expected * np.nan, "OpenVINO")
 
 
 def test_a_graph_that_differs_is_not_written(fitted_run, tmp_path, monkeypatch):
