@@ -1,0 +1,376 @@
+#!/usr/bin/env python3
+"""Fit detectors on sets of images, export and evaluate them, and write one table of it all, as Markdown and as JSON, with pictures.
+
+Each fit has a process of its own, and a folder in FILE.work. After a stop of any kind the same command goes on: what is done is kept,
+and the fit that was stopped resumes from its checkpoint. Exit code 1 if a detector failed on a set, 130 if it was cut short.
+
+    benchmarks/accuracy.py --data leather magnetic_tile --detectors all --minutes 10 --out accuracy.md
+    benchmarks/accuracy.py --data leather --detectors sidn,fim-net --minutes 10 --ablations --out ablations.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import cv2
+import openvino
+import torch
+from montage import FULL, Heat, build_report, draw_montage, label, pick, show, take_heat, write_report
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from torch.utils.flop_counter import FlopCounterMode
+
+from calib.metrics import evaluate, labelled_images
+from detectors.backbones import BACKBONES
+from detectors.checkpoint import checkpoint_path, read_checkpoint
+from detectors.fit import Budget, Settings, fit, network_arguments
+from detectors.natural import MOST
+from detectors.registry import BUILT, detector_class
+from detectors.run import read_run
+from edge.errors import InputError, LinesideError
+from edge.prepare import good_folder, list_images
+from edge.settings import write_text_safely
+from export.onnx import export_run
+
+PRELOAD = [  # what every job imports, once for all of them
+    "detectors.fit", "export.onnx", "calib.metrics", "torch._dynamo", "onnxscript", "sklearn.metrics", "pyaupro", "matplotlib.figure",
+]
+Tell = Callable[[str, float, float], None]  # what is done, share of the fit, s left of it
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of the table: a fit with its export and evaluation, in ``folder``, whose name says with what settings."""
+
+    data: Path
+    variant: str  # FULL, or the name of an ablation
+    settings: Settings
+    budget: Budget
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.settings.detector} on {self.data.name}" + ("" if self.variant == FULL else f", {self.variant}")
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    def result(self) -> dict[str, Any] | None:
+        """The figures, or None before they are whole."""
+        try:
+            return dict(json.loads((self.folder / "result.json").read_text()))
+        except (OSError, ValueError):
+            return None
+
+    def fitted(self) -> bool:
+        """Whether the fit came to its end."""
+        whole = (self.run / "run.json").is_file() and not checkpoint_path(self.run).exists()
+        return whole and not json.loads((self.run / "run.json").read_text())["interrupted"]
+
+    def row(self, error: str | None) -> dict[str, Any]:
+        """The job in the report: its figures, its error, or how far it came."""
+        row: dict[str, Any] = {"set": self.data.name, "detector": self.settings.detector, "variant": self.variant}
+        result = self.result()
+        if result is not None:
+            return {**row, "status": "done", **result}
+        if error is not None:
+            return {**row, "status": "failed", "error": error}
+        if self.fitted():
+            return {**row, "status": "fitted, not evaluated"}
+        try:
+            fitted = f"{read_checkpoint(self.run).seconds / 60:.1f}" + (f" of {self.budget.minutes:g}" if self.budget.minutes else "")
+            return {**row, "status": f"fit stopped after {fitted} min"}
+        except InputError:
+            return {**row, "status": "not begun"}
+
+
+def fingerprint(folder: Path, files: list[Path]) -> str:
+    """SHA-256 over names and bytes."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def sources() -> str:
+    """The code that the figures come from: a fingerprint of the packages."""
+    root = Path(__file__).resolve().parents[1]
+    rooms = ("edge", "calib", "detectors", "export")
+    return fingerprint(root, [path for room in rooms for path in sorted((root / room).rglob("*.py"))])[:12]
+
+
+# --- One job, in its own process ---
+
+
+def measure(job: Job, tell: Tell) -> dict[str, Any]:
+    """Fit, or go on fitting; export; evaluate. Raises KeyboardInterrupt where the fit was ended early."""
+    for leftover in job.folder.glob(".*"):  # of a process that was killed
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    if not job.fitted():
+        resume = checkpoint_path(job.run).exists()
+        if not resume:
+            shutil.rmtree(job.run, ignore_errors=True)  # interrupted, and no room for a checkpoint
+        record = fit(job.settings, job.data, job.run, job.budget, resume=resume,
+                     report=lambda step: tell(f"{step.phase}, step {step.step}", step.share, step.seconds_left))
+        if record.interrupted:
+            raise KeyboardInterrupt
+    tell("exporting", 1.0, 0.0)
+    record, network = read_run(job.run)
+    shutil.rmtree(job.folder / "bundle", ignore_errors=True)
+    bundle, parity = export_run(job.run, job.folder / "bundle", f"{job.settings.detector}-{job.data.name}")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(1, bundle.card.input.channels, record.height, record.width))
+    tell("evaluating", 1.0, 0.0)
+    cv2.setNumThreads(-1)  # as at the line; a fit sets it to 1
+    figures = asdict(evaluate(bundle, job.data))
+    heat, milliseconds = take_heat(bundle, labelled_images(job.data))
+    heat.write(job.folder / "maps.npz")
+    return {
+        **{name: figures[name] for name in ("image_auroc", "pixel_auroc", "aupro", "pixel_ap")},
+        "minutes": record.minutes, "steps": record.steps, "parameters": sum(p.numel() for p in network.parameters()),
+        "gflops": counter.get_total_flops() / 1e9, "ms_per_image": milliseconds, "threads": len(os.sched_getaffinity(0)),
+        "input": [record.height, record.width, bundle.card.input.channels], "parity": parity, "backbone": record.backbone,
+        "natural_images": record.natural_images, "train_good": len(list_images(good_folder(job.data))),
+        "good": figures["good"], "defective": figures["defective"], "unmarked": figures["unmarked"],
+        "torch": record.torch, "openvino": openvino.get_version(), "bundle": f"{job.folder.parent.name}/{job.folder.name}/bundle",
+    }
+
+
+def work(job: Job, code: str, pipe: Connection) -> None:
+    """A job's process: tells how far it is, then how it ended. It ends itself when nobody listens any more."""
+    os.setpgrp()  # a terminal's Ctrl-C goes to the command alone, which passes it on
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with (job.folder / "log.txt").open("a") as log, (job.folder / "lock").open("w") as lock:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits until a job whose command was killed has noticed
+            if job.result() is None:
+                result = measure(job, lambda *now: pipe.send(now))
+                write_text_safely(job.folder / "result.json", json.dumps({**result, "sources": code}, indent=1) + "\n")
+        pipe.send(None)
+    except KeyboardInterrupt:
+        pipe.send("stopped by a signal")
+    except LinesideError as error:
+        pipe.send(str(error))
+    except BrokenPipeError:
+        return
+    except Exception as error:  # one job's defect must not end the others
+        traceback.print_exc()
+        pipe.send(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+# --- All jobs, one after the other ---
+
+
+class Stop:
+    """SIGINT or SIGTERM: ends the job in progress after its step; a second one at once, with what its last checkpoint has."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.asked = 0
+        self.process: Any = None
+
+    def __call__(self, *_: object) -> None:
+        self.asked += 1
+        self.console.print("stopping after this step" if self.asked == 1 else "stopping at once")
+        if self.process is not None and self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGTERM if self.asked == 1 else signal.SIGKILL)
+
+
+def run_job(job: Job, code: str, stop: Stop, tell: Tell) -> str | None:
+    """Run a job in a process of its own. Returns what went wrong, or None."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    here, there = context.Pipe(duplex=False)
+    stop.process = context.Process(target=work, args=(job, code, there))
+    stop.process.start()
+    there.close()
+    if stop.asked:  # before there was a process to pass it on to
+        stop.process.terminate()
+    try:
+        while isinstance(message := here.recv(), tuple):
+            tell(*message)
+    except EOFError:
+        stop.process.join()
+        message = f"the process ended with exit code {stop.process.exitcode}, see {job.folder.name}/log.txt"
+        if stop.process.exitcode == -signal.SIGKILL:
+            message = "the process was killed, as happens when memory is short"
+    stop.process.join()
+    return message
+
+
+def run_jobs(jobs: list[Job], code: str, stop: Stop, console: Console, done: Callable[[dict[Path, str]], object]) -> dict[Path, str]:
+    """Run all jobs that have no result yet, and tell the terminal. Returns the errors by job folder."""
+    errors: dict[Path, str] = {}
+    waiting = [job for job in jobs if job.result() is None]
+    console.print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} of them done already")
+    seconds: list[float] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %, {task.fields[left]}"))
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=1.0, left="")
+        for number, job in enumerate(waiting, 1):
+            start, told = time.monotonic(), [0.0]
+
+            def tell(what: str, share: float, left: float, number: int = number, job: Job = job, told: list[float] = told) -> None:
+                usual = sum(seconds) / len(seconds) if seconds else 60 * (job.budget.minutes or 0)
+                text = f"job {number} of {len(waiting)}: {job.title}: {what}"
+                all_left = "" if not usual else f", {(left + (len(waiting) - number) * usual) / 60:.0f} min for all"
+                bar.update(task, completed=share, description=text, left=f"{left:.0f} s left{all_left}")
+                if not console.is_terminal and share >= told[0]:  # a log file wants lines, not a bar
+                    console.print(f"{text}; {left:.0f} s left{all_left}", soft_wrap=True)
+                    told[0] += 0.25
+            if stop.asked:
+                break
+            error = run_job(job, code, stop, tell)
+            if error is not None and not stop.asked:
+                errors[job.folder] = error
+                console.print(f"{job.title} failed: {error}", style="red", soft_wrap=True)
+            seconds.append(time.monotonic() - start)
+            done(errors)
+    return errors
+
+
+# --- The command ---
+
+
+def options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="sets in MVTec AD layout")
+    parser.add_argument("--detectors", nargs="+", required=True, metavar="NAME", help=f"all, or some of {', '.join(BUILT)}")
+    parser.add_argument("--minutes", type=float, help="of each fit")
+    parser.add_argument("--steps", type=int, help="of each fit, instead of minutes")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown to write; JSON and pictures beside it")
+    parser.add_argument("--ablations", action="store_true", help="also fit each detector without each of its parts")
+    parser.add_argument("--preset", default="edge")
+    parser.add_argument("--size", type=int, help="side of the network's input in px; the preset's unless given")
+    parser.add_argument("--width", type=int, help="channels of the network's first stage; the preset's unless given")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backbone-weights", nargs="+", default=[], metavar="NAME=FILE",
+                        help=f"state dicts of the papers' backbones, NAME one of {', '.join(list(BACKBONES)[1:])}; or one FILE for all")
+    parser.add_argument("--natural-images", type=Path, metavar="DIR", help="photographs for artificial defects")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser.parse_args(arguments)
+
+
+def plan(given: argparse.Namespace) -> list[Job]:
+    """The jobs that the options mean, whole detectors first. Raises InputError for options and folders that cannot be used."""
+    if given.out.suffix == ".json" or given.out.is_dir():
+        raise InputError("--out is the Markdown file", got=given.out, expected="a name such as accuracy.md")
+    budget = Budget(given.minutes, given.steps)
+    names = [name for word in given.detectors for name in word.split(",") if name]
+    names = list(dict.fromkeys(BUILT if "all" in names else names))
+    sets = [data.resolve() for data in given.data]
+    if len({data.name for data in sets}) < len(sets):
+        raise InputError("two sets have the same name", got=", ".join(data.name for data in sets), expected="a name for each set")
+    weights = dict(word.split("=", 1) if word.split("=")[0] in BACKBONES else ("", word) for word in given.backbone_weights)
+    for file in weights.values():
+        if not Path(file).is_file():
+            raise InputError(f"no backbone weights at {file}", expected="a state dict's file, or NAME=FILE")
+    natural = given.natural_images and given.natural_images.resolve()
+    photographs = natural and fingerprint(natural, list_images(natural)[:MOST])
+    work_folder = given.out.resolve().with_name(f"{given.out.name}.work")
+    jobs: list[tuple[bool, Job]] = []
+    for data in sets:
+        labelled_images(data)
+        truth = list_images(data / "ground_truth") if (data / "ground_truth").is_dir() else []
+        images = fingerprint(data, list_images(good_folder(data)) + list_images(data / "test") + truth)
+        for name in names:
+            base = Settings(name, given.preset, given.size, given.width, given.seed, natural_images=natural)
+            variants: dict[str, Any] = {FULL: {}}
+            try:
+                cls = detector_class(name)
+                network_arguments(cls, base)
+                file = weights.get(cls.backbone, weights.get("")) if cls.backbone else None
+                base = replace(base, backbone_weights=file and Path(file).resolve())
+                variants |= cls.ablations if given.ablations else {}
+            except ImportError:
+                pass  # the job says so
+            for variant, arguments in variants.items():
+                settings = replace(base, arguments=arguments)
+                key = {item.name: str(getattr(settings, item.name)) for item in fields(settings)}
+                key |= {"budget": str(budget), "data": images, "variant": variant, "natural_images": str(photographs)}
+                if settings.backbone_weights:
+                    key["backbone_weights"] = hashlib.sha256(settings.backbone_weights.read_bytes()).hexdigest()
+                digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
+                folder = re.sub(r"[^\w.-]+", "-", f"{name}.{data.name}.{variant}.{digest}")
+                jobs.append((variant != FULL, Job(data, variant, settings, budget, work_folder / folder)))
+    return [job for _, job in sorted(jobs, key=lambda pair: pair[0])]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = options(arguments)
+    console = Console(stderr=True)
+    try:
+        return benchmark(given, plan(given), console)
+    except LinesideError as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"accuracy: cannot use {error.filename}; got {error.strerror}.", file=sys.stderr)
+    return 2
+
+
+def benchmark(given: argparse.Namespace, jobs: list[Job], console: Console) -> int:
+    """Run the jobs, write the report after each, and the pictures at the end. Returns the exit code."""
+    folder = jobs[0].folder.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another command works in {folder}", expected="one at a time", next="Wait, or give another --out.") from error
+        stop = Stop(console)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        about = {name: getattr(given, name) for name in ("minutes", "steps", "preset", "size", "width", "seed")}
+        about |= {"backbone weights": ", ".join(given.backbone_weights) or None,
+                  "natural images": given.natural_images and given.natural_images.name}
+
+        def report(errors: dict[Path, str], montages: dict[str, str] | None = None) -> dict[str, Any]:
+            result = build_report(about, [job.row(errors.get(job.folder)) for job in jobs], montages or {})
+            write_report(given.out, result)
+            return result
+
+        errors = run_jobs(jobs, sources(), stop, console, report)
+        montages = {}
+        for data in dict.fromkeys(job.data for job in jobs):
+            done = [job for job in jobs if job.data == data and job.variant == FULL and job.result()]
+            images = labelled_images(data)
+            if done:
+                montages[data.name] = f"{given.out.stem}-{data.name}.png"
+                heats = {label(job.row(None)): Heat.read(job.folder / "maps.npz") for job in done}
+                draw_montage(given.out.with_name(montages[data.name]), data.name, [images[i] for i in pick(images)], heats)
+        result = report(errors, montages)
+    if given.json:
+        print(json.dumps(result))
+    else:
+        show(result, Console())
+    for title, lines in (("Cut short; the same command goes on with:", result["cut_short"]), ("Failed:", result["failed"])):
+        if lines:
+            console.print("\n  ".join([title, *lines]), style="red", soft_wrap=True)
+    return 130 if result["cut_short"] else 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
