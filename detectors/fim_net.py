@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.defects import Image
+from detectors.defects import Image, blended_defects
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, Whitening, mean_map, mean_outer_products
@@ -223,20 +223,27 @@ class FimNet(nn.Module):
         return terms
 
     def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
-        """MDGA, eq 1: a crop of a natural image and a resized and blurred crop of the good image, each pasted at a random place.
+        """MDGA, eq 1, and in half of the views blended regions of any shape: squares alone do not teach to repair a stain or a stroke."""
+        if rng.random() < 0.5:
+            return blended_defects(image, rng, natural, natural_share=0.3)
+        return pasted_defects(image, rng, natural)
 
-        The paper pastes 256 px on 512 px. Here either side is drawn, up to half the view's, so that small and thin defects
-        are learnt as well.
-        """
-        height, width, channels = image.shape
-        defective, mask = image.copy(), np.zeros((height, width, 1), np.float32)
-        for kind in ("natural", "blurred"):
-            h, w = np.maximum(2, np.exp(rng.uniform(np.log(0.03), np.log(0.5), 2)) * (height, width)).astype(int)
-            part = natural.crop(rng, h, w, channels) if kind == "natural" else _blurred_crop(image, rng, h, w)
-            y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
-            defective[y:y + h, x:x + w] = part
-            mask[y:y + h, x:x + w] = 1
-        return defective, mask
+
+def pasted_defects(image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
+    """MDGA, eq 1: a crop of a natural image and a resized and blurred crop of the good image, each pasted at a random place.
+
+    The paper pastes 256 px on 512 px. Here either side is drawn, up to half the view's, so that small and thin defects
+    are learnt as well.
+    """
+    height, width, channels = image.shape
+    defective, mask = image.copy(), np.zeros((height, width, 1), np.float32)
+    for kind in ("natural", "blurred"):
+        h, w = np.maximum(2, np.exp(rng.uniform(np.log(0.03), np.log(0.5), 2)) * (height, width)).astype(int)
+        part = natural.crop(rng, h, w, channels) if kind == "natural" else _blurred_crop(image, rng, h, w)
+        y, x = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
+        defective[y:y + h, x:x + w] = part
+        mask[y:y + h, x:x + w] = 1
+    return defective, mask
 
 
 def _blurred_crop(image: Image, rng: np.random.Generator, height: int, width: int) -> Image:

@@ -23,6 +23,7 @@ from detectors.defects import Image, blended_defects
 from detectors.images import as_input, miniatures, most_typical
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
+from detectors.residuals import TypicalMap, mean_map
 
 REPAIRED = (3, 4, 5)  # stages with an RBAM: l1 = 3 to l2 = 5
 SEGMENTED = (1, 2, 3)  # stages with a sub-network of MSDSM
@@ -102,26 +103,27 @@ def segmentation_module(channels: int) -> nn.Sequential:
 
 
 class NdpNet(nn.Module):
-    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]`` in 0..1."""
+    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]``, 0 or more."""
 
     channels = 3
     stride = 64  # four halvings, then patches of 4
     backbone = "vgg16"
     post_filter = ("mean:5", "median:5", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 64}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {"paper": {"size": 256, "width": 64, "typical": False}, "edge": {"size": 256, "width": 16}}
     ablations: ClassVar = {
         "without RBAM": {"reference_attention": False}, "without the defect perception loss": {"perception_weight": 0.0},
-        "pixel difference instead of feature difference": {"segmentation": False},
+        "pixel difference instead of feature difference": {"segmentation": False}, "without the typical map": {"typical": False},
     }
 
     def __init__(
         self, width: int = 16, size: int = 256, reconstruction_weight: float = 100.0, perceptual_weight: float = 1.0,
         perception_weight: float = 1.0, repair_weight: float = 1.0, segmentation_weight: float = 1.0, first_share: float = 0.35,
-        learning_rate: float = 1e-3, reference_attention: bool = True, segmentation: bool = True,
+        learning_rate: float = 1e-3, reference_attention: bool = True, segmentation: bool = True, typical: bool = True,
     ) -> None:
         """The weights are those of eqs 14 and 17; first_share: phase 1's part of a fit.
 
-        reference_attention: with RBAM; segmentation: with MSDSM, else the map is the squared difference of pixels.
+        reference_attention: with RBAM; segmentation: with MSDSM, else the map is the squared difference of pixels; typical: the
+        map is measured by that of good images at each place (`detectors.residuals`).
         """
         super().__init__()
         self.reconstruction_weight, self.perceptual_weight = reconstruction_weight, perceptual_weight
@@ -135,6 +137,7 @@ class NdpNet(nn.Module):
         self.decoder = nn.ModuleList(stage(a, b) for a, b in zip(skipped, outputs, strict=True))
         self.to_image = nn.Conv2d(width, 3, 3, 1, 1)
         self.segment = nn.ModuleList(segmentation_module(widths[i - 1]) for i in SEGMENTED) if segmentation else None
+        self.typical = TypicalMap() if typical else None
         self.register_buffer("reference", torch.zeros(1, 3, size, size))
         for i in REPAIRED:
             self.register_buffer(f"reference_features_{i}", torch.zeros(1, widths[i - 1], size >> (i - 1), size >> (i - 1)))
@@ -177,14 +180,24 @@ class NdpNet(nn.Module):
         return [torch.sigmoid(layer(pair).float()) for layer, pair in zip(self.segment, pairs, strict=True)]
 
     def forward(self, image: Tensor) -> Tensor:
+        result = self.difference(image)
+        return result if self.typical is None else self.typical(result)
+
+    def difference(self, image: Tensor) -> Tensor:
+        """AM_final, eq 11, in 0..1; or, without MSDSM, the squared difference of image and reconstruction."""
         features = self.encode(image)
         reconstruction = self.decode(*self.repaired(features))
         if self.segment is None:
             return (image - reconstruction).square().mean(1, keepdim=True)
         total = torch.zeros(())
-        for weight, part in zip(STAGE_WEIGHTS, self.maps(features, self.encode(reconstruction)), strict=True):  # eq 11
+        for weight, part in zip(STAGE_WEIGHTS, self.maps(features, self.encode(reconstruction)), strict=True):
             total = total + weight * F.interpolate(part, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return total
+
+    def finish(self, pixels: NDArray[np.uint8]) -> None:
+        """Measure the map on good images ``[N, H, W, C]``."""
+        if self.typical is not None:
+            self.typical.set(mean_map(self.difference, pixels))
 
     # --- The recipe ---
 

@@ -15,11 +15,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.defects import Image, gaussian_noise_defects
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
+from detectors.residuals import TypicalMap, mean_map
 
 
 class ResidualBlock(nn.Module):
@@ -101,24 +103,27 @@ def segmentation_loss(texture_logits: Tensor, defect_logits: Tensor, mask: Tenso
 
 
 class Sidn(nn.Module):
-    """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]`` in 0..1; H and W multiples of 16."""
+    """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 16."""
 
     channels = 1
     stride = 16
     backbone = None
-    presets: ClassVar = {"paper": {"size": 256, "width": 16}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {"paper": {"size": 256, "width": 16, "typical": False}, "edge": {"size": 256, "width": 16}}
     ablations: ClassVar = {
         "without clustering": {"clustering_weight": 0.0}, "without centre separation": {"centre_weight": 0.0},
-        "without GSRM": {"global_relation": False},
+        "without GSRM": {"global_relation": False}, "without the typical map": {"typical": False},
     }
     post_filter = ("median:5", "threshold", "open:5")
 
     def __init__(
         self, width: int = 16, clusters: int = 12, background_weight: float = 0.1,
         separation_weight: float = 0.01, clustering_weight: float = 0.01, centre_weight: float = 0.01, fusion: float = 0.5,
-        global_relation: bool = True,
+        global_relation: bool = True, typical: bool = True,
     ) -> None:
-        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F); global_relation: with GSRM."""
+        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F); global_relation: with GSRM.
+
+        typical: the map is measured by that of good images at each place (`detectors.residuals`).
+        """
         super().__init__()
         self.background_weight = background_weight
         self.separation_weight = separation_weight
@@ -139,6 +144,7 @@ class Sidn(nn.Module):
         self.defect_gsrm = GlobalSemanticRelation(deep)
         self.texture_sm = segmentation_module(deep, width)  # eq 3
         self.defect_sm = segmentation_module(deep, width)  # eq 4
+        self.typical = TypicalMap() if typical else None
 
     @staticmethod
     def _branch(width: int) -> nn.Sequential:
@@ -157,8 +163,18 @@ class Sidn(nn.Module):
         return self.texture_sm(z_t), self.defect_sm(z_d)
 
     def forward(self, image: Tensor) -> Tensor:
+        result = self.fused(image)
+        return result if self.typical is None else self.typical(result)
+
+    def fused(self, image: Tensor) -> Tensor:
+        """Eq 26: what the two branches say together, in 0..1."""
         texture, defect = self.segment(*self.decompose(image))
-        return (1 - self.fusion) * torch.sigmoid(-texture) + self.fusion * torch.sigmoid(defect)  # eq 26
+        return (1 - self.fusion) * torch.sigmoid(-texture) + self.fusion * torch.sigmoid(defect)
+
+    def finish(self, pixels: NDArray[np.uint8]) -> None:
+        """Measure the map on good images ``[N, H, W, C]``."""
+        if self.typical is not None:
+            self.typical.set(mean_map(self.fused, pixels))
 
     def phases(self, size: int) -> list[Phase]:
         crop = max(64, size // 2 // self.stride * self.stride)

@@ -97,21 +97,31 @@ def test_the_matching_loss_is_equation_1_at_three_scales(backbone, turned):
         assert float(terms[f"matching at 1/{factor}"].detach()) == pytest.approx(np.square(small[0] - small[1]).mean(), rel=1e-3)
 
 
-def test_centres_are_means_over_good_images_of_reduced_features(backbone, turned):
-    net = LocalOcc(width=4, size=128, align=False, target=8)
+@pytest.mark.parametrize("whiten", [False, True])
+def test_centres_are_means_over_good_images_of_reduced_features(backbone, turned, whiten):
+    net = LocalOcc(width=4, size=128, align=False, target=8, whiten=whiten)
     net.use_backbone(backbone)
     net.set_centres(turned)
+    image = as_input(turned)
     with torch.no_grad():
-        mixed = net.mixed_features(as_input(turned)).double().numpy()
-    std = mixed.std(axis=(0, 2, 3))
-    np.testing.assert_allclose(1 / net.scale[0, :, 0, 0].numpy(), std, rtol=1e-3)
+        mixed = net.mixed_features(image).double().numpy()
+        seen = net.normalised(image).double().numpy()
+    count, std = mixed.shape[1], mixed.std(axis=(0, 2, 3))
     scaled = mixed / std[:, None, None]
-    flat = scaled.transpose(1, 0, 2, 3).reshape(len(std), -1)
+    flat = scaled.transpose(1, 0, 2, 3).reshape(count, -1)
     directions = np.linalg.eigh(flat @ flat.T)[1][:, ::-1][:, :8]
     centres = np.einsum("dk,dhw->khw", directions, scaled.mean(axis=0))
     centres /= np.linalg.norm(centres, axis=0)
     signs = np.sign((centres * net.centres[0].numpy()).sum((1, 2)))[:, None, None]
     np.testing.assert_allclose(net.centres[0].numpy(), centres * signs, atol=2e-3)
+    if not whiten:
+        np.testing.assert_allclose(seen, (mixed - mixed.mean(axis=(0, 2, 3), keepdims=True)) / std[:, None, None], rtol=2e-3, atol=0.01)
+        return
+    for part in (seen[:, :count], seen[:, count:]):  # about the mean, and about the mean at each position
+        white = part.transpose(1, 0, 2, 3).reshape(count, -1)
+        assert abs(white @ np.ones(white.shape[1])).max() / white.shape[1] < 0.02
+        squares = np.sort(np.linalg.eigvalsh(white @ white.T / white.shape[1]))
+        assert squares[-1] < 1.01 and np.median(squares) > 0.5, "in units of the deviations, but for directions that hardly occur"
 
 
 def test_one_centre_for_all_is_the_same_everywhere(backbone, turned):
@@ -119,6 +129,23 @@ def test_one_centre_for_all_is_the_same_everywhere(backbone, turned):
     net.use_backbone(backbone)
     net.set_centres(turned)
     assert torch.allclose(net.centres, net.centres[:, :, :1, :1])
+
+
+def test_disturbed_features_shall_be_beyond_the_margin(backbone, turned):
+    net = LocalOcc(width=4, size=128, align=False, noise=0.5, margin=1.0).eval()
+    net.use_backbone(backbone)
+    net.set_centres(turned)
+    image = as_input(turned[:2])
+    batch = Batch(image, image, torch.zeros(2, 1, 128, 128))
+    terms = net.localisation_losses(batch)
+    assert set(terms) == {"good", "defective", "noise"} and 0 <= float(terms["noise"].detach()) <= 0.3
+    with torch.no_grad():
+        disturbed = [float(net.localisation_losses(batch)["noise"]) for net.noise in (1e-3, 100.0)]
+    near = float((1 - half_cosine_distance(net.mapping(net.normalised(image)), net.centres)).clamp_min(0).mean().detach())
+    assert disturbed[0] == pytest.approx(0.3 * near, rel=0.05, abs=1e-4)
+    assert abs(disturbed[1] - disturbed[0]) > 1e-4
+    net.noise = 0.0
+    assert set(net.localisation_losses(batch)) == {"good", "defective"}
 
 
 def test_phases_train_what_the_paper_trains(backbone):
@@ -154,7 +181,7 @@ def test_the_map_is_warped_back_and_what_fell_outside_is_masked(backbone):
     net.distances = lambda _: distance
     result = net(image)[0, 0].detach()
     peak = np.unravel_index(int(result.argmax()), result.shape)
-    assert np.hypot(peak[1] - spot[0], peak[0] - spot[1]) < 9
+    assert np.hypot(peak[1] - float(spot[0]), peak[0] - float(spot[1])) < 9
     net.distances = lambda _: torch.ones(1, 1, 16, 16)
     covered = net(image)[0, 0].detach()
     assert float(covered.max()) == pytest.approx(1, abs=1e-4) and 0.4 < float((covered > 0.5).float().mean()) < 0.95
