@@ -21,7 +21,7 @@ GRID = 32  # cells along a side of the image for which typical residuals are kep
 
 
 def whitening_matrix(moment: Tensor) -> Tensor:
-    """The matrix ``[C, C]`` that makes vectors of mean outer product ``[C, C]`` uncorrelated, with a mean square of 1 each, and changes them least."""
+    """The matrix that makes vectors of mean outer product ``[C, C]`` uncorrelated, each of mean square 1, and changes them least."""
     scale = moment.double().diagonal().clamp_min(1e-12).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * moment.double() * scale)
     return ((vectors * (values.clamp_min(0) + RIDGE).rsqrt()) @ vectors.T * scale).float()
