@@ -21,7 +21,7 @@ from typing import Any
 
 from edge.prepare import InputError
 
-BUILT = {
+DETECTORS = {
     "ndp-net": ("detectors.ndp_net", "NdpNet"), "fim-net": ("detectors.fim_net", "FimNet"), "sidn": ("detectors.sidn", "Sidn"),
     "local-occ": ("detectors.local_occ", "LocalOcc"), "aw-ssim": ("detectors.aw_ssim", "AwSsim"),
 }
@@ -29,7 +29,7 @@ BUILT = {
 
 def detector_class(name: str) -> Any:
     """The class of the detector called ``name``. Raises InputError for an unknown name."""
-    if name not in BUILT:
-        raise InputError(f"there is no detector {name!r}", expected="one of " + ", ".join(BUILT), next="Run `lineside fit --help`.")
-    module, cls = BUILT[name]
+    if name not in DETECTORS:
+        raise InputError(f"there is no detector {name!r}", expected="one of " + ", ".join(DETECTORS), next="Run `lineside fit --help`.")
+    module, cls = DETECTORS[name]
     return getattr(import_module(module), cls)

@@ -74,7 +74,7 @@ class Toy(nn.Module):
 
 @pytest.fixture
 def toy(monkeypatch) -> Settings:
-    monkeypatch.setitem(registry.BUILT, "toy", (__name__, "Toy"))
+    monkeypatch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
     Toy.looked_at.clear()
     Toy.made.clear()
     return Settings("toy", seed=3)
