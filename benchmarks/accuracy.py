@@ -6,6 +6,7 @@ and the fit that was stopped resumes from its checkpoint. Exit code 1 if a detec
 
     benchmarks/accuracy.py --data leather magnetic_tile --detectors all --minutes 10 --out accuracy.md
     benchmarks/accuracy.py --data leather --detectors sidn,fim-net --minutes 10 --ablations --out ablations.md
+    benchmarks/accuracy.py --data turned --detectors local-occ --minutes 10 --ablations "without IMM" --out imm.md
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ def options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of each fit")
     parser.add_argument("--steps", type=int, help="of each fit, instead of minutes")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown to write; JSON and pictures beside it")
-    parser.add_argument("--ablations", action="store_true", help="also fit each detector without each of its parts")
+    parser.add_argument("--ablations", nargs="*", metavar="NAME",
+                        help="also fit each detector without each of its parts, or without those named")
     parser.add_argument("--preset", default="edge")
     parser.add_argument("--size", type=int, help="side of the network's input in px; the preset's unless given")
     parser.add_argument("--width", type=int, help="channels of the network's first stage; the preset's unless given")
@@ -140,6 +142,10 @@ def plan(given: argparse.Namespace) -> list[Job]:
     budget = Budget(given.minutes, given.steps)
     names = [name for word in given.detectors for name in word.split(",") if name]
     names = list(dict.fromkeys(DETECTORS if "all" in names else names))
+    parts = {part for name in names if name in DETECTORS for part in detector_class(name).ablations}
+    wanted = set() if given.ablations is None else set(given.ablations) or parts
+    if not wanted <= parts:
+        raise InputError("there is no such ablation", got=", ".join(sorted(wanted - parts)), expected="some of " + ", ".join(sorted(parts)))
     sets = [data.resolve() for data in given.data]
     if len({data.name for data in sets}) < len(sets):
         raise InputError("two sets have the same name", got=", ".join(data.name for data in sets), expected="a name for each set")
@@ -163,7 +169,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
                 network_arguments(cls, base)
                 file = weights.get(cls.backbone, weights.get("")) if cls.backbone else None
                 base = replace(base, backbone_weights=file and Path(file).resolve())
-                variants |= cls.ablations if given.ablations else {}
+                variants |= {part: left_out for part, left_out in cls.ablations.items() if part in wanted}
             except ImportError:
                 pass  # the job says so
             for variant, arguments in variants.items():

@@ -234,7 +234,7 @@ def test_a_fit_that_waits_for_its_evaluation_is_said_to(command, scripts, cloth,
     (["--data", "{tmp}/none"], "no test images"), (["--detectors", "sdin"], "there is no detector"), (["--minutes", "1"], "got both"),
     (["--size", "80", "--detectors", "all"], "multiple of"), (["--preset", "big"], "preset"), (["--out", "{tmp}/a.json"], "Markdown"),
     (["--backbone-weights", "{tmp}/none"], "no backbone weights"), (["--natural-images", "{tmp}/none"], "no folder"),
-    (["--data", "{cloth}", "{cloth}"], "same name"),
+    (["--data", "{cloth}", "{cloth}"], "same name"), (["--ablations", "without wheels"], "no such ablation"),
 ])
 def test_wrong_input_is_one_message_and_leaves_nothing(command, cloth, tmp_path, words, message):
     given = ["--data", cloth, "--detectors", "sidn", *TINY, "--out", tmp_path / "table.md"]
