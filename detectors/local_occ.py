@@ -88,6 +88,7 @@ class LocalOcc(nn.Module):
     whitening: Tensor
     local_mean: Tensor
     local_whitening: Tensor
+    image_whitening: Tensor
     centres: Tensor
     template: Tensor
     template_features: Tensor
@@ -109,8 +110,8 @@ class LocalOcc(nn.Module):
 
         align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else eq 3); local: a centre for each position,
         else one for all. noise: deviations by which features are disturbed, as defects that no image shows (0: the paper's eq 5);
-        whiten: N_M sees F_mixed in units of its deviations over good images, about its mean and about its mean at each position (else in
-        units of each channel's).
+        whiten: N_M sees F_mixed in units of its deviations over good images, about its mean, its mean at each position and the image's own
+        mean (else about its mean alone, in units of each channel's deviation).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
@@ -120,7 +121,7 @@ class LocalOcc(nn.Module):
         mixed = sum(self.features.channels[i] for i in self.taps)
         cells = size // cell
         self.mapping = nn.Sequential(  # N_M
-            nn.Conv2d(2 * mixed if whiten else mixed, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(3 * mixed if whiten else mixed, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
             nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, target, 1),
         )
         self.matching = ImageMatching() if self.align else None
@@ -128,6 +129,7 @@ class LocalOcc(nn.Module):
         self.register_buffer("whitening", torch.eye(mixed)[:, :, None, None])
         self.register_buffer("local_mean", torch.zeros(1, mixed, cells, cells))
         self.register_buffer("local_whitening", torch.eye(mixed)[:, :, None, None])
+        self.register_buffer("image_whitening", torch.eye(mixed)[:, :, None, None])
         self.register_buffer("centres", torch.ones(1, target, cells, cells))
         if self.align:
             self.register_buffer("template", torch.zeros(1, 3, size, size))
@@ -199,17 +201,21 @@ class LocalOcc(nn.Module):
             if self.matching is not None:
                 self.template_features.copy_(self.matching.n_p(self.template - 0.5))
             total = torch.zeros(self.mean.shape[1], *self.centres.shape[2:], dtype=torch.float64)
-            moment, count = torch.zeros(total.shape[0], total.shape[0], dtype=torch.float64), 0
+            moment, within = (torch.zeros(len(total), len(total), dtype=torch.float64) for _ in range(2))
+            count = 0
             for image in in_batches(pixels):
                 features = self.mixed_features(self.aligned(image)[0] if self.align else image).double()
                 flat = features.permute(1, 0, 2, 3).flatten(1)
                 total += features.sum(0)
                 moment += flat @ flat.T
+                around_own = (features - features.mean((2, 3), keepdim=True)).permute(1, 0, 2, 3).flatten(1)
+                within += around_own @ around_own.T
                 count += len(features)
             mean_map = total / count
             positions = self.centres.shape[-1] ** 2
             mean = mean_map.mean((1, 2))
             moment /= count * positions
+            self.image_whitening.copy_(whitening_matrix(within / (count * positions))[:, :, None, None])
             covariance = moment - mean[:, None] * mean
             self.mean.copy_(mean[None, :, None, None])
             self.whitening.copy_(whitening_matrix(covariance if self.whiten else covariance.diagonal().diag())[:, :, None, None])
@@ -224,14 +230,16 @@ class LocalOcc(nn.Module):
             self.centres.copy_(F.normalize(reduced, dim=0)[None])
 
     def normalised(self, image: Tensor) -> Tensor:
-        """What N_M sees: F_mixed about its mean, in units of its deviations over good images; with `whiten` about its local mean too."""
+        """What N_M sees: F_mixed about its mean, in units of its deviations over good images; with `whiten` about two more means."""
         with torch.no_grad():
             mixed = self.mixed_features(image)
             with torch.autocast(image.device.type, enabled=False):
                 standard = F.conv2d(mixed - self.mean, self.whitening)
                 if not self.whiten:
                     return standard
-                return torch.cat([standard, F.conv2d(mixed - self.local_mean, self.local_whitening)], 1)
+                own_mean = mixed.mean((2, 3), keepdim=True)
+                return torch.cat([standard, F.conv2d(mixed - self.local_mean, self.local_whitening),
+                                  F.conv2d(mixed - own_mean, self.image_whitening)], 1)
 
     def distances(self, image: Tensor) -> Tensor:
         """H_Map at the cells' resolution, ``[N, 1, h, w]``, of aligned images."""

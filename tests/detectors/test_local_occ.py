@@ -117,7 +117,7 @@ def test_centres_are_means_over_good_images_of_reduced_features(backbone, turned
     if not whiten:
         np.testing.assert_allclose(seen, (mixed - mixed.mean(axis=(0, 2, 3), keepdims=True)) / std[:, None, None], rtol=2e-3, atol=0.01)
         return
-    for part in (seen[:, :count], seen[:, count:]):  # about the mean, and about the mean at each position
+    for part in np.split(seen, 3, axis=1):  # about the mean, the mean at each position, and each image's own mean
         white = part.transpose(1, 0, 2, 3).reshape(count, -1)
         assert abs(white @ np.ones(white.shape[1])).max() / white.shape[1] < 0.02
         squares = np.sort(np.linalg.eigvalsh(white @ white.T / white.shape[1]))
