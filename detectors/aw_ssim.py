@@ -32,6 +32,7 @@ BATCH = 8  # patches
 WINDOW = 11  # px, xi: the side of the sliding window
 C1, C2 = 0.01**2, 0.03**2  # eq 3 and below eq 4, for images in 0..1
 C3 = C2 / 2
+FLOOR = 1e-5  # variance that every image is taken to have: its deviation, 0.8 grey levels, is what a camera's noise and rounding make
 PLAIN_SIGMA = 1.5  # px, of SSIM in its ablation
 
 
@@ -54,16 +55,16 @@ def local_means(image: Tensor, window: Tensor) -> Tensor:
 def dissimilarities(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """1 - l, 1 - c and 1 - s of eqs 2, 4 and 5: images float32 ``[N, C, H, W]`` in 0..1 -> three of their shape, 0 where they are alike.
 
-    Each is brought to one fraction first: the difference of 1 and nearly 1 keeps too few digits for half precision.
+    Each is brought to one fraction first: the difference of 1 and nearly 1 keeps too few digits for half precision. Both images count as
+    having the same noise, of variance `FLOOR`: variances below it are rounding errors, other ones in each runtime.
     """
     u, v = x - 0.5, y - 0.5  # moments of smaller numbers, for the same reason
     mean_u, mean_v, square_u, square_v, product = local_means(torch.cat((u, v, u * u, v * v, u * v), 1), window).chunk(5, 1)
-    tiny = 1e-8  # a deviation of 0 has no gradient
-    sigma_x = (square_u - mean_u.square()).clamp_min(tiny).sqrt()
-    sigma_y = (square_v - mean_v.square()).clamp_min(tiny).sqrt()
+    sigma_x = ((square_u - mean_u.square()).clamp_min(0) + FLOOR).sqrt()
+    sigma_y = ((square_v - mean_v.square()).clamp_min(0) + FLOOR).sqrt()
     luminance = (mean_u - mean_v).square() / ((mean_u + 0.5).square() + (mean_v + 0.5).square() + C1)
     contrast = (sigma_x - sigma_y).square() / (sigma_x.square() + sigma_y.square() + C2)
-    structure = (sigma_x * sigma_y - (product - mean_u * mean_v)) / (sigma_x * sigma_y + C3)
+    structure = (sigma_x * sigma_y - (product - mean_u * mean_v + FLOOR)) / (sigma_x * sigma_y + C3)
     return luminance, contrast, structure
 
 

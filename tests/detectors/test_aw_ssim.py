@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detectors.aw_ssim import (
+    FLOOR,
     AwSsim,
     cut_polygon,
     dissimilarities,
@@ -38,7 +39,10 @@ def equation_8(sigma):
 
 
 def equations_2_to_5(x, y, sigma):
-    """Luminance, contrast and structure of two images [H, W]: sums over the part of each position's window that is inside the image."""
+    """Luminance, contrast and structure of two images [H, W]: sums over the part of each position's window that is inside the image.
+
+    FLOOR is ours: the variance of a noise that both images are taken to have.
+    """
     height, width = x.shape
     g = equation_8(sigma)
     c1, c2 = 0.01**2, 0.03**2
@@ -51,8 +55,8 @@ def equations_2_to_5(x, y, sigma):
             w /= w.sum()
             a, b = (image[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1].astype(float) for image in (x, y))
             mu_x, mu_y = (w * a).sum(), (w * b).sum()
-            sigma_x, sigma_y = np.sqrt((w * (a - mu_x) ** 2).sum()), np.sqrt((w * (b - mu_y) ** 2).sum())
-            sigma_xy = (w * (a - mu_x) * (b - mu_y)).sum()
+            sigma_x, sigma_y = np.sqrt((w * (a - mu_x) ** 2).sum() + FLOOR), np.sqrt((w * (b - mu_y) ** 2).sum() + FLOOR)
+            sigma_xy = (w * (a - mu_x) * (b - mu_y)).sum() + FLOOR
             luminance[i, j] = (2 * mu_x * mu_y + c1) / (mu_x**2 + mu_y**2 + c1)
             contrast[i, j] = (2 * sigma_x * sigma_y + c2) / (sigma_x**2 + sigma_y**2 + c2)
             structure[i, j] = (sigma_xy + c3) / (sigma_x * sigma_y + c3)
@@ -84,6 +88,16 @@ def test_an_image_is_wholly_similar_to_itself_and_flat_ones_have_a_gradient():
     y = torch.full((1, 3, 16, 16), 0.4, requires_grad=True)
     sum(part.mean() for part in dissimilarities(torch.full_like(y, 0.6), y, gaussian_window(1.5))).backward()
     assert y.grad.isfinite().all() and y.grad.abs().sum() > 0
+
+
+def test_where_an_image_is_flat_rounding_does_not_show():
+    """A reconstruction with next to no texture beside an image with much: as on the bright ground around a part."""
+    ramp = 0.9 + 1e-4 * images(1, 3, 32, 32)
+    x, flat = torch.from_numpy(images(1, 3, 32, 32)), torch.from_numpy(ramp.astype(np.float32))
+    window = gaussian_window(2.5)
+    exact = dissimilarities(x.double(), flat.double(), window.double())
+    for part, expected in zip(dissimilarities(x, flat, window), exact, strict=True):
+        assert float((part - expected).abs().max()) < 2e-3
 
 
 def dissimilarity(net, x, y):
