@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from edge.prepare import InputError
 
 WARM_UP = 0.05  # share of a phase over which the learning rate rises
 SAVE_EVERY = 60.0  # s between checkpoints
+SWITCH = 2e-4  # s after which the thread that prepares batches gives way to the step; with Python's 5 ms a step takes up to an eighth longer
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,17 @@ def stop_on_signal() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def quick_switches() -> Iterator[None]:
+    """Let Python's threads take turns every `SWITCH`."""
+    previous = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(previous)
 
 
 def bfloat16_is_fast() -> bool:
@@ -183,7 +196,7 @@ class _Fit:
         self.begin = time.monotonic() - state.seconds
         if state.network:
             self.network.load_state_dict(state.network)
-        with stop_on_signal() as stop:
+        with stop_on_signal() as stop, quick_switches():
             while state.phase < len(self.phases) and not stop.is_set():
                 if self._phase(self.phases[state.phase], stop):
                     state.phase, state.phase_step, state.started, state.optimizer = state.phase + 1, 0, False, {}
