@@ -24,7 +24,7 @@ from detectors.defects import Image, blended_defects
 from detectors.images import MINIATURE, as_input, miniatures, most_typical
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import in_batches, whitening_matrix
+from detectors.residuals import TypicalMap, in_batches, mean_map, whitening_matrix
 
 NOISE_WEIGHT = 0.3
 
@@ -72,8 +72,12 @@ def warp(image: Tensor, matrix: Tensor, border: str) -> Tensor:
 
 
 def half_cosine_distance(a: Tensor, b: Tensor) -> Tensor:
-    """0.5 dist(a, b), eq 4: maps ``[N, D, h, w]`` and ``[1, D, h, w]`` -> ``[N, 1, h, w]`` in 0..1."""
-    return 0.5 * (1 - (F.normalize(a.float(), dim=1, eps=1e-6) * F.normalize(b.float(), dim=1, eps=1e-6)).sum(1, keepdim=True))
+    """0.5 dist(a, b), eq 4: maps ``[N, D, h, w]`` and ``[1, D, h, w]`` -> ``[N, 1, h, w]`` in 0..1.
+
+    As the squared difference of unit vectors: one minus a cosine of nearly one keeps few digits.
+    """
+    difference = F.normalize(a.float(), dim=1, eps=1e-6) - F.normalize(b.float(), dim=1, eps=1e-6)
+    return 0.25 * difference.square().sum(1, keepdim=True)
 
 
 def localisation_loss(distance: Tensor, mask: Tensor, margin: float) -> dict[str, Tensor]:
@@ -82,7 +86,7 @@ def localisation_loss(distance: Tensor, mask: Tensor, margin: float) -> dict[str
 
 
 class LocalOcc(nn.Module):
-    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]`` in 0..1."""
+    """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]``, 0 or more."""
 
     mean: Tensor
     whitening: Tensor
@@ -97,15 +101,17 @@ class LocalOcc(nn.Module):
     backbone = "resnet18"
     backbone_name = "resnet18"
     post_filter = ("mean:9", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False}, "edge": {"size": 256, "width": 128}}
+    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False, "untaught": False, "typical": False},
+                         "edge": {"size": 256, "width": 128}}
     ablations: ClassVar = {
         "without IMM": {"align": False}, "without artificial defects": {"defects": False}, "one centre for all positions": {"local": False},
         "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
+        "without the untaught distance": {"untaught": False}, "without the typical map": {"typical": False},
     }
 
     def __init__(self, width: int = 128, size: int = 256, backbone: str = PACKAGED, align: bool | None = None,
                  defects: bool = True, local: bool = True, margin: float = 0.1, target: int = 64, cell: int = 8,
-                 noise: float = 0.5, whiten: bool = True) -> None:
+                 noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True) -> None:
         """width: channels of N_M; target: of F_C; cell: px of the image that one position of F_M stands for; margin: delta.
 
         align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else eq 3); local: a centre for each position,
@@ -115,7 +121,8 @@ class LocalOcc(nn.Module):
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
-        self.align, self.defects, self.local = bool(align), defects, local
+        self.align, self.defects, self.local, self.untaught = bool(align), defects, local, untaught
+        self.typical = TypicalMap() if typical else None
         self.features: Backbone = build_backbone(backbone)
         self.taps = [i for i, stride in enumerate(self.features.strides) if stride in (4, 8, 16)]
         mixed = sum(self.features.channels[i] for i in self.taps)
@@ -234,16 +241,36 @@ class LocalOcc(nn.Module):
         with torch.no_grad():
             mixed = self.mixed_features(image)
             with torch.autocast(image.device.type, enabled=False):
-                standard = F.conv2d(mixed - self.mean, self.whitening)
-                if not self.whiten:
-                    return standard
-                own_mean = mixed.mean((2, 3), keepdim=True)
-                return torch.cat([standard, F.conv2d(mixed - self.local_mean, self.local_whitening),
-                                  F.conv2d(mixed - own_mean, self.image_whitening)], 1)
+                return self.whitened(mixed)
 
-    def distances(self, image: Tensor) -> Tensor:
-        """H_Map at the cells' resolution, ``[N, 1, h, w]``, of aligned images."""
-        return half_cosine_distance(self.mapping(self.normalised(image)), self.centres)
+    def whitened(self, mixed: Tensor) -> Tensor:
+        """What N_M sees of F_mixed ``[N, D, h, w]``."""
+        standard = F.conv2d(mixed - self.mean, self.whitening)
+        if not self.whiten:
+            return standard
+        own_mean = mixed.mean((2, 3), keepdim=True)
+        return torch.cat([standard, self.local_deviation(mixed), F.conv2d(mixed - own_mean, self.image_whitening)], 1)
+
+    def local_deviation(self, mixed: Tensor) -> Tensor:
+        """F_mixed ``[N, D, h, w]`` about its mean at each position, in units of its deviations there."""
+        return F.conv2d(mixed - self.local_mean, self.local_whitening)
+
+    def evidence(self, image: Tensor) -> Tensor:
+        """The map at the cells' resolution, ``[N, 1, h, w]``, of aligned images: H_Map, with `untaught` and `typical` what they add.
+
+        The untaught distance is that of Mahalanobis between F_mixed and its mean at each position. N_M is taught by artificial defects and
+        may overlook those that look otherwise; a deviation of the features alone may mean nothing. The geometric mean asks for both.
+        """
+        mixed = self.mixed_features(image)
+        result = half_cosine_distance(self.mapping(self.whitened(mixed)), self.centres)
+        if self.untaught:
+            result = (result * self.local_deviation(mixed).square().mean(1, keepdim=True) + 1e-8).sqrt()
+        return result if self.typical is None else self.typical(result)
+
+    def finish(self, pixels: NDArray[np.uint8]) -> None:
+        """Measure the map on good images ``[N, H, W, C]``, as they lie on the template."""
+        if self.typical is not None:
+            self.typical.set(mean_map(lambda image: self.evidence(self.aligned(image)[0] if self.align else image), pixels))
 
     def localisation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Eq 5 (eq 3 where there are no defects); M_s is 1 where a defect covers a fifth of a cell.
@@ -268,9 +295,9 @@ class LocalOcc(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not self.align:
-            return F.interpolate(self.distances(image), size=(self.size, self.size), mode="bilinear", align_corners=False)
+            return F.interpolate(self.evidence(image), size=(self.size, self.size), mode="bilinear", align_corners=False)
         aligned, there = self.aligned(image)
-        result = F.interpolate(self.distances(aligned), size=(self.size, self.size), mode="bilinear", align_corners=False)
+        result = F.interpolate(self.evidence(aligned), size=(self.size, self.size), mode="bilinear", align_corners=False)
         return warp(result * self.valid(there), inverse(there), "zeros")
 
     def valid(self, there: Tensor) -> Tensor:

@@ -131,6 +131,33 @@ def test_one_centre_for_all_is_the_same_everywhere(backbone, turned):
     assert torch.allclose(net.centres, net.centres[:, :, :1, :1])
 
 
+def test_the_map_is_the_geometric_mean_of_the_taught_and_the_untaught_distance_over_that_of_good_images(backbone, turned):
+    net = LocalOcc(width=4, size=128, align=False).eval()
+    net.use_backbone(backbone)
+    net.set_centres(turned)
+    image = as_input(turned[:3])
+    with torch.no_grad():
+        mixed = net.mixed_features(image)
+        taught = half_cosine_distance(net.mapping(net.normalised(image)), net.centres).numpy()
+        got = net.evidence(image).numpy()
+        net.finish(turned)
+        measured = net(as_input(turned)).numpy()
+    away = mixed.numpy() - net.local_mean.numpy()
+    matrix = net.local_whitening[:, :, 0, 0].numpy()
+    squared = np.einsum("ndhw,de,nehw->nhw", away, matrix.T @ matrix, away)[:, None] / len(matrix)  # squared Mahalanobis, a channel's share
+    np.testing.assert_allclose(got, np.sqrt(taught * squared), rtol=1e-2, atol=2e-4)
+    assert 0.7 < measured.mean() < 1.1, "1 on good images, less what keeps quiet places quiet"
+
+
+def test_the_papers_preset_adds_nothing_to_the_distance(backbone, turned):
+    net = LocalOcc(**{**LocalOcc.presets["paper"], "size": 128, "width": 4}, align=False).eval()
+    net.use_backbone(backbone)
+    net.set_centres(turned)
+    image = as_input(turned[:2])
+    with torch.no_grad():
+        torch.testing.assert_close(net.evidence(image), half_cosine_distance(net.mapping(net.normalised(image)), net.centres))
+
+
 def test_disturbed_features_shall_be_beyond_the_margin(backbone, turned):
     net = LocalOcc(width=4, size=128, align=False, noise=0.5, margin=1.0).eval()
     net.use_backbone(backbone)
@@ -178,11 +205,11 @@ def test_the_map_is_warped_back_and_what_fell_outside_is_masked(backbone):
     column, row = ((point + 1) * 64 - 0.5).round().int().tolist()
     distance = torch.zeros(1, 1, 16, 16)
     distance[..., row // 8, column // 8] = 1
-    net.distances = lambda _: distance
+    net.evidence = lambda _: distance
     result = net(image)[0, 0].detach()
     peak = np.unravel_index(int(result.argmax()), result.shape)
     assert np.hypot(peak[1] - float(spot[0]), peak[0] - float(spot[1])) < 9
-    net.distances = lambda _: torch.ones(1, 1, 16, 16)
+    net.evidence = lambda _: torch.ones(1, 1, 16, 16)
     covered = net(image)[0, 0].detach()
     assert float(covered.max()) == pytest.approx(1, abs=1e-4) and 0.4 < float((covered > 0.5).float().mean()) < 0.95
 
