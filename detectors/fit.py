@@ -33,7 +33,7 @@ from edge.prepare import InputError
 
 WARM_UP = 0.05  # share of a phase over which the learning rate rises
 SAVE_EVERY = 60.0  # s between checkpoints
-SWITCH = 2e-4  # s after which the thread that prepares batches gives way to the step; with Python's 5 ms a step takes up to an eighth longer
+SWITCH = 2e-4  # s after which the thread that prepares batches gives way to the step; Python's 5 ms make steps an eighth longer
 
 
 @dataclass(frozen=True)
