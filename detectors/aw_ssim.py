@@ -98,24 +98,26 @@ class AwSsim(nn.Module):
     channels = 3
     stride = 16
     backbone = "alexnet"
-    presets: ClassVar = {"paper": {"size": 512, "width": 32}, "edge": {"size": 256, "width": 32}}
+    presets: ClassVar = {"paper": {"size": 512, "width": 32, "typical": False}, "edge": {"size": 256, "width": 32}}
     ablations: ClassVar = {
         "SSIM instead of AW-SSIM": {"adaptive": False}, "without LPIPS": {"similarity_share": 1.0},
         "without the second phase": {"second_phase": False}, "pixel difference instead of feature difference": {"similarity_map": False},
+        "without the typical map": {"typical": False},
     }
     post_filter = ("mean:15", "threshold")
 
     def __init__(
         self, width: int = 32, luminance: float = 0.4, contrast: float = 0.1, structure: float = 0.5, similarity_share: float = 0.8,
         sigma_first: float = 1.0, sigma_last: float = 3.0, sigma_map: float = 2.5, first_share: float = 0.2, learning_rate: float = 2e-3,
-        adaptive: bool = True, second_phase: bool = True, similarity_map: bool = True,
+        adaptive: bool = True, second_phase: bool = True, similarity_map: bool = True, typical: bool = True,
     ) -> None:
         """luminance, contrast, structure: alpha, beta, gamma of eq 7, divided by their sum. Most to structure where texture is what matters
         (the paper: carpet, leather, wood), most to luminance where brightness and colour are (tile, pill, hazelnut).
 
         similarity_share: alpha of eq 10; sigma_first, sigma_last: px, what sigma of the loss grows from and to in an epoch; sigma_map: px,
         that of the map; first_share: stage 1's part of a fit. adaptive: with AW-SSIM, else SSIM (eq 6) under one window; second_phase: with
-        stage 2; similarity_map: with the similarity's part of the residual.
+        stage 2; similarity_map: with the similarity's part of the residual; typical: the map is measured
+        by that of good images at each place (`detectors.residuals`).
         """
         super().__init__()
         total = luminance + contrast + structure
@@ -137,7 +139,7 @@ class AwSsim(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps_per_epoch", torch.ones((), dtype=torch.int64))
         self.register_buffer("typical", torch.ones(4 if adaptive else 2))
-        self.typical_map = TypicalMap()
+        self.typical_map = TypicalMap() if typical else None
         self._perceptual: tuple[Backbone, ...] = ()  # a tuple, for it is no part of the network: not saved, not exported
 
     def use_backbone(self, backbone: Backbone) -> None:
@@ -177,14 +179,14 @@ class AwSsim(nn.Module):
             result = (self.residuals(image, reconstruction) / self.typical[:, None, None]).mean(1, keepdim=True)
         else:
             result = (image - reconstruction).abs().mean(1, keepdim=True)
-        calibrated: Tensor = self.typical_map(result)
-        return calibrated
+        return result if self.typical_map is None else self.typical_map(result)
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:
         """Measure good images ``[N, H, W, C]``: the mean of each residual, in units of which they add up, and of the map at each place."""
         sums = [self.residuals(image, self.reconstruct(image)).mean((2, 3)).sum(0) for image in in_batches(pixels)]
         self.typical.copy_((torch.stack(sums).sum(0) / len(pixels)).clamp_min(1e-6))
-        self.typical_map.set(mean_map(self, pixels))
+        if self.typical_map is not None:
+            self.typical_map.set(mean_map(self, pixels))
 
     # --- Fitting ---
 
