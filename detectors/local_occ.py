@@ -118,14 +118,14 @@ class LocalOcc(nn.Module):
         eq 3); local: a centre for each position, else one for all. noise: deviations by which features are disturbed, as defects that no
         image shows (0: the paper's eq 5); whiten: N_M sees F_mixed in units of its deviations over good images, about its mean, its mean
         at each position and the image's own mean (else about its mean alone, in units of each channel's deviation). untaught: the map is
-        the geometric mean of H_Map and of the distance that F_mixed has from its mean at each position before N_M (see `evidence`);
-        typical: the map is measured by that of good images at each place (`detectors.residuals`). Both not for moved parts: there a place
-        shows how they came as well.
+        the geometric mean of H_Map and of the distance that F_mixed has from its mean at each position before N_M (see `evidence`), but
+        not for moved parts, of which that distance shows how they came as well; typical: the map is measured by that of good images at
+        each place (`detectors.residuals`).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
         self.align, self.defects, self.local, self.untaught = bool(align), defects, local, untaught and not moved
-        self.typical = TypicalMap() if typical and not moved else None
+        self.typical = TypicalMap() if typical else None
         self.features: Backbone = build_backbone(backbone)
         self.taps = [i for i, stride in enumerate(self.features.strides) if stride in (4, 8, 16)]
         mixed = sum(self.features.channels[i] for i in self.taps)

@@ -227,7 +227,7 @@ def test_matching_is_read_off_the_good_images(turned):
         LocalOcc.settle(arguments, pixels)
         assert (arguments["moved"], arguments["align"]) == settled
     still, moved = LocalOcc(width=4, size=64, moved=False), LocalOcc(width=4, size=64, moved=True)
-    assert still.untaught and still.typical is not None and not moved.untaught and moved.typical is None
+    assert still.untaught and not moved.untaught and still.typical is not None and moved.typical is not None
 
 
 def test_artificial_defects_change_what_their_mask_says():
