@@ -23,7 +23,7 @@ from edge.simulation.plc import _Log, simulate
 from edge.simulation.plc_frames import COMMANDS, FROM_PLC, Frame, Inbox, Kind, Outbox, Reader
 
 LINE = 0xABCD  # the line's session
-PASS, BAD, EJECT, RELEASE = range(4)
+PASS, BAD = range(2)
 
 
 class Line(threading.Thread):
