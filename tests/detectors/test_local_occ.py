@@ -12,15 +12,8 @@ from detectors.batches import make_batch
 from detectors.defects import smooth_noise
 from detectors.fit import Budget, Settings, fit, freeze_all_but
 from detectors.images import as_input, positions_differ
-from detectors.local_occ import (
-    LocalOcc,
-    half_cosine_distance,
-    inverse,
-    localisation_loss,
-    parts_come_moved,
-    rigid,
-    warp,
-)
+from detectors.local_occ import LocalOcc, half_cosine_distance, localisation_loss
+from detectors.matching import parts_come_moved
 from detectors.natural import NaturalImages
 from detectors.phases import Batch
 from edge.simulation.surface import Surface
@@ -64,26 +57,6 @@ def test_the_localisation_loss_is_equation_5_and_without_defects_equation_3():
     assert float(sum(terms.values())) == pytest.approx(expected / distance.size, rel=1e-5)
     plain = localisation_loss(torch.from_numpy(distance), torch.zeros(2, 1, 4, 4), 0.1)
     assert float(sum(plain.values())) == pytest.approx(distance.mean(), rel=1e-5)
-
-
-def test_the_warp_is_a_turn_and_a_shift_of_pixels():
-    """Against OpenCV: x_in = R x_out + t in half sides from the centre."""
-    image = cv2.GaussianBlur(RNG.random((64, 64)).astype(np.float32), (0, 0), 3)
-    tx, ty, angle = 0.2, -0.1, 0.3
-    got = warp(torch.from_numpy(image)[None, None], rigid(torch.tensor([[tx, ty]]), torch.tensor([angle])), "zeros")[0, 0].numpy()
-    cos, sin, centre = np.cos(angle), np.sin(angle), 31.5
-    back = np.array([[cos, -sin, 0], [sin, cos, 0]])
-    back[:, 2] = np.array([tx, ty]) * 32 + centre - back[:, :2] @ (centre, centre)
-    expected = cv2.warpAffine(image, back, (64, 64), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    np.testing.assert_allclose(got[8:-8, 8:-8], expected[8:-8, 8:-8], atol=0.01)
-
-
-def test_the_way_back_undoes_the_way_there():
-    matrix = rigid(torch.tensor([[0.1, -0.2], [0.0, 0.3]]), torch.tensor([0.4, -0.2]))
-    points = torch.randn(2, 2, 10)
-    there = matrix[:, :, :2] @ points + matrix[:, :, 2:]
-    way_back = inverse(matrix)
-    torch.testing.assert_close(way_back[:, :, :2] @ there + way_back[:, :, 2:], points)
 
 
 def test_the_matching_loss_is_equation_1_at_three_scales(backbone, turned):

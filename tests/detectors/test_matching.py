@@ -1,0 +1,31 @@
+"""Rigid motions, there and back."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+
+from detectors.matching import inverse, rigid, warp
+
+RNG = np.random.default_rng(0)
+
+
+def test_the_warp_is_a_turn_and_a_shift_of_pixels():
+    """Against OpenCV: x_in = R x_out + t in half sides from the centre."""
+    image = cv2.GaussianBlur(RNG.random((64, 64)).astype(np.float32), (0, 0), 3)
+    tx, ty, angle = 0.2, -0.1, 0.3
+    got = warp(torch.from_numpy(image)[None, None], rigid(torch.tensor([[tx, ty]]), torch.tensor([angle])), "zeros")[0, 0].numpy()
+    cos, sin, centre = np.cos(angle), np.sin(angle), 31.5
+    back = np.array([[cos, -sin, 0], [sin, cos, 0]])
+    back[:, 2] = np.array([tx, ty]) * 32 + centre - back[:, :2] @ (centre, centre)
+    expected = cv2.warpAffine(image, back, (64, 64), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    np.testing.assert_allclose(got[8:-8, 8:-8], expected[8:-8, 8:-8], atol=0.01)
+
+
+def test_the_way_back_undoes_the_way_there():
+    matrix = rigid(torch.tensor([[0.1, -0.2], [0.0, 0.3]]), torch.tensor([0.4, -0.2]))
+    points = torch.randn(2, 2, 10)
+    there = matrix[:, :, :2] @ points + matrix[:, :, 2:]
+    way_back = inverse(matrix)
+    torch.testing.assert_close(way_back[:, :, :2] @ there + way_back[:, :, 2:], points)
