@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from detectors.backbones import Backbone
 from detectors.defects import Image, changed_appearance
+from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, in_batches, mean_map
@@ -88,7 +89,7 @@ def deconvolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-class AwSsim(nn.Module):
+class AwSsim(LitNetwork):
     """Image float32 ``[N, 3, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 16."""
 
     window: Tensor
@@ -98,11 +99,13 @@ class AwSsim(nn.Module):
     channels = 3
     stride = 16
     backbone = "alexnet"
-    presets: ClassVar = {"paper": {"size": 512, "width": 32, "typical": False}, "edge": {"size": 256, "width": 32}}
+    presets: ClassVar = {"paper": {"size": 512, "width": 32, "typical": False, "even_light": False},
+                         "edge": {"size": 256, "width": 32}}
     ablations: ClassVar = {
         "SSIM instead of AW-SSIM": {"adaptive": False}, "without LPIPS": {"similarity_share": 1.0},
         "without the second phase": {"second_phase": False}, "pixel difference instead of feature difference": {"similarity_map": False},
         "without the typical map": {"typical": False},
+        "in the light as it came": {"even_light": False},
     }
     post_filter = ("mean:15", "threshold")
 
@@ -110,6 +113,7 @@ class AwSsim(nn.Module):
         self, width: int = 32, luminance: float = 0.4, contrast: float = 0.1, structure: float = 0.5, similarity_share: float = 0.8,
         sigma_first: float = 1.0, sigma_last: float = 3.0, sigma_map: float = 2.5, first_share: float = 0.2, learning_rate: float = 2e-3,
         adaptive: bool = True, second_phase: bool = True, similarity_map: bool = True, typical: bool = True,
+        even_light: bool | None = None,
     ) -> None:
         """luminance, contrast, structure: alpha, beta, gamma of eq 7, divided by their sum. Most to structure where texture is what matters
         (the paper: carpet, leather, wood), most to luminance where brightness and colour are (tile, pill, hazelnut).
@@ -117,9 +121,9 @@ class AwSsim(nn.Module):
         similarity_share: alpha of eq 10; sigma_first, sigma_last: px, what sigma of the loss grows from and to in an epoch; sigma_map: px,
         that of the map; first_share: stage 1's part of a fit. adaptive: with AW-SSIM, else SSIM (eq 6) under one window; second_phase: with
         stage 2; similarity_map: with the similarity's part of the residual; typical: the map is measured
-        by that of good images at each place (`detectors.residuals`).
+        by that of good images at each place (`detectors.residuals`); even_light: see `detectors.light`, None for what the good images say.
         """
-        super().__init__()
+        super().__init__(even_light)
         total = luminance + contrast + structure
         self.weights = (luminance / total, contrast / total, structure / total)
         self.similarity_share = similarity_share
@@ -173,7 +177,7 @@ class AwSsim(nn.Module):
             self.dissimilarity(image, reconstruction, self.window),)
         return torch.stack([part.mean(1) for part in (*parts, (image - reconstruction).abs())], 1).clamp_min(0)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def anomaly_map(self, image: Tensor) -> Tensor:
         reconstruction = self.reconstruct(image)
         if self.similarity_map:
             result = (self.residuals(image, reconstruction) / self.typical[:, None, None]).mean(1, keepdim=True)
@@ -186,7 +190,7 @@ class AwSsim(nn.Module):
         sums = [self.residuals(image, self.reconstruct(image)).mean((2, 3)).sum(0) for image in in_batches(pixels)]
         self.typical.copy_((torch.stack(sums).sum(0) / len(pixels)).clamp_min(1e-6))
         if self.typical_map is not None:
-            self.typical_map.set(mean_map(self, pixels))
+            self.typical_map.set(mean_map(self.anomaly_map, pixels))
 
     # --- Fitting ---
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.defects import Image, blended_defects
+from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, Whitening, mean_map, mean_outer_products
@@ -103,31 +104,33 @@ def decoder_layer(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Seq
     return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, kernel, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-class FimNet(nn.Module):
+class FimNet(LitNetwork):
     """Image float32 ``[N, 3, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 64."""
 
     channels = 3
     stride = PATCH
     backbone = None
-    presets: ClassVar = {"paper": {"size": 512, "width": 32, "whiten": False}, "edge": {"size": 256, "width": 32}}
+    presets: ClassVar = {"paper": {"size": 512, "width": 32, "whiten": False, "even_light": False}, "edge": {"size": 256, "width": 32}}
     ablations: ClassVar = {
         "without the memory": {"memory": False, "fusion": False}, "without FIFFM": {"fusion": False},
         "without the second phase": {"second_phase": False}, "pixel difference instead of feature difference": {"feature_map": False},
         "without whitening": {"whiten": False},
+        "in the light as it came": {"even_light": False},
     }
     post_filter = ("mean:9", "threshold")
 
     def __init__(
         self, width: int = 32, items: int = 100, epsilon: float = 1e-5, reconstruction_weight: float = 50.0, sparsity_weight: float = 0.01,
         first_share: float = 0.3, learning_rate: float = 1e-3, memory: bool = True, fusion: bool = True, second_phase: bool = True,
-        feature_map: bool = True, whiten: bool = True,
+        feature_map: bool = True, whiten: bool = True, even_light: bool | None = None,
     ) -> None:
         """items = N, epsilon of eq 3, the weights = w_1 and w_2 (section III-E), first_share: stage 1's part of a fit.
 
         memory: with MAM; fusion: with FIFFM; second_phase: with stage 2; feature_map: with MHFD, else squared pixel differences;
-        whiten: with differences and maps measured by those of good images (`detectors.residuals`).
+        whiten: with differences and maps measured by those of good images (`detectors.residuals`); even_light: see `detectors.light`,
+        None for what the good images say.
         """
-        super().__init__()
+        super().__init__(even_light)
         self.reconstruction_weight = reconstruction_weight
         self.sparsity_weight = sparsity_weight
         self.first_share = first_share
@@ -182,7 +185,7 @@ class FimNet(nn.Module):
         """Of the features of an image ``[N, 3, H, W]`` in -1..1 and of its reconstruction, at scales 1 to 3."""
         return [a - b for a, b in zip(self.features(image), self.features(self.reconstruct(image)), strict=True)]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def anomaly_map(self, image: Tensor) -> Tensor:
         x = 2 * image - 1
         if not self.feature_map:
             return (x - self.reconstruct(x)).square().mean(1, keepdim=True)
@@ -199,7 +202,7 @@ class FimNet(nn.Module):
         moments = mean_outer_products(lambda image: self.differences(2 * image - 1), pixels)
         for whitening, moment in zip(self.whitening, moments, strict=True):
             whitening.set(moment)  # type: ignore[operator]
-        self.typical.set(mean_map(self, pixels))
+        self.typical.set(mean_map(self.anomaly_map, pixels))
 
     def phases(self, size: int) -> list[Phase]:
         views = Views(max(PATCH, size // 2 // PATCH * PATCH), grid=PATCH)

@@ -25,6 +25,7 @@ from detectors.backbones import load_backbone
 from detectors.batches import Prefetch, make_batch
 from detectors.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
 from detectors.images import load_good_images, positions_differ
+from detectors.light import evened_pixels, light_varies
 from detectors.natural import NaturalImages
 from detectors.phases import Phase
 from detectors.registry import detector_class
@@ -170,6 +171,10 @@ class _Fit:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
         torch.manual_seed(settings.seed)
+        if "even_light" in arguments and arguments["even_light"] is None:
+            arguments["even_light"] = light_varies(self.good.pixels)
+        if arguments.get("even_light"):
+            self.good = replace(self.good, pixels=evened_pixels(self.good.pixels))
         if hasattr(cls, "settle"):
             cls.settle(arguments, self.good.pixels)
         self.fixture = positions_differ(self.good.pixels)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from detectors.backbones import Backbone
 from detectors.defects import Image, blended_defects
 from detectors.images import as_input, miniatures, most_typical
+from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, mean_map
@@ -102,30 +103,33 @@ def segmentation_module(channels: int) -> nn.Sequential:
     return nn.Sequential(stage(2 * channels, channels), nn.Conv2d(channels, 1, 1))
 
 
-class NdpNet(nn.Module):
+class NdpNet(LitNetwork):
     """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]``, 0 or more."""
 
     channels = 3
     stride = 64  # four halvings, then patches of 4
     backbone = "vgg16"
     post_filter = ("mean:5", "median:5", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 64, "typical": False}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {"paper": {"size": 256, "width": 64, "typical": False, "even_light": False}, "edge": {"size": 256, "width": 16}}
     ablations: ClassVar = {
         "without RBAM": {"reference_attention": False}, "without the defect perception loss": {"perception_weight": 0.0},
         "pixel difference instead of feature difference": {"segmentation": False}, "without the typical map": {"typical": False},
+        "in the light as it came": {"even_light": False},
     }
 
     def __init__(
         self, width: int = 16, size: int = 256, reconstruction_weight: float = 100.0, perceptual_weight: float = 1.0,
         perception_weight: float = 1.0, repair_weight: float = 1.0, segmentation_weight: float = 1.0, first_share: float = 0.35,
         learning_rate: float = 1e-3, reference_attention: bool = True, segmentation: bool = True, typical: bool = True,
+        even_light: bool | None = None,
     ) -> None:
         """The weights are those of eqs 14 and 17; first_share: phase 1's part of a fit.
 
         reference_attention: with RBAM; segmentation: with MSDSM, else the map is the squared difference of pixels; typical: the
-        map is measured by that of good images at each place (`detectors.residuals`).
+        map is measured by that of good images at each place (`detectors.residuals`); even_light: see `detectors.light`, None for what the
+        good images say.
         """
-        super().__init__()
+        super().__init__(even_light)
         self.reconstruction_weight, self.perceptual_weight = reconstruction_weight, perceptual_weight
         self.perception_weight, self.repair_weight = perception_weight, repair_weight
         self.segmentation_weight, self.first_share, self.learning_rate = segmentation_weight, first_share, learning_rate
@@ -179,7 +183,7 @@ class NdpNet(nn.Module):
         pairs = [torch.cat([first[i - 1].float(), second[i - 1].float()], 1) for i in SEGMENTED]
         return [torch.sigmoid(layer(pair).float()) for layer, pair in zip(self.segment, pairs, strict=True)]
 
-    def forward(self, image: Tensor) -> Tensor:
+    def anomaly_map(self, image: Tensor) -> Tensor:
         result = self.difference(image)
         return result if self.typical is None else self.typical(result)
 

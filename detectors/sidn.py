@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.defects import Image, gaussian_noise_defects
+from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, mean_map
@@ -102,29 +103,31 @@ def segmentation_loss(texture_logits: Tensor, defect_logits: Tensor, mask: Tenso
     return -(texture + defect).mean()
 
 
-class Sidn(nn.Module):
+class Sidn(LitNetwork):
     """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 16."""
 
     channels = 1
     stride = 16
     backbone = None
-    presets: ClassVar = {"paper": {"size": 256, "width": 16, "typical": False}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {"paper": {"size": 256, "width": 16, "typical": False, "even_light": False}, "edge": {"size": 256, "width": 16}}
     ablations: ClassVar = {
         "without clustering": {"clustering_weight": 0.0}, "without centre separation": {"centre_weight": 0.0},
         "without GSRM": {"global_relation": False}, "without the typical map": {"typical": False},
+        "in the light as it came": {"even_light": False},
     }
     post_filter = ("median:5", "threshold", "open:5")
 
     def __init__(
         self, width: int = 16, clusters: int = 12, background_weight: float = 0.1,
         separation_weight: float = 0.01, clustering_weight: float = 0.01, centre_weight: float = 0.01, fusion: float = 0.5,
-        global_relation: bool = True, typical: bool = True,
+        global_relation: bool = True, typical: bool = True, even_light: bool | None = None,
     ) -> None:
         """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F); global_relation: with GSRM.
 
-        typical: the map is measured by that of good images at each place (`detectors.residuals`).
+        typical: the map is measured by that of good images at each place (`detectors.residuals`); even_light: see `detectors.light`,
+        None for what the good images say.
         """
-        super().__init__()
+        super().__init__(even_light)
         self.background_weight = background_weight
         self.separation_weight = separation_weight
         self.clustering_weight = clustering_weight
@@ -162,7 +165,7 @@ class Sidn(nn.Module):
             z_t, z_d = self.texture_gsrm(z_t, self.texture_centres), self.defect_gsrm(z_d, self.defect_centres)
         return self.texture_sm(z_t), self.defect_sm(z_d)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def anomaly_map(self, image: Tensor) -> Tensor:
         result = self.fused(image)
         return result if self.typical is None else self.typical(result)
 
