@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detectors.backbones import PACKAGED, Backbone, build_backbone
 from detectors.defects import Image, blended_defects
 from detectors.images import as_input, miniatures, most_typical
-from detectors.matching import ImageMatching, inverse, parts_come_moved, rigid, warp
+from detectors.matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, in_batches, mean_map, whitening_matrix
@@ -59,17 +59,19 @@ class LocalOcc(nn.Module):
     backbone = "resnet18"
     backbone_name = "resnet18"
     post_filter = ("mean:9", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False, "untaught": False, "typical": False},
+    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False, "untaught": False, "typical": False,
+                                   "passes": 1},
                          "edge": {"size": 256, "width": 128}}
     ablations: ClassVar = {
-        "without IMM": {"align": False}, "without artificial defects": {"defects": False}, "one centre for all positions": {"local": False},
-        "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
+        "without IMM": {"align": False}, "one pass of IMM": {"passes": 1}, "without artificial defects": {"defects": False},
+        "one centre for all positions": {"local": False}, "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
         "without the untaught distance": {"untaught": False}, "without the typical map": {"typical": False},
     }
 
     def __init__(self, width: int = 128, size: int = 256, backbone: str = PACKAGED, align: bool | None = None,
                  defects: bool = True, local: bool = True, margin: float = 0.1, target: int = 64, cell: int = 8,
-                 noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True, moved: bool | None = None) -> None:
+                 noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True, moved: bool | None = None,
+                 passes: int = 2) -> None:
         """width: channels of N_M; target: of F_C; cell: px of the image that one position of F_M stands for; margin: delta.
 
         moved: whether parts come shifted or turned; align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else
@@ -78,10 +80,11 @@ class LocalOcc(nn.Module):
         at each position and the image's own mean (else about its mean alone, in units of each channel's deviation). untaught: the map is
         the geometric mean of H_Map and of the distance that F_mixed has from its mean at each position before N_M (see `evidence`), but
         not for moved parts, of which that distance shows how they came as well; typical: the map is measured by that of good images at
-        each place (`detectors.residuals`).
+        each place (`detectors.residuals`); passes: of IMM, each on what the one before it aligned (the paper: 1).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
+        self.passes = passes
         self.align, self.defects, self.local, self.untaught = bool(align), defects, local, untaught and not moved
         self.typical = TypicalMap() if typical else None
         self.features: Backbone = build_backbone(backbone)
@@ -137,15 +140,18 @@ class LocalOcc(nn.Module):
     def matching_losses(self, batch: Batch) -> dict[str, Tensor]:
         """L_reg, eqs 1 and 2, beside the same on blurred images, which shows the way from farther off."""
         assert self.matching is not None
-        shift, turn = self.matching(batch.image, self.matching.n_p(self.template - 0.5))
-        aligned = warp(F.avg_pool2d(batch.image, 2), rigid(shift, turn), "border")
-        pairs = {2 * factor: (F.avg_pool2d(aligned, factor), F.avg_pool2d(self.template, 2 * factor)) for factor in (1, 4, 16)}
-        return {f"matching at 1/{factor}": (a - b).square().mean() for factor, (a, b) in pairs.items()}
+        half, terms = F.avg_pool2d(batch.image, 2), {}
+        for number, there in enumerate(match(self.matching, batch.image, self.matching.n_p(self.template - 0.5), self.passes), 1):
+            aligned = warp(half, there, "border")
+            for factor in (1, 4, 16):
+                error = F.avg_pool2d(aligned, factor) - F.avg_pool2d(self.template, 2 * factor)
+                terms[f"pass {number} at 1/{2 * factor}"] = error.square().mean()
+        return terms
 
     def aligned(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """I_M of images, and the sampling matrices of the way there."""
         assert self.matching is not None
-        there = rigid(*self.matching(image, self.template_features))
+        there = match(self.matching, image, self.template_features, self.passes)[-1]
         return warp(image, there, "border"), there
 
     # --- ALM ---

@@ -42,10 +42,28 @@ def rigid(shift: Tensor, turn: Tensor) -> Tensor:
     return torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).reshape(-1, 2, 3)
 
 
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
+    """Sampling matrices ``[N, 2, 3]`` of ``inner``'s motion, and then ``outer``'s: x_in = R_o (R_i x_out + t_i) + t_o."""
+    turn = outer[:, :, :2]
+    return torch.cat([turn @ inner[:, :, :2], turn @ inner[:, :, 2:] + outer[:, :, 2:]], 2)
+
+
 def inverse(matrix: Tensor) -> Tensor:
     """The way back of rigid sampling matrices ``[N, 2, 3]``: R^T and -R^T t."""
     turn = matrix[:, :, :2].transpose(1, 2)
     return torch.cat([turn, -(turn @ matrix[:, :, 2:])], 2)
+
+
+def match(matching: ImageMatching, image: Tensor, template_features: Tensor, passes: int) -> list[Tensor]:
+    """The sampling matrices ``[N, 2, 3]`` onto the template after each pass; a pass corrects what the one before it left.
+
+    A pass learns from its own correction alone: no gradient runs into the passes before it.
+    """
+    found = [rigid(*matching(image, template_features))]
+    while len(found) < passes:
+        before = found[-1].detach()
+        found.append(compose(before, rigid(*matching(warp(image, before, "border"), template_features))))
+    return found
 
 
 def warp(image: Tensor, matrix: Tensor, border: str) -> Tensor:

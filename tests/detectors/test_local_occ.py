@@ -59,7 +59,7 @@ def test_the_localisation_loss_is_equation_5_and_without_defects_equation_3():
     assert float(sum(plain.values())) == pytest.approx(distance.mean(), rel=1e-5)
 
 
-def test_the_matching_loss_is_equation_1_at_three_scales(backbone, turned):
+def test_the_matching_loss_is_equation_1_at_three_scales_in_each_pass(backbone, turned):
     net = LocalOcc(width=4, size=128, align=True)
     net.use_backbone(backbone)
     net.choose_template(turned)
@@ -67,7 +67,10 @@ def test_the_matching_loss_is_equation_1_at_three_scales(backbone, turned):
     terms = net.matching_losses(Batch(image, image, torch.zeros(2, 1, 128, 128)))
     for factor in (2, 8, 32):  # N_R says "stay" at first, so I_M is the image
         small = [x.reshape(-1, 3, 128 // factor, factor, 128 // factor, factor).mean((3, 5)) for x in (image.numpy(), net.template.numpy())]
-        assert float(terms[f"matching at 1/{factor}"].detach()) == pytest.approx(np.square(small[0] - small[1]).mean(), rel=1e-3)
+        for number in (1, 2):
+            term = terms[f"pass {number} at 1/{factor}"].detach()
+            assert float(term) == pytest.approx(np.square(small[0] - small[1]).mean(), rel=1e-3)
+    assert len(terms) == 6
 
 
 @pytest.mark.parametrize("whiten", [False, True])
