@@ -22,7 +22,7 @@ from edge.prepare import FrameSizes
 from edge.rule import Rule
 from edge.settings import Settings, read_toml, validate, write_text_safely
 
-FORMAT = 1
+FORMAT = 2  # 1 had no golden parts
 SEAL = "\n[seal]\n"
 
 
@@ -61,7 +61,7 @@ class ModelCard(Settings):
     map: MapSize
     frames: Frames
     fit: dict[str, Any]
-    files: dict[str, str]  # name in model/ -> SHA-256
+    files: dict[str, str]  # path in model/ -> SHA-256
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def load_bundle(folder: Path) -> Bundle:
     if not found or not isinstance(seal, dict) or seal.get("sha256") != hashlib.sha256(body.encode()).hexdigest():
         raise BundleError(f"{path} is damaged", got="a content that does not fit its SHA-256", next=advice)
     if data.get("format") != FORMAT:
-        raise BundleError(f"{path} is of another format", got=data.get("format"), expected=FORMAT, next="Export it with this version.")
+        raise BundleError(f"{path} is of another format", got=data.get("format"), expected=FORMAT, next="Export it again.")
     card = validate(ModelCard, data, path, BundleError, advice)
     for name, expected in card.files.items():
         file = folder / "model" / name
@@ -159,7 +159,7 @@ def write_bundle(
         format=FORMAT, name=name, detector=detector,
         input=Input(height=input_size[0], width=input_size[1], channels=input_size[2]),
         map=MapSize(height=map_size[0], width=map_size[1]), frames=Frames(**asdict(sizes)), fit=dict(fit),
-        files={p.name: file_sha256(p) for p in sorted(model.iterdir()) if p.name != "model.toml"},
+        files={p.relative_to(model).as_posix(): file_sha256(p) for p in sorted(model.rglob("*")) if p.is_file() and p.name != "model.toml"},
     )
     body = tomlkit.dumps(card.model_dump())
     write_text_safely(model / "model.toml", f'{body}{SEAL}sha256 = "{hashlib.sha256(body.encode()).hexdigest()}"\n')

@@ -102,6 +102,20 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command()
+def reload(
+    line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Let a running line take its bundle anew, if the bundle's golden parts come out as they should."""
+    from edge.line_file import read_line_file
+    from edge.reload import ask_to_reload
+
+    file = read_line_file(line)
+    text = ask_to_reload(file.resolve(line, file.journal.path), line)
+    print(json.dumps({"live": str(file.resolve(line, file.line.bundle)), "text": text}) if as_json else text)
+
+
 def _print_ledger(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table

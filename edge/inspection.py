@@ -73,10 +73,14 @@ class Inspector:
         """
         self._sizes.check(frame)
         rule = self.rule((frame.shape[0], frame.shape[1]))
+        raw = self.raw_map(frame)
+        return rule, raw, rule.grey(raw)
+
+    def raw_map(self, frame: Frame) -> MapArray:
+        """The raw map of a frame of any size (a copy), float32 ``[h, w]``. Raises EngineError when the inference fails."""
         prepare_frame(frame, self._slot.input[0])
         self._slot.start(1)
-        raw = self._slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
-        return rule, raw, rule.grey(raw)
+        return self._slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
 
     def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
         """Inspect a frame. REJECT is score > threshold, and then, by the rule, there is at least one blob."""

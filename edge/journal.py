@@ -46,6 +46,7 @@ class PartInfo:
     image: str
     frame: Frame | None = None
     inspection: Inspection | None = None
+    run: int = 0  # of the journal, whose bundle inspected it; 0: the one that is on now
 
 
 class Journal:
@@ -87,32 +88,42 @@ class Journal:
             for picture in old:
                 self._store(picture)
 
-    def start(self, line: str, bundle: Path, graph_sha256: str, threshold: float) -> None:
-        """Write the run's own row and begin to take parts."""
+    def start(self, run: int) -> None:
+        """Begin to take parts, of a run that `add_run` gave."""
+        self._run = run
+        self._thread.start()
+
+    def add_run(self, line: str, bundle: Path, graph_sha256: str, threshold: float) -> int:
+        """Write the row of a run, from a thread and a connection of its own, and return its number. Raises InputError."""
         try:
-            cursor = self._database.execute(
-                "INSERT INTO runs (started, line, bundle, graph_sha256, threshold) VALUES (?, ?, ?, ?, ?)",
-                (time.time(), line, str(bundle), graph_sha256, threshold))
+            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=5)) as database:
+                cursor = database.execute(
+                    "INSERT INTO runs (started, line, bundle, graph_sha256, threshold) VALUES (?, ?, ?, ?, ?)",
+                    (time.time(), line, str(bundle), graph_sha256, threshold))
         except sqlite3.Error as error:
             raise InputError(f"cannot write the journal {self._path}", got=str(error), next="Make room on the disk.") from error
-        self._run = int(cursor.lastrowid or 0)
-        self._thread.start()
+        return int(cursor.lastrowid or 0)
+
+    def switch(self, run: int) -> None:
+        """From now on parts that no bundle has inspected belong to another run."""
+        self._run = run
 
     def part(self, ended: Ended) -> None:
         """Take the outcome of a part; returns at once."""
         info = ended.info if isinstance(ended.info, PartInfo) else PartInfo("")
         self._number += 1
+        run = info.run or self._run
         picture, blobs = None, None
         if ended.verdict is not Verdict.UNINSPECTED:
             blobs = info.inspection.blobs[:BLOBS_KEPT] if info.inspection is not None else []
         if self._folder is not None and ended.verdict is Verdict.REJECT and info.frame is not None and info.inspection is not None:
             day = time.strftime("%Y-%m-%d", time.localtime(ended.ended + self._clock))
-            picture = f"{day}/run-{self._run}-{self._number:06d}-part-{ended.part}.png"
+            picture = f"{day}/run-{run}-{self._number:06d}-part-{ended.part}.png"
             self._to_draw.append((picture, info.frame, info.inspection))
             if len(self._to_draw) > PICTURES_WAITING:
                 self._to_draw.popleft()
                 self.pictures_dropped += 1
-        self._rows.append((self._run, ended.part, ended.triggered + self._clock, ended.ended + self._clock, ended.encoder,
+        self._rows.append((run, ended.part, ended.triggered + self._clock, ended.ended + self._clock, ended.encoder,
                            ended.verdict.value, None if ended.cause is None else ended.cause.value, ended.score,
                            info.image or None, blobs, picture))
 

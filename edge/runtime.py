@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from edge.cameras.folder import FolderCamera
 from edge.control.events import Expose, PartVerdict
 from edge.control.line import LineControl
 from edge.errors import EngineError, InputError
+from edge.golden import check_golden
 from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
 from edge.operator import Operator
 from edge.plc.frames import FramesLink
+from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
 
 PRECISION = "fp32"
@@ -47,6 +49,15 @@ class LineResult:
         return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime}
 
 
+@dataclass(frozen=True)
+class Live:
+    """What a line inspects with, and what a reload exchanges."""
+
+    inspector: Inspector
+    threshold: float
+    run: int  # of the journal
+
+
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
@@ -58,6 +69,7 @@ class Line:
         self._operator = Operator(say)
         self.error: BaseException | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
         self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
         self._closers: list[Callable[[], object]] = []
         self.file: LineFile = read_line_file(path)
@@ -69,11 +81,9 @@ class Line:
 
     def _open(self, path: Path, parts: int) -> None:
         file = self.file
-        bundle = load_bundle(file.resolve(path, file.line.bundle))
-        self._inspector = Inspector(bundle, precision=PRECISION, threads=file.line.threads)
-        self._closers.append(self._inspector.close)
-        self._threshold = bundle.calibrated_threshold(PRECISION, self._inspector.backend).value
-        self._inspector.warm_up()
+        inspector, threshold = self._ready(file, path)
+        self._live = Live(inspector, threshold, 0)
+        self._closers.append(lambda: self._live.inspector.close())
         self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
         self._camera.open()
         self._closers.append(self._camera.close)
@@ -86,7 +96,58 @@ class Line:
         self._closers.append(self._journal.close)
         self._control = LineControl(link, file.belt.timing, file.belt.pulse_ms, parts=parts, expose=self._expose,
                                     ended=self._journal.part, alarm=self._operator.tell)
-        self._journal.start(file.line.name, bundle.folder, bundle.graph_sha256(PRECISION), self._threshold)
+        self._live = replace(self._live, run=self._add_run(file, inspector, threshold))
+        self._journal.start(self._live.run)
+        self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path)), lambda: self._reload(path)).close)
+
+    def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float]:
+        """The bundle of a line file on its engine, warm, after its golden parts came out as they should; and its threshold."""
+        bundle = load_bundle(file.resolve(path, file.line.bundle))
+        inspector = Inspector(bundle, precision=PRECISION, threads=file.line.threads)
+        try:
+            threshold = bundle.calibrated_threshold(PRECISION, inspector.backend).value
+            inspector.warm_up()
+            remark = check_golden(inspector, PRECISION, threshold)
+            if remark is not None:
+                self._operator.tell(remark)
+        except BaseException:
+            inspector.close()
+            raise
+        return inspector, threshold
+
+    def _add_run(self, file: LineFile, inspector: Inspector, threshold: float) -> int:
+        bundle = inspector.bundle
+        return self._journal.add_run(file.line.name, bundle.folder, bundle.graph_sha256(PRECISION), threshold)
+
+    def _reload(self, path: Path) -> str:
+        """Take the line file's bundle anew. Runs beside the line, which goes on meanwhile; raises LinesideError, and the old one stays."""
+        file = read_line_file(path)
+        for section in ("camera", "plc", "belt", "journal"):
+            if getattr(file, section) != getattr(self.file, section):
+                raise InputError(f"[{section}] of {path} has changed", expected="another bundle, threshold or `threads` alone",
+                                 next="Stop the line and start it again.")
+        if file.line.name != self.file.line.name:
+            raise InputError(f"the line's name in {path} has changed", got=file.line.name, expected=self.file.line.name,
+                             next="Stop the line and start it again.")
+        if self._next is not None:
+            raise InputError("the reload before this one is not in use yet", next="Try again.")
+        inspector, threshold = self._ready(file, path)
+        try:
+            self._next = Live(inspector, threshold, self._add_run(file, inspector, threshold))
+        except BaseException:
+            inspector.close()
+            raise
+        text = f"{inspector.bundle.folder} is live, threshold {threshold:.6g}"
+        self._operator.tell(text)
+        return text
+
+    def _switch(self) -> None:
+        """Between two parts: let what was loaded beside the line take over."""
+        if self._next is None:
+            return
+        old, self._live, self._next = self._live, self._next, None
+        self._journal.switch(self._live.run)
+        old.inspector.close()
 
     def _close(self) -> None:
         while self._closers:
@@ -119,6 +180,7 @@ class Line:
         self._control.start()
         try:
             while not self._control.wait(0):
+                self._switch()
                 frame = self._next_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
                     self._control.verdict(self._inspect(frame))
@@ -148,7 +210,8 @@ class Line:
         self._control.fault(code, text)
 
     def _inspect(self, frame: CameraFrame) -> PartVerdict:
-        info = PartInfo(frame.source)
+        live = self._live
+        info = PartInfo(frame.source, run=live.run)
         if frame.image is None or not frame.complete:
             cause = frame.cause or Cause.CAMERA
             text = frame.text or "the camera delivered an incomplete frame"
@@ -158,7 +221,7 @@ class Line:
                 self._fault(FAULT_CAMERA, text)
             return PartVerdict(frame.part, Verdict.UNINSPECTED, cause, info=info, trigger=frame.trigger)
         try:
-            inspection = self._inspector.inspect(frame.image, self._threshold)
+            inspection = live.inspector.inspect(frame.image, live.threshold)
         except InputError as error:
             self._operator.tell(f"{frame.source or 'a frame'}: {error}")
             return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, info=info, trigger=frame.trigger)
@@ -170,7 +233,7 @@ class Line:
         self._latencies.append(1000 * (time.monotonic() - frame.host_time))
         assert inspection.verdict is not None
         if inspection.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
-            info = PartInfo(frame.source, frame.image, inspection)
+            info = PartInfo(frame.source, frame.image, inspection, live.run)
         return PartVerdict(frame.part, inspection.verdict, None, inspection.score, info, frame.trigger)
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:

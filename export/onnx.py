@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.images import GoodImage
 from detectors.natural import NaturalImages
 from detectors.run import RunRecord, claim_folder, read_run
 from edge.bundle import Bundle, write_bundle
 from edge.engines.openvino import OpenVinoEngine
 from edge.errors import BundleError, InputError
-from edge.prepare import frame_hash, good_folder, prepare_frame, read_image
+from edge.golden import Kind, write_golden
+from edge.prepare import FrameSizes, frame_hash, good_folder, prepare_frame, read_image
+from edge.rule import Rule
 
 OPSET = 18
 TOLERANCE = 1e-3  # of the map's range
@@ -40,14 +44,14 @@ class Deployed(nn.Module):
         return result
 
 
-def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path) -> None:
-    """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input."""
+def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, output: str = "map") -> None:
+    """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of its output."""
     example = torch.zeros((2, *size), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
-            Deployed(network).eval(), (example,), path, input_names=["image"], output_names=["map"], opset_version=OPSET,
+            Deployed(network).eval(), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
             dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
         )
     strip_origin(path)
@@ -121,6 +125,54 @@ def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
     return np.stack(images)
 
 
+def choose_golden(scores: Sequence[float]) -> dict[int, Kind]:
+    """Up to eight golden parts among parity images, good and defective by turns, by their scores; index -> what it shows.
+
+    The good ones with the lowest, the middle and the highest score; the defective ones with the highest and the middle one; and the three
+    defective ones that come nearest to the highest good one, where a small difference may turn a verdict round.
+    """
+    order = sorted(range(len(scores)), key=lambda i: scores[i])
+    good, defective = [i for i in order if i % 2 == 0], [i for i in order if i % 2]
+    chosen: dict[int, Kind] = dict.fromkeys((good[0], good[len(good) // 2], good[-1]), "good")
+    chosen |= dict.fromkeys((defective[-1], defective[len(defective) // 2]), "artificial defect")
+    near = sorted((i for i in defective if i not in chosen), key=lambda i: abs(scores[i] - scores[good[-1]]))
+    return chosen | dict.fromkeys(near[:3], "faint artificial defect")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a bundle says of its network beside the graph."""
+
+    detector: str
+    size: tuple[int, int, int]  # height, width, channels of the input
+    sizes: FrameSizes
+    fit: Mapping[str, Any]
+    data: str  # the folder of the good images
+    fitted: Sequence[GoodImage]
+    held_out: Sequence[GoodImage]
+    post_filter: tuple[str, ...]
+
+
+def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8], expected: NDArray[np.float32], fitted: Fitted,
+             name: str | None = None) -> tuple[Bundle, float]:
+    """Prove ``graph`` in ``temporary`` against the network's own maps of ``images``, good and defective by turns, and make it a bundle.
+
+    Returns the bundle ``out`` and the largest difference, as a share of the map's range. Raises BundleError when a runtime differs.
+    """
+    difference = max(check_parity(expected, openvino_maps(graph, images), "OpenVINO"),
+                     check_parity(expected, onnxruntime_maps(graph, images), "ONNX Runtime"))
+    map_size = (int(expected.shape[2]), int(expected.shape[3]))
+    rule = Rule(fitted.post_filter, map_size=map_size, frame_size=map_size)
+    golden = choose_golden([rule.score(rule.grey(values[0])) for values in expected])
+    write_golden(graph.parent, [images[i] for i in golden], expected[list(golden)], list(golden.values()))
+    bundle = write_bundle(
+        temporary, out, name=name or out.resolve().name, detector=fitted.detector, input_size=fitted.size, map_size=map_size,
+        sizes=fitted.sizes, fit={**fitted.fit, "parity": difference}, post_filter=fitted.post_filter,
+        images={"data": fitted.data, "fitted": _listing(fitted.fitted), "held_out": _listing(fitted.held_out)},
+    )
+    return bundle, difference
+
+
 def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, float]:
     """Write the bundle ``out`` from a run. Returns it with the largest difference to torch, as a share of the map's range.
 
@@ -134,24 +186,17 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         graph = temporary / "model" / "fp32.onnx"
         graph.parent.mkdir()
         write_graph(network, size, graph)
-        expected = torch_maps(network, images)
-        difference = max(check_parity(expected, openvino_maps(graph, images), "OpenVINO"),
-                         check_parity(expected, onnxruntime_maps(graph, images), "ONNX Runtime"))
         fit = {
             "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed, "steps": record.steps,
             "minutes": record.minutes, "interrupted": record.interrupted, "precision": record.precision, "torch": record.torch,
             "backbone": record.backbone or "none", "natural_images": record.natural_images,
-            "images_fitted": len(record.fitted), "images_held_out": len(record.held_out), "parity": difference,
+            "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
         }
-        bundle = write_bundle(
-            temporary, out, name=name or out.resolve().name, detector=record.detector, input_size=size,
-            map_size=(int(expected.shape[2]), int(expected.shape[3])), sizes=record.sizes, fit=fit,
-            images={"data": str(good_folder(Path(record.data))), "fitted": _listing(record.fitted), "held_out": _listing(record.held_out)},
-            post_filter=tuple(network.post_filter),  # type: ignore[arg-type]
-        )
+        fitted = Fitted(record.detector, size, record.sizes, fit, str(good_folder(Path(record.data))), record.fitted, record.held_out,
+                        tuple(network.post_filter))  # type: ignore[arg-type]
+        return complete(temporary, out, graph, images, torch_maps(network, images), fitted, name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return bundle, difference
 
 
 def _listing(images: Sequence[object]) -> list[dict[str, str]]:

@@ -20,7 +20,7 @@ def test_a_whole_bundle_loads(calibrated):
     assert loaded.calibrated_threshold("fp32", "openvino").good_parts == 24
 
 
-@pytest.mark.parametrize("name", ["fp32.onnx", "images.json", "model.toml"])
+@pytest.mark.parametrize("name", ["fp32.onnx", "images.json", "golden/maps.npz", "golden/01.png", "golden/parts.json", "model.toml"])
 @pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
 def test_a_flipped_bit_anywhere_in_the_model_is_found(bundle, name, where):
     path = bundle / "model" / name

@@ -28,7 +28,7 @@ def outcome(part: int, verdict: Verdict = Verdict.REJECT, cause: Cause | None = 
 def journal(tmp_path):
     alarms: list[str | None] = []
     made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, failing=alarms.append)
-    made.start("line", tmp_path / "bundle", "abc", 0.5)
+    made.start(made.add_run("line", tmp_path / "bundle", "abc", 0.5))
     made.alarms = alarms  # type: ignore[attr-defined]
     return made
 
@@ -96,7 +96,7 @@ def test_a_journal_that_falls_behind_drops_pictures_and_no_row(journal, tmp_path
 
 def test_the_oldest_pictures_go_when_the_quota_is_used_up(tmp_path):
     journal = Journal(tmp_path / "journal.db", pictures=True, quota_mb=0.02, failing=print)
-    journal.start("line", tmp_path, "abc", 0.5)
+    journal.start(journal.add_run("line", tmp_path, "abc", 0.5))
     for part in range(12):
         journal.part(outcome(part))
     journal.close()
@@ -109,7 +109,7 @@ def test_runs_are_added_to_one_another(journal, tmp_path):
     journal.part(outcome(1))
     journal.close()
     again = Journal(tmp_path / "journal.db", pictures=False, quota_mb=1, failing=print)
-    again.start("line", tmp_path, "abc", 0.5)
+    again.start(again.add_run("line", tmp_path, "abc", 0.5))
     again.part(outcome(1))
     again.close()
     with sqlite3.connect(tmp_path / "journal.db") as database:

@@ -8,7 +8,7 @@ import pytest
 
 from edge.bundle import load_bundle
 from edge.errors import BundleError
-from export.onnx import check_parity, export_run, openvino_maps, parity_images, read_run, torch_maps
+from export.onnx import check_parity, choose_golden, export_run, openvino_maps, parity_images, read_run, torch_maps
 
 
 def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
@@ -62,3 +62,12 @@ def test_images_that_changed_since_the_fit_are_found(fitted_run, cloth, tmp_path
     monkeypatch.setattr(export.onnx, "frame_hash", lambda frame: "another")
     code, _, err = lineside("export", fitted_run, "--out", tmp_path / "bundle")
     assert code == 2 and "has changed since the fit" in err
+
+
+def test_golden_parts_span_the_scores_and_lie_near_the_highest_good_one():
+    scores = [1.0, 9.0, 3.0, 2.9, 2.0, 3.2, 1.5, 0.5, 1.8, 6.0]  # good and defective by turns
+    chosen = choose_golden(scores)
+    assert [scores[i] for i, kind in chosen.items() if kind == "good"] == [1.0, 1.8, 3.0]
+    assert [scores[i] for i, kind in chosen.items() if kind == "artificial defect"] == [9.0, 3.2]
+    assert sorted(scores[i] for i, kind in chosen.items() if kind == "faint artificial defect") == [0.5, 2.9, 6.0]
+    assert choose_golden([1.0, 2.0]) == {0: "good", 1: "artificial defect"}

@@ -1,0 +1,101 @@
+"""Golden parts: frames in the bundle with the maps that they had at export. Whatever goes live must reproduce them first.
+
+An engine that was built on another device, a graph that was changed and given new hashes, a driver that computes otherwise: each
+loads without complaint, and each shows here before it decides about a part.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.errors import BundleError, EngineError
+from edge.inspection import Inspector
+from edge.prepare import Frame, read_image, write_image
+from edge.rule import MapArray, Rule
+from edge.settings import Settings
+
+TOLERANCE = {"fp32": 2e-3}  # of the range of the golden maps, by precision; export allows half of it between runtimes
+Kind = Literal["good", "artificial defect", "faint artificial defect"]
+
+
+class GoldenPart(Settings):
+    """A golden part: its frame as the network sees it, a PNG in ``model/golden/``, and what it shows."""
+
+    file: str
+    kind: Kind
+
+
+def write_golden(model: Path, frames: Sequence[Frame], maps: NDArray[np.float32], kinds: Sequence[Kind]) -> None:
+    """Write ``golden/`` into ``model``: frames uint8 ``[h, w, c]`` of the input's size, their maps ``[N, 1, h, w]``, and what they show."""
+    folder = model / "golden"
+    folder.mkdir()
+    parts = [GoldenPart(file=f"{number:02d}.png", kind=kind) for number, kind in enumerate(kinds, 1)]
+    for part, frame in zip(parts, frames, strict=True):
+        write_image(folder / part.file, frame)
+    np.savez_compressed(folder / "maps.npz", maps=maps)
+    (folder / "parts.json").write_text(json.dumps([part.model_dump() for part in parts], indent=1) + "\n")
+
+
+def read_golden(bundle: Bundle) -> tuple[list[GoldenPart], list[Frame], MapArray]:
+    """The golden parts of a bundle, their frames, and their maps ``[N, h, w]``. Raises BundleError where there are none."""
+    folder = bundle.folder / "model" / "golden"
+    size = (bundle.card.map.height, bundle.card.map.width)
+    try:
+        parts = [GoldenPart.model_validate(part) for part in json.loads((folder / "parts.json").read_text())]
+        frames = [read_image(folder / part.file) for part in parts]
+        with np.load(folder / "maps.npz") as data:
+            maps = np.asarray(data["maps"], np.float32)[:, 0]
+        if not parts or maps.shape != (len(parts), *size):
+            raise ValueError(f"{len(parts)} parts with maps of shape {maps.shape}")
+    except Exception as error:  # whatever a file that is missing or of another form makes json, pydantic or numpy raise
+        raise BundleError(f"{bundle.folder} has no usable golden parts", got=str(error).splitlines()[0], expected="model/golden/",
+                          next="Export the bundle again.") from error
+    return parts, frames, maps
+
+
+def golden_rule(bundle: Bundle) -> Rule:
+    """The rule for golden parts: that of the largest camera frame that the network was fitted on, or of the ignore mask's size."""
+    size = (bundle.card.frames.max_height, bundle.card.frames.max_width)
+    if bundle.decision.ignore_mask is not None:
+        size = read_image(bundle.folder / bundle.decision.ignore_mask).shape[:2]
+    return bundle.rule(size)
+
+
+def check_golden(inspector: Inspector, precision: str, threshold: float) -> str | None:
+    """Inspect the golden parts, and judge them by the threshold. Returns what the operator should know of it, if anything.
+
+    Raises BundleError, naming the part, where a map differs by more than the precision may (then verdicts may differ as well: no filter
+    makes a difference larger), and where the most ordinary good part would be rejected.
+    """
+    bundle = inspector.bundle
+    parts, frames, maps = read_golden(bundle)
+    rule, scale = golden_rule(bundle), max(float(np.ptp(maps)), 1e-12)
+    scores: dict[str, list[float]] = {"good": [], "defect": []}
+    for part, frame, expected in zip(parts, frames, maps, strict=True):
+        name = f"golden part {part.file} ({part.kind}) of {bundle.folder} comes out otherwise in {precision} on {inspector.backend}"
+        advice = "Nothing of it goes live. Copy the bundle again, or export it again with what is installed here."
+        try:
+            got = inspector.raw_map(frame)
+            scores["good" if part.kind == "good" else "defect"].append(rule.score(rule.grey(got)))
+        except EngineError as error:
+            raise BundleError(name, got=str(error).rstrip("."), expected="the map that it had at export", next=advice) from error
+        difference = float(np.abs(got - expected).max()) / scale
+        if difference > TOLERANCE[precision]:
+            raise BundleError(name, got=f"a map that is off by {difference:.2g} of the range", next=advice,
+                              expected=f"at most {TOLERANCE[precision]:g}")
+    if min(scores["good"]) > threshold:
+        first = next(part for part in parts if part.kind == "good")
+        raise BundleError(f"golden part {first.file} (good) of {bundle.folder} would be rejected, and with it nearly every part",
+                          got=f"a threshold of {threshold:.6g}", expected=f"at least its score, {min(scores['good']):.6g}",
+                          next=f"Nothing of it goes live. Run `lineside calibrate {bundle.folder}` with good parts.")
+    if max(scores["defect"]) <= threshold:
+        return (f"the threshold {threshold:.6g} of {bundle.folder} passes every golden defect (the highest score is "
+                f"{max(scores['defect']):.6g}); see with a bad part whether it rejects any")
+    return None
