@@ -1,4 +1,4 @@
-"""``lineside calibrate`` and ``lineside evaluate``."""
+"""``lineside collect``, ``lineside calibrate`` and ``lineside evaluate``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,54 @@ from typing import Annotated
 import typer
 
 app = typer.Typer()
+
+
+@app.command()
+def collect(
+    out: Annotated[Path, typer.Option(help="The calibration set.")],
+    source: Annotated[Path | None, typer.Option("--from", metavar="LINE.toml|DIR", help="A line, for its camera, or a folder.")] = None,
+    frames: Annotated[int, typer.Option(help="How many frames it gets, at most.")] = 100,
+    leave_out: Annotated[str | None, typer.Option(help="Instead: numbers of frames that are no good part, as 3,7; or none.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Choose frames for calibration, and show those that are unlike the rest."""
+    from rich.console import Console
+
+    from calib.collect import collect as run_collection
+    from calib.collect import review
+    from edge.console import progress_bars
+    from edge.errors import InputError
+
+    if (source is None) == (leave_out is None):
+        raise InputError("a calibration set is either collected or looked through", got="both" if source else "neither",
+                         expected="--from LINE.toml|DIR, or --leave-out")
+    if source is not None:
+        with progress_bars() as progress:
+            made = run_collection(source, out, frames, progress)
+    else:
+        made = review(out, _numbers(leave_out or ""))
+    doubtful = [frame for frame in made.frames if frame.stands_out]
+    if as_json:
+        print(json.dumps({"out": str(out), "frames": len(made.frames), "looked_at": made.looked_at, "copies": made.copies,
+                          "near_duplicates": made.near_duplicates, "reviewed": made.reviewed, "unlike": [asdict(f) for f in doubtful]}))
+        return
+    console = Console()
+    console.print(f"{out}: {len(made.frames)} of {made.looked_at} frames; {made.copies} copies and {made.near_duplicates} near-duplicates "
+                  "left out", highlight=False, soft_wrap=True)
+    if source is not None:
+        console.print(f"{len(doubtful)} are unlike the rest. Look at {out / 'index.html'}, then: lineside collect --out {out} --leave-out "
+                      "NUMBERS, or none", highlight=False, soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    from edge.errors import InputError
+
+    if text.strip() == "none":
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise InputError("--leave-out takes numbers of frames", got=repr(text), expected="such as 3,7, or none")
+    return [int(part) for part in parts]
 
 
 @app.command()

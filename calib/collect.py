@@ -1,0 +1,212 @@
+"""Calibration sets: frames that cover what the camera sees, near-duplicates left out, and what is unlike the rest shown first.
+
+A defect in a calibration set is poison: it widens the ranges of INT8 and raises thresholds. Nothing here knows what a defect is, but what
+occurs in one frame alone is seen (`calib.unlike`), and a person says yes or no.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calib.page import write_page
+from calib.unlike import Embedding, k_centres, stand_out, unlike_cells, unlikeness
+from edge.cameras import CameraFrame
+from edge.cameras.folder import FolderCamera
+from edge.errors import CameraError, InputError
+from edge.line_file import read_line_file
+from edge.prepare import Frame, frame_hash, good_folder, list_images, read_image, write_image
+from edge.rule import Cause
+from edge.settings import write_text_safely
+
+FORMAT = 1
+LOOKED_AT = 5  # frames of a line that are looked at for each one that is wanted
+NEAR_DUPLICATE = 0.2  # of the usual distance of two frames: a frame taken twice, with the noise of a good sensor; parts stay above 0.27
+FRAME_TIMEOUT = 10.0  # s
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A frame of a calibration set."""
+
+    file: str  # in good/
+    sha256: str  # of its pixels
+    source: str  # the file or the frame's number that it came from
+    camera: str
+    time: str  # when it was taken, ISO 8601 with time zone
+    unlike: float  # times as unlike the other frames as a frame usually is
+    stands_out: bool
+    place: tuple[float, float]  # x and y of its most unlike place, in 0..1 of the frame
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """A calibration set: its folder, where its frames came from, and the frames, the most unlike first."""
+
+    folder: Path
+    source: str
+    looked_at: int
+    copies: int  # frames left out that show the same pixels as another
+    near_duplicates: int
+    reviewed: bool  # whether a person has said which stay
+    frames: list[Collected]
+
+    @property
+    def images(self) -> Path:
+        """Where the frames are."""
+        return self.folder / "good"
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+
+def folder_frames(data: Path) -> Iterator[tuple[Frame, str, str, float, int]]:
+    """The good images of a folder: frame, source, camera, time taken (as the file has it), and how many there are."""
+    folder = good_folder(data)
+    paths = list_images(folder)
+    for path in paths:
+        yield read_image(path), path.relative_to(folder).as_posix(), str(folder), path.stat().st_mtime, len(paths)
+
+
+def line_frames(line: Path, count: int) -> Iterator[tuple[Frame, str, str, float, int]]:
+    """Frames of a line's camera, triggered one after the other, without its PLC: as `folder_frames`. Raises CameraError."""
+    file = read_line_file(line)
+    camera = FolderCamera(file.resolve(line, file.camera.path), file.camera.loop)
+    camera.open()
+    try:
+        for number in range(count):
+            camera.expose(number, number, None)
+            taken: CameraFrame | None = camera.next(FRAME_TIMEOUT)
+            if taken is None:
+                raise CameraError("the camera delivered no frame", got=f"nothing for {FRAME_TIMEOUT:g} s", expected="a frame a trigger",
+                                  next="See that no other program has it.")
+            if taken.cause is Cause.NO_FRAME:
+                return
+            if taken.image is None:
+                raise CameraError(f"the camera delivered no frame: {taken.text}")
+            yield taken.image, taken.source or str(taken.frame_id), f"{file.line.name}: {file.camera.kind}", time.time(), count
+    finally:
+        camera.close()
+
+
+def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_: None) -> CalibrationSet:
+    """Choose ``wanted`` frames of a folder or of a line's camera, and write the set ``out``: frames, manifest.json, index.html.
+
+    Raises InputError for a source without usable frames or an ``out`` that exists, CameraError for a camera that fails.
+    """
+    if wanted < 2:
+        raise InputError("a calibration set has at least two frames", got=wanted, expected="2 or more, better 100")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already", expected="a folder that does not exist yet", next="Give another --out, or remove it.")
+    frames = line_frames(source, LOOKED_AT * wanted) if source.suffix == ".toml" and source.is_file() else folder_frames(source)
+    temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.part")
+    try:
+        (temporary / "seen").mkdir(parents=True)
+        (temporary / "good").mkdir()
+    except OSError as error:
+        raise InputError(f"cannot write beside {out}", got=error.strerror, expected="a writable folder") from error
+    try:
+        made = _choose(frames, source, temporary, wanted, progress)
+        if out.is_dir():
+            out.rmdir()  # empty
+        temporary.rename(out.resolve())
+    except OSError as error:
+        raise InputError(f"cannot write {out}", got=error.strerror, expected="room on the disk") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return replace(made, folder=out)
+
+
+def _choose(frames: Iterator[tuple[Frame, str, str, float, int]], source: Path, folder: Path, wanted: int,
+            progress: Progress) -> CalibrationSet:
+    embedding = Embedding()
+    seen: dict[str, tuple[str, str, float]] = {}
+    vectors, looked_at = [], 0
+    try:
+        for frame, name, camera, taken, total in frames:
+            looked_at += 1
+            sha256 = frame_hash(frame)
+            if sha256 not in seen:
+                seen[sha256] = (name, camera, taken)
+                vectors.append(embedding(frame).astype(np.float16))  # a thousand frames in 130 MB
+                write_image(folder / "seen" / f"{sha256}.png", frame)
+            progress("looking at frames", looked_at, total)
+    finally:
+        embedding.close()
+    if len(seen) < 2:
+        raise InputError(f"too few different frames from {source}", got=f"{len(seen)} of {looked_at}", expected="at least 2, better 100")
+    features = np.stack(vectors).astype(np.float32)
+    every = k_centres(features, len(seen), NEAR_DUPLICATE)
+    chosen = every[:wanted]
+    cells = unlike_cells(features, lambda done, total: progress("comparing frames", done, total))
+    values, loud = unlikeness(cells), stand_out(unlikeness(cells))
+    usual, names = float(np.median(values)), list(seen)
+    collected = []
+    for number, index in enumerate(sorted(chosen, key=lambda i: -values[i]), 1):
+        name, camera, taken = seen[names[index]]
+        row, column = np.unravel_index(int(cells[index].argmax()), cells[index].shape)
+        place = ((float(column) + 0.5) / cells.shape[2], (float(row) + 0.5) / cells.shape[1])
+        collected.append(Collected(f"{number:04d}.png", names[index], name, camera, _stamp(taken), round(float(values[index]) / usual, 3),
+                                   bool(loud[index]), place))
+        (folder / "seen" / f"{names[index]}.png").rename(folder / "good" / f"{number:04d}.png")
+    shutil.rmtree(folder / "seen")
+    made = CalibrationSet(folder, str(source), looked_at, looked_at - len(seen), len(seen) - len(every), False, collected)
+    _write(made)
+    return made
+
+
+def review(folder: Path, leave_out: list[int]) -> CalibrationSet:
+    """Take the frames of these numbers out of a set, into ``left-out/``, and note that a person has looked. Raises InputError."""
+    old = read_set(folder)
+    numbers = {int(Path(frame.file).stem): frame for frame in old.frames}
+    if unknown := sorted(set(leave_out) - set(numbers)):
+        raise InputError(f"{folder} has no frame {unknown[0]}", got=", ".join(map(str, unknown)), expected="numbers that its page shows")
+    if len(numbers) - len(set(leave_out)) < 2:
+        raise InputError("a calibration set has at least two frames", got=f"{len(set(leave_out))} of {len(numbers)} to leave out")
+    gone = {numbers[number].file for number in leave_out}
+    kept = replace(old, reviewed=True, frames=[frame for frame in old.frames if frame.file not in gone])
+    try:
+        (folder / "left-out").mkdir(exist_ok=True)
+        for file in gone:
+            (folder / "good" / file).rename(folder / "left-out" / file)
+        _write(kept)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}", got=error.strerror, expected="a writable folder with room") from error
+    return kept
+
+
+def _write(made: CalibrationSet) -> None:
+    manifest: dict[str, Any] = {"format": FORMAT, **asdict(made)}
+    del manifest["folder"]
+    write_page(made.folder / "index.html", made.images, made.source, manifest)
+    write_text_safely(made.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def read_set(folder: Path) -> CalibrationSet:
+    """Read a calibration set and check its frames against their hashes. Raises InputError, naming the frame that does not fit."""
+    path = folder / "manifest.json"
+    advice = "Collect it again: lineside collect --from ... --out ..."
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("format") != FORMAT:
+            raise ValueError("another format")
+        frames = [Collected(**{**frame, "place": tuple(frame["place"])}) for frame in data.pop("frames")]
+        made = CalibrationSet(folder=folder, frames=frames, **data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{folder} is no calibration set", got=str(error), expected="a folder that `lineside collect` wrote",
+                         next=advice) from error
+    for frame in made.frames:
+        if frame_hash(read_image(made.images / frame.file)) != frame.sha256:
+            raise InputError(f"{made.images / frame.file} is not the frame that was collected", got="other pixels", next=advice)
+    return made
