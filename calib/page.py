@@ -33,6 +33,8 @@ function show() {
   document.getElementById('numbers').textContent = out.length ? out.join(',') : 'none';
 }
 boxes.forEach(box => box.addEventListener('change', show));
+const folder = decodeURI(location.pathname).replace(/\\/index\\.html$/, '');
+if (location.protocol === 'file:') document.getElementById('set').textContent = /^[\\w\\/.-]+$/.test(folder) ? folder : `'${folder}'`;
 show();
 """
 
@@ -75,7 +77,7 @@ hardly differed from one. {state} A defect in a calibration set is poison: it wi
 unlike the rest come first, with a ring around what is unlike in them. Tick those that are no good part, then run the command
 below.</p>
 {''.join(body)}
-<div id=command><code>lineside collect --out SET --leave-out <span id=numbers>none</span></code></div>
+<div id=command><code>lineside collect --out <span id=set>SET</span> --leave-out <span id=numbers>none</span></code></div>
 <script>{SCRIPT}</script></html>
 """
     write_text_safely(path, text)
