@@ -19,7 +19,6 @@ import numpy as np
 
 from calib.page import write_page
 from calib.unlike import Embedding, k_centres, stand_out, unlike_cells, unlikeness
-from edge.cameras import CameraFrame
 from edge.cameras.folder import FolderCamera
 from edge.errors import CameraError, InputError
 from edge.line_file import read_line_file
@@ -31,6 +30,9 @@ FORMAT = 1
 LOOKED_AT = 5  # frames of a line that are looked at for each one that is wanted
 NEAR_DUPLICATE = 0.2  # of the usual distance of two frames: a frame taken twice, with the noise of a good sensor; parts stay above 0.27
 FRAME_TIMEOUT = 10.0  # s
+MOST_FAILED = 5  # frames that a camera may lose
+
+Seen = tuple[Frame, str, str, float]  # frame, its source, its camera, s of the clock when it was taken
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,33 +73,36 @@ def _stamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
 
 
-def folder_frames(data: Path) -> Iterator[tuple[Frame, str, str, float, int]]:
-    """The good images of a folder: frame, source, camera, time taken (as the file has it), and how many there are."""
+def folder_frames(data: Path, most: int) -> tuple[int, Iterator[Seen]]:
+    """How many good images of a folder are looked at, evenly among all of them, and those images."""
     folder = good_folder(data)
     paths = list_images(folder)
-    for path in paths:
-        yield read_image(path), path.relative_to(folder).as_posix(), str(folder), path.stat().st_mtime, len(paths)
+    paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
+    return len(paths), ((read_image(path), path.relative_to(folder).as_posix(), str(folder), path.stat().st_mtime) for path in paths)
 
 
-def line_frames(line: Path, count: int) -> Iterator[tuple[Frame, str, str, float, int]]:
-    """Frames of a line's camera, triggered one after the other, without its PLC: as `folder_frames`. Raises CameraError."""
+def line_frames(line: Path, most: int) -> tuple[int, Iterator[Seen]]:
+    """The same of a line's camera, which is triggered without its PLC. Raises CameraError when it fails."""
     file = read_line_file(line)
     camera = FolderCamera(file.resolve(line, file.camera.path), file.camera.loop)
     camera.open()
-    try:
-        for number in range(count):
+
+    def frames() -> Iterator[Seen]:
+        failed = 0
+        for number in range(most):
             camera.expose(number, number, None)
-            taken: CameraFrame | None = camera.next(FRAME_TIMEOUT)
-            if taken is None:
-                raise CameraError("the camera delivered no frame", got=f"nothing for {FRAME_TIMEOUT:g} s", expected="a frame a trigger",
-                                  next="See that no other program has it.")
-            if taken.cause is Cause.NO_FRAME:
+            taken = camera.next(FRAME_TIMEOUT)
+            if taken is not None and taken.cause is Cause.NO_FRAME:
                 return
-            if taken.image is None:
-                raise CameraError(f"the camera delivered no frame: {taken.text}")
-            yield taken.image, taken.source or str(taken.frame_id), f"{file.line.name}: {file.camera.kind}", time.time(), count
-    finally:
-        camera.close()
+            if taken is not None and taken.image is not None and taken.complete:
+                yield taken.image, taken.source or str(taken.frame_id), f"{file.line.name}: {file.camera.kind}", time.time()
+                continue
+            failed += 1
+            if failed > MOST_FAILED:
+                raise CameraError(f"the camera failed {failed} times", got="no frame in time" if taken is None else taken.text,
+                                  expected="a whole frame for each trigger", next="See that no other program has the camera.")
+
+    return most, frames()
 
 
 def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_: None) -> CalibrationSet:
@@ -109,7 +114,8 @@ def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_
         raise InputError("a calibration set has at least two frames", got=wanted, expected="2 or more, better 100")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already", expected="a folder that does not exist yet", next="Give another --out, or remove it.")
-    frames = line_frames(source, LOOKED_AT * wanted) if source.suffix == ".toml" and source.is_file() else folder_frames(source)
+    from_line = source.suffix == ".toml" and source.is_file()
+    total, frames = (line_frames if from_line else folder_frames)(source, LOOKED_AT * wanted)
     temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.part")
     try:
         (temporary / "seen").mkdir(parents=True)
@@ -117,24 +123,24 @@ def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_
     except OSError as error:
         raise InputError(f"cannot write beside {out}", got=error.strerror, expected="a writable folder") from error
     try:
-        made = _choose(frames, source, temporary, wanted, progress)
+        made = _choose(total, frames, source, temporary, wanted, progress)
         if out.is_dir():
             out.rmdir()  # empty
         temporary.rename(out.resolve())
     except OSError as error:
-        raise InputError(f"cannot write {out}", got=error.strerror, expected="room on the disk") from error
+        raise InputError(f"cannot collect into {out}", got=f"{error.strerror}: {error.filename}",
+                         expected="a readable source, and room on the disk") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return replace(made, folder=out)
 
 
-def _choose(frames: Iterator[tuple[Frame, str, str, float, int]], source: Path, folder: Path, wanted: int,
-            progress: Progress) -> CalibrationSet:
+def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, wanted: int, progress: Progress) -> CalibrationSet:
     embedding = Embedding()
     seen: dict[str, tuple[str, str, float]] = {}
     vectors, looked_at = [], 0
     try:
-        for frame, name, camera, taken, total in frames:
+        for frame, name, camera, taken in frames:
             looked_at += 1
             sha256 = frame_hash(frame)
             if sha256 not in seen:
@@ -144,14 +150,14 @@ def _choose(frames: Iterator[tuple[Frame, str, str, float, int]], source: Path, 
             progress("looking at frames", looked_at, total)
     finally:
         embedding.close()
-    if len(seen) < 2:
-        raise InputError(f"too few different frames from {source}", got=f"{len(seen)} of {looked_at}", expected="at least 2, better 100")
-    features = np.stack(vectors).astype(np.float32)
-    every = k_centres(features, len(seen), NEAR_DUPLICATE)
+    features = np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 4, 4, 1), np.float32)
+    every = k_centres(features, len(seen), NEAR_DUPLICATE) if len(seen) > 1 else list(range(len(seen)))
+    if len(every) < 2:
+        raise InputError(f"too few different frames from {source}", got=f"{len(every)} of {looked_at}", expected="at least 2, better 100")
     chosen = every[:wanted]
     cells = unlike_cells(features, lambda done, total: progress("comparing frames", done, total))
     values, loud = unlikeness(cells), stand_out(unlikeness(cells))
-    usual, names = float(np.median(values)), list(seen)
+    usual, names = max(float(np.median(values)), 1e-6), list(seen)
     collected = []
     for number, index in enumerate(sorted(chosen, key=lambda i: -values[i]), 1):
         name, camera, taken = seen[names[index]]
@@ -167,8 +173,11 @@ def _choose(frames: Iterator[tuple[Frame, str, str, float, int]], source: Path, 
 
 
 def review(folder: Path, leave_out: list[int]) -> CalibrationSet:
-    """Take the frames of these numbers out of a set, into ``left-out/``, and note that a person has looked. Raises InputError."""
-    old = read_set(folder)
+    """Take the frames of these numbers out of a set, into ``left-out/``, and note that a person has looked. Raises InputError.
+
+    What a stop has left half done is done by the same command.
+    """
+    old = _read_manifest(folder)
     numbers = {int(Path(frame.file).stem): frame for frame in old.frames}
     if unknown := sorted(set(leave_out) - set(numbers)):
         raise InputError(f"{folder} has no frame {unknown[0]}", got=", ".join(map(str, unknown)), expected="numbers that its page shows")
@@ -179,10 +188,12 @@ def review(folder: Path, leave_out: list[int]) -> CalibrationSet:
     try:
         (folder / "left-out").mkdir(exist_ok=True)
         for file in gone:
-            (folder / "good" / file).rename(folder / "left-out" / file)
+            if not (folder / "left-out" / file).exists():
+                (folder / "good" / file).rename(folder / "left-out" / file)
         _write(kept)
     except OSError as error:
-        raise InputError(f"cannot write {folder}", got=error.strerror, expected="a writable folder with room") from error
+        raise InputError(f"cannot write {folder}", got=f"{error.strerror}: {error.filename}", expected="a writable folder with room",
+                         next="Run the same command again.") from error
     return kept
 
 
@@ -193,20 +204,23 @@ def _write(made: CalibrationSet) -> None:
     write_text_safely(made.folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
-def read_set(folder: Path) -> CalibrationSet:
-    """Read a calibration set and check its frames against their hashes. Raises InputError, naming the frame that does not fit."""
-    path = folder / "manifest.json"
-    advice = "Collect it again: lineside collect --from ... --out ..."
+def _read_manifest(folder: Path) -> CalibrationSet:
     try:
-        data = json.loads(path.read_text())
+        data = json.loads((folder / "manifest.json").read_text())
         if data.pop("format") != FORMAT:
             raise ValueError("another format")
         frames = [Collected(**{**frame, "place": tuple(frame["place"])}) for frame in data.pop("frames")]
-        made = CalibrationSet(folder=folder, frames=frames, **data)
+        return CalibrationSet(folder=folder, frames=frames, **data)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{folder} is no calibration set", got=str(error), expected="a folder that `lineside collect` wrote",
-                         next=advice) from error
+                         next="Collect it: lineside collect --from LINE.toml|DIR --out SET") from error
+
+
+def read_set(folder: Path) -> CalibrationSet:
+    """Read a calibration set and check its frames against their hashes. Raises InputError, naming the frame that does not fit."""
+    made = _read_manifest(folder)
     for frame in made.frames:
         if frame_hash(read_image(made.images / frame.file)) != frame.sha256:
-            raise InputError(f"{made.images / frame.file} is not the frame that was collected", got="other pixels", next=advice)
+            raise InputError(f"{made.images / frame.file} is not the frame that was collected", got="other pixels",
+                             next="Collect the set again.")
     return made

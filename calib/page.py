@@ -80,4 +80,4 @@ below.</p>
 <div id=command><code>lineside collect --out <span id=set>SET</span> --leave-out <span id=numbers>none</span></code></div>
 <script>{SCRIPT}</script></html>
 """
-    write_text_safely(path, text)
+    write_text_safely(path, text.encode(errors="replace").decode())  # a file's name may be no UTF-8

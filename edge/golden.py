@@ -52,7 +52,8 @@ def read_golden(bundle: Bundle) -> tuple[list[GoldenPart], list[Frame], MapArray
         frames = [read_image(folder / part.file) for part in parts]
         with np.load(folder / "maps.npz") as data:
             maps = np.asarray(data["maps"], np.float32)[:, 0]
-        if not parts or maps.shape != (len(parts), *size):
+        kinds = {part.kind == "good" for part in parts}
+        if kinds != {True, False} or maps.shape != (len(parts), *size):
             raise ValueError(f"{len(parts)} parts with maps of shape {maps.shape}")
     except Exception as error:  # whatever a file that is missing or of another form makes json, pydantic or numpy raise
         raise BundleError(f"{bundle.folder} has no usable golden parts", got=str(error).splitlines()[0], expected="model/golden/",
@@ -61,11 +62,13 @@ def read_golden(bundle: Bundle) -> tuple[list[GoldenPart], list[Frame], MapArray
 
 
 def golden_rule(bundle: Bundle) -> Rule:
-    """The rule for golden parts: that of the largest camera frame that the network was fitted on, or of the ignore mask's size."""
-    size = (bundle.card.frames.max_height, bundle.card.frames.max_width)
+    """The rule for golden parts, which have no camera frame: for the ignore mask's size, or the largest that was fitted on or that holds
+    the region of interest."""
     if bundle.decision.ignore_mask is not None:
-        size = read_image(bundle.folder / bundle.decision.ignore_mask).shape[:2]
-    return bundle.rule(size)
+        height, width = read_image(bundle.folder / bundle.decision.ignore_mask).shape[:2]
+        return bundle.rule((height, width))
+    x, y, w, h = bundle.decision.roi or (0, 0, 0, 0)
+    return bundle.rule((max(bundle.card.frames.max_height, y + h), max(bundle.card.frames.max_width, x + w)))
 
 
 def check_golden(inspector: Inspector, precision: str, threshold: float) -> str | None:
@@ -83,6 +86,8 @@ def check_golden(inspector: Inspector, precision: str, threshold: float) -> str 
         advice = "Nothing of it goes live. Copy the bundle again, or export it again with what is installed here."
         try:
             got = inspector.raw_map(frame)
+            if got.shape != expected.shape:
+                raise EngineError("the map has another size", got=f"{got.shape}", expected=f"{expected.shape}")
             scores["good" if part.kind == "good" else "defect"].append(rule.score(rule.grey(got)))
         except EngineError as error:
             raise BundleError(name, got=str(error).rstrip("."), expected="the map that it had at export", next=advice) from error

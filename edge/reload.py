@@ -1,8 +1,9 @@
-"""`lineside reload`: asks a running line to take its bundle anew, over a socket beside the line's journal."""
+"""`lineside reload`: asks a running line to take its bundle anew, over a socket in the folder of the line's journal."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -18,9 +19,9 @@ POLL = 0.2  # s between looks at whether the line has ended
 LONGEST = 65_536  # bytes of an answer
 
 
-def socket_path(journal: Path) -> Path:
-    """Where the line with this journal listens."""
-    return journal.with_name(f"{journal.name}.socket")
+def socket_path(journal: Path, line: Path) -> Path:
+    """Where the line of a line file listens. Lines may share a journal, and so its folder."""
+    return journal.with_name(f"{line.name}.{hashlib.sha256(str(line.resolve()).encode()).hexdigest()[:8]}.socket")
 
 
 @contextmanager
@@ -59,10 +60,9 @@ class ReloadServer:
         while not self._closing.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except TimeoutError:
+            except OSError:  # nobody asks, no descriptor is left, or it was closed
+                self._closing.wait(0.01)
                 continue
-            except OSError:  # closed
-                return
             with connection, contextlib.suppress(OSError):  # whoever asked has gone
                 connection.settimeout(POLL)
                 if connection.recv(64).strip() != b"reload":
@@ -79,16 +79,16 @@ class ReloadServer:
             return {"ok": False, "text": f"{type(error).__name__}: {error}"}
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; waits for a reload that is under way, since an engine that is half loaded aborts the process at its end."""
         self._closing.set()
+        self._thread.join(TIMEOUT)
         self._socket.close()
         self._path.unlink(missing_ok=True)
-        self._thread.join(2 * POLL)
 
 
 def ask_to_reload(journal: Path, line: Path) -> str:
     """Ask the line with this journal, and return what it tells. Raises InputError where none runs, BundleError where the old one stays."""
-    path = socket_path(journal)
+    path = socket_path(journal, line)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(TIMEOUT)
         try:
@@ -100,6 +100,9 @@ def ask_to_reload(journal: Path, line: Path) -> str:
             told = json.loads(answer)
         except TimeoutError as error:
             raise InputError(f"the line of {line} did not answer", got=f"nothing for {TIMEOUT:g} s", next="See what it says.") from error
+        except PermissionError as error:
+            raise InputError(f"the line of {line} does not listen to you", got=error.strerror, expected=f"the user who runs it, for {path}",
+                             next="Run the command as that user.") from error
         except (OSError, ValueError) as error:
             raise InputError(f"no line runs from {line}", got=f"no answer at {path}", expected="a line that is running",
                              next=f"Start it: lineside run {line}") from error

@@ -24,6 +24,7 @@ from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
 from edge.operator import Operator
 from edge.plc.frames import FramesLink
+from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
 
@@ -70,6 +71,7 @@ class Line:
         self.error: BaseException | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
+        self._last_frame: Frame | None = None  # that was inspected: what goes live must be able to
         self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
         self._closers: list[Callable[[], object]] = []
         self.file: LineFile = read_line_file(path)
@@ -81,7 +83,9 @@ class Line:
 
     def _open(self, path: Path, parts: int) -> None:
         file = self.file
-        inspector, threshold = self._ready(file, path)
+        inspector, threshold, remark = self._ready(file, path)
+        if remark is not None:
+            self._operator.tell(remark)
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
         self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
@@ -98,22 +102,23 @@ class Line:
                                     ended=self._journal.part, alarm=self._operator.tell)
         self._live = replace(self._live, run=self._add_run(file, inspector, threshold))
         self._journal.start(self._live.run)
-        self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path)), lambda: self._reload(path)).close)
+        self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path), path), lambda: self._reload(path)).close)
 
-    def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float]:
-        """The bundle of a line file on its engine, warm, after its golden parts came out as they should; and its threshold."""
+    def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
+        """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
         inspector = Inspector(bundle, precision=PRECISION, threads=file.line.threads)
         try:
             threshold = bundle.calibrated_threshold(PRECISION, inspector.backend).value
             inspector.warm_up()
             remark = check_golden(inspector, PRECISION, threshold)
-            if remark is not None:
-                self._operator.tell(remark)
+            if (frame := self._last_frame) is not None:  # what comes next is like it
+                bundle.sizes.check(frame)
+                inspector.rule((frame.shape[0], frame.shape[1]))
         except BaseException:
             inspector.close()
             raise
-        return inspector, threshold
+        return inspector, threshold, remark
 
     def _add_run(self, file: LineFile, inspector: Inspector, threshold: float) -> int:
         bundle = inspector.bundle
@@ -131,15 +136,17 @@ class Line:
                              next="Stop the line and start it again.")
         if self._next is not None:
             raise InputError("the reload before this one is not in use yet", next="Try again.")
-        inspector, threshold = self._ready(file, path)
+        inspector, threshold, remark = self._ready(file, path)
         try:
+            if self._control.wait(0):
+                raise InputError("the line has ended meanwhile")
             self._next = Live(inspector, threshold, self._add_run(file, inspector, threshold))
         except BaseException:
             inspector.close()
             raise
         text = f"{inspector.bundle.folder} is live, threshold {threshold:.6g}"
         self._operator.tell(text)
-        return text
+        return text if remark is None else f"{text}; {remark}"
 
     def _switch(self) -> None:
         """Between two parts: let what was loaded beside the line take over."""
@@ -152,6 +159,8 @@ class Line:
     def _close(self) -> None:
         while self._closers:
             self._closers.pop()()
+        if self._next is not None:
+            self._next.inspector.close()
 
     def _expose(self, expose: Expose) -> None:
         self._camera.expose(expose.trigger, expose.part, expose.encoder)
@@ -228,6 +237,7 @@ class Line:
         except Exception as error:  # an EngineError, or a defect: the part is not inspected, and the line goes on
             self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
             return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)
+        self._last_frame = frame.image
         while self._faulty:
             self._control.fault_over(self._faulty.pop())
         self._latencies.append(1000 * (time.monotonic() - frame.host_time))

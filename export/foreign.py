@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Normalised(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         result: Tensor = self.network((image - self.mean) / self.std)
-        return result
+        return result.float()
 
 
 def good_parts(data: Path, progress: Progress) -> tuple[list[GoodImage], FrameSizes]:
@@ -101,6 +102,11 @@ def proof_images(data: Path, images: list[GoodImage], size: tuple[int, int, int]
     return np.stack(result)
 
 
+def first_line(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
 def load_factory(given: str) -> nn.Module:
     """The network that ``file.py:factory`` makes. Raises InputError when that does not work."""
     file, _, name = given.rpartition(":")
@@ -111,10 +117,12 @@ def load_factory(given: str) -> nn.Module:
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # as for any import: dataclasses look there
+        sys.path.insert(0, str(path.resolve().parent))  # for what lies beside it
         spec.loader.exec_module(module)
         network = getattr(module, name)()
-    except Exception as error:  # whatever somebody else's code raises
-        raise InputError(f"{given} makes no network", got=f"{type(error).__name__}: {error}", expected="a function without arguments "
+    except (Exception, SystemExit) as error:  # whatever somebody else's code raises
+        raise InputError(f"{given} makes no network", got=first_line(error), expected="a function without arguments "
                          "that returns a torch.nn.Module with its weights") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{given} makes no network", got=type(network).__name__, expected="a torch.nn.Module with its weights")
@@ -136,16 +144,16 @@ def torch_to_graph(given: str, size: tuple[int, int, int], normalisation: Normal
     network = Normalised(load_factory(given), normalisation)
     try:
         with torch.inference_mode():
-            maps = Deployed(network)(torch.from_numpy(images[:2]))
-        check_map(maps, 2, given)
+            check_map(Deployed(network)(torch.from_numpy(images[:2])), 2, given)
+        expected = check_map(torch_maps(network, images), len(images), given)
         write_graph(network, size, graph)
     except InputError:
         raise
     except Exception as error:  # a shape that does not fit, or an operator that ONNX has not
         raise InputError(f"{given} cannot be exported for images of {size[0]}x{size[1]} px and {size[2]} channels",
-                         got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+                         got=first_line(error),
                          expected="a network that torch.onnx.export takes, with a batch of any size") from error
-    return torch_maps(network, images)
+    return expected
 
 
 def read_foreign_graph(path: Path) -> onnx.ModelProto:
@@ -167,6 +175,14 @@ def read_foreign_graph(path: Path) -> onnx.ModelProto:
                          expected="one of each", next="Take the others out, as by onnx.utils.extract_model.")
     if inputs[0].type.tensor_type.elem_type != TensorProto.FLOAT or len(inputs[0].type.tensor_type.shape.dim) != 4:
         raise InputError(f"the input of {path} is no image", got=helper.printable_value_info(inputs[0]), expected="float32 [N, C, H, W]")
+    if model.graph.output[0].type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise InputError(f"the output of {path} is no map", got=helper.printable_value_info(model.graph.output[0]),
+                         expected="float32 [N, 1, h, w]")
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, length in enumerate(value.type.tensor_type.shape.dim):
+            if length.HasField("dim_value") and length.dim_value <= 0:  # how some exporters write an open axis
+                length.dim_param = f"open_{axis}"
+    model.ir_version = max(model.ir_version, 4)  # before it, every weight had to be an input as well
     return model
 
 
@@ -174,7 +190,7 @@ def graph_size(model: onnx.ModelProto, size: tuple[int, int, int], given: bool, 
     """Height, width and channels of a graph's input; ``size`` where the graph leaves them open. Raises InputError where they differ."""
     weights = {tensor.name for tensor in model.graph.initializer}
     value = next(value for value in model.graph.input if value.name not in weights)
-    _, channels, height, width = (d.dim_value for d in value.type.tensor_type.shape.dim)
+    _, channels, height, width = (d.dim_value for d in value.type.tensor_type.shape.dim)  # 0: open
     found = (height or size[0], width or size[1], channels or size[2])
     if (given and found[:2] != size[:2]) or found[2] not in (1, 3):
         raise InputError(f"{path} takes other images", got=f"{size[0]}x{size[1]} px" if found[2] in (1, 3) else f"{found[2]} channels",

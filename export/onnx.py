@@ -97,13 +97,16 @@ def onnxruntime_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float
 
 def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32], runtime: str) -> float:
     """The largest difference of two sets of maps as a share of the expected range. Raises BundleError above 1e-3."""
+    if expected.shape != got.shape:
+        raise BundleError(f"the exported graph on {runtime} gives maps of another shape", got=got.shape, expected=expected.shape,
+                          next="The bundle was not written.")
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise BundleError("the network's map is not finite", got="NaN or infinity", expected="finite numbers",
-                          next="Run `lineside fit` again with another --seed.")
+                          next="Run `lineside fit` again with another --seed, or mend your network.")
     difference = float(np.abs(got - expected).max()) / max(float(np.ptp(expected)), 1e-12)
     if difference > TOLERANCE:
-        raise BundleError(f"the exported graph on {runtime} differs from torch", got=f"{difference:.2e} of the map's range",
-                          expected=f"at most {TOLERANCE:g}", next="The bundle was not written. Report this with the run.")
+        raise BundleError(f"the exported graph on {runtime} differs from the network", got=f"{difference:.2e} of the map's range",
+                          expected=f"at most {TOLERANCE:g}", next="The bundle was not written. Report this with the run or the network.")
     return difference
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 
@@ -71,7 +72,7 @@ def test_manifest_and_frames_agree_and_a_changed_frame_is_named(collected, plant
 def test_the_page_shows_every_frame_in_order_and_needs_no_other_file(collected):
     page = (collected / "index.html").read_text()
     assert [int(n) for n in re.findall(r"type=checkbox value=(\d+)", page)] == list(range(1, 21))
-    assert page.count("data:image/jpeg;base64,") == 20 and "http" not in page.replace("https://", "http://").split("base64,")[0]
+    assert page.count("<img src='data:image/jpeg;base64,") == page.count("src=") == 20 and "href" not in page and "http" not in page
     assert page.index("is this a good part?") < page.index("value=1>") < page.index("The others") < page.index("value=20>")
 
 
@@ -168,6 +169,37 @@ def test_wrong_use_is_one_message_and_leaves_nothing(planted, tmp_path, lineside
     given = [option.replace("{planted}", str(planted)) for option in options]
     code, _, err = lineside("collect", "--out", tmp_path / "set", *given)
     assert code == 2 and words in err and list(tmp_path.iterdir()) == []
+
+
+def test_a_review_that_was_stopped_is_done_by_the_same_command(collected, tmp_path, lineside, monkeypatch):
+    folder = shutil.copytree(collected, tmp_path / "set")
+    with monkeypatch.context() as broken:
+        broken.setattr("calib.collect.write_page", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        code, _, err = lineside("collect", "--out", folder, "--leave-out", "1,2")
+    assert code == 2 and "No space left" in err and "same command" in err
+    assert lineside("collect", "--out", folder, "--leave-out", "1,2")[0] == 0
+    assert len(read_set(folder).frames) == 18 and len(list_images(folder / "left-out")) == 2
+
+
+def test_a_still_scene_is_no_set(tmp_path, lineside):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    frame = Surface("woven", 3, 256).part(0).frame.repeat(4, axis=0).repeat(4, axis=1)
+    for number in range(4):
+        frame[number, number] ^= 1  # nothing that is left in features
+        write_image(folder / f"{number}.png", frame)
+    code, _, err = lineside("collect", "--from", folder, "--out", tmp_path / "set")
+    assert code == 2 and "too few different frames" in err and not (tmp_path / "set").exists()
+
+
+def test_names_in_any_encoding_and_large_folders(planted, tmp_path):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number, path in enumerate(list_images(planted)[:12]):
+        os.link(path, os.fsencode(folder) + b"/Pr\xfcfling-%02d.png" % number)
+    made = collect(folder, tmp_path / "set", 2)
+    assert made.looked_at == 10 and len(made.frames) == 2 and read_set(tmp_path / "set").frames[0].source.startswith("Pr\udcfcfling")
+    assert "Pr?fling" in (tmp_path / "set" / "index.html").read_text()
 
 
 def test_a_set_is_not_written_over_and_not_emptied(collected, planted, lineside):

@@ -106,3 +106,27 @@ def test_json_of_golden_parts_names_each_file(bundle):
     listed = json.loads((bundle / "model" / "golden" / "parts.json").read_text())
     files = sorted(path.name for path in (bundle / "model" / "golden").glob("*.png"))
     assert [part["file"] for part in listed] == files == [f"{i:02d}.png" for i in range(1, len(files) + 1)]
+
+
+def test_a_region_outside_the_fitted_size_is_judged_where_it_lies(bundle):
+    path = bundle / "decision.toml"
+    path.write_text(path.read_text().replace("# roi = [0, 0, 640, 480]", "roi = [10, 10, 120, 120]"))  # of frames up to twice the fitted 96
+    region = golden_rule(load_bundle(bundle)).region
+    assert region.any() and not region.all()
+    assert "passes every golden defect" in check(bundle, 1e6)
+
+
+def test_a_graph_with_another_map_size_is_named(bundle):
+    graph = bundle / "model" / "fp32.onnx"
+    model = onnx.load(graph)
+    last = next(node for node in model.graph.node if "map" in node.output)
+    last.output[list(last.output).index("map")] = "whole"
+    for node in model.graph.node:
+        node.input[:] = ["whole" if name == "map" else name for name in node.input]
+    model.graph.node.append(onnx.helper.make_node("MaxPool", ["whole"], ["map"], kernel_shape=[2, 2], strides=[2, 2]))
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_tensor_value_info("map", onnx.TensorProto.FLOAT, ["N", 1, 32, 32]))
+    onnx.save(model, graph)
+    seal_again(bundle)
+    with pytest.raises(BundleError, match=r"golden part 01\.png.*another size"):
+        check(bundle)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import subprocess
+import threading
+import time
 
+import numpy as np
 import pytest
-from rig import finish, reconcile, rig, wait_for
+from rig import LINESIDE, finish, reconcile, rig, wait_for
 from test_golden import spoil
 
 from edge.bundle import load_bundle
+from edge.errors import BundleError
+from edge.prepare import write_image
 from edge.reload import ReloadServer, ask_to_reload, socket_path
 
 __all__ = ["rig"]
@@ -49,7 +54,7 @@ def test_a_new_threshold_goes_live_between_two_parts_and_each_part_says_by_which
         if row["verdict"] != "UNINSPECTED":
             threshold = next(run["threshold"] for run in runs if run["run"] == row["run"])
             assert (row["verdict"] == "REJECT") == (row["score"] > threshold)
-    assert not socket_path(made.folder / "journal.db").exists()
+    assert not socket_path(made.folder / "journal.db", made.folder / "line.toml").exists()
 
 
 def test_a_spoilt_bundle_does_not_go_live_and_the_line_goes_on(rig, lineside):
@@ -105,7 +110,7 @@ def test_a_line_that_was_killed_leaves_no_socket_in_the_way(rig, lineside):
     wait_for(lambda: len(made.rows()) > 2)
     os.kill(line.pid, signal.SIGKILL)
     line.wait()
-    assert socket_path(made.folder / "journal.db").exists()
+    assert socket_path(made.folder / "journal.db", made.folder / "line.toml").exists()
     code, _, err = lineside("reload", made.folder / "line.toml")
     assert code == 2 and "no line runs" in err
     before = len(made.rows())
@@ -119,12 +124,72 @@ def test_a_line_that_was_killed_leaves_no_socket_in_the_way(rig, lineside):
 def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
     deep = tmp_path / ("folder" * 20)
     deep.mkdir()
-    journal = deep / "journal.db"
-    server = ReloadServer(socket_path(journal), lambda: 1 / 0)
+    journal, line = deep / "journal.db", deep / "line.toml"
+    server = ReloadServer(socket_path(journal, line), lambda: 1 / 0)
     try:
-        with pytest.raises(Exception, match="goes on with what it had: ZeroDivisionError"):
-            ask_to_reload(journal, deep / "line.toml")
+        with pytest.raises(BundleError, match="goes on with what it had: ZeroDivisionError"):
+            ask_to_reload(journal, line)
     finally:
         server.close()
-    assert not socket_path(journal).exists()
-    shutil.rmtree(deep)
+    assert not socket_path(journal, line).exists()
+
+
+def test_two_lines_with_one_journal_are_asked_each_on_its_own(tmp_path):
+    journal, lines = tmp_path / "journal.db", [tmp_path / "a.toml", tmp_path / "b.toml"]
+    servers = [ReloadServer(socket_path(journal, line), lambda line=line: f"{line.name} is live") for line in lines]
+    try:
+        assert [ask_to_reload(journal, line) for line in lines] == ["a.toml is live", "b.toml is live"]
+        servers.pop().close()
+        assert ask_to_reload(journal, lines[0]) == "a.toml is live"
+    finally:
+        for server in servers:
+            server.close()
+
+
+def test_a_stop_waits_for_a_reload_that_is_under_way(tmp_path):
+    under_way, ended = threading.Event(), []
+
+    def slow() -> str:
+        under_way.set()
+        time.sleep(1.0)
+        ended.append(True)
+        return "live"
+
+    server = ReloadServer(socket_path(tmp_path / "j", tmp_path / "l"), slow)
+    asking = threading.Thread(target=ask_to_reload, args=(tmp_path / "j", tmp_path / "l"))
+    asking.start()
+    assert under_way.wait(5)
+    server.close()
+    assert ended == [True]
+    asking.join(5)
+
+
+def test_a_line_stopped_while_it_loads_another_bundle_ends_well(rig):
+    made = rig(loop=True)
+    made.plc(0, 10)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 2)
+    asking = subprocess.Popen([*LINESIDE, "reload", str(made.folder / "line.toml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    made.processes.append(asking)
+    time.sleep(0.3)
+    line.send_signal(signal.SIGTERM)
+    ledger, err = finish(line)
+    assert line.returncode == 0 and ledger["triggers"] > 0, err
+    asking.wait(30)
+    assert asking.returncode in (0, 2)
+
+
+def test_what_cannot_judge_the_frames_that_come_does_not_go_live(rig, lineside):
+    made = rig(loop=True)
+    made.plc(0, 10)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 2)
+    bundle = made.folder / "bundle"
+    write_image(bundle / "ignore.png", np.zeros((50, 50), np.uint8))
+    path = bundle / "decision.toml"
+    path.write_text(path.read_text().replace('# ignore_mask = "ignore.png"', 'ignore_mask = "ignore.png"'))
+    with_new_seal(bundle)
+    code, _, err = lineside("reload", made.folder / "line.toml")
+    assert code == 2 and "the ignore mask does not fit the frame" in err
+    line.send_signal(signal.SIGTERM)
+    assert finish(line)[0]["uninspected"] <= 1

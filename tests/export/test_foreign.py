@@ -51,6 +51,34 @@ def broken():
 
 def no_network():
     return 5
+
+
+def leaves():
+    raise SystemExit("bye")
+
+
+class Squeezed(Blobs):
+    def forward(self, image):
+        return super().forward(image).squeeze().unsqueeze(1)
+
+
+def squeezed():
+    return Squeezed(3)
+
+
+class Double(Blobs):
+    def forward(self, image):
+        return super().forward(image).double()
+
+
+def double():
+    return Double(3)
+
+
+def beside():
+    import lies_beside
+
+    return lies_beside.make(Blobs)
 '''
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -120,6 +148,7 @@ def test_the_bundle_is_calibrated_inspects_and_has_golden_parts(factory, cloth, 
 @pytest.mark.parametrize(("options", "words"), [
     (["--torch", "{own}:missing"], "no network"), (["--torch", "{own}:broken"], "no weights here"),
     (["--torch", "{own}:no_network"], "int"),
+    (["--torch", "{own}:leaves"], "SystemExit: bye"), (["--torch", "{own}:squeezed"], "is no map"),
     (["--torch", "{own}:score_alone"], "is no map"), (["--torch", "nowhere.py:colour"], "file.py:factory"),
     (["--torch", "{own}:colour", "--channels", "1"], "cannot be exported"), (["--torch", "{own}:colour", "--mean", "0.5,0.5"], "--mean"),
     (["--torch", "{own}:colour", "--std", "0"], "above 0"), (["--torch", "{own}:colour", "--size", "big"], "--size"),
@@ -132,6 +161,14 @@ def test_what_cannot_be_used_is_one_message_and_leaves_nothing(factory, cloth, t
     given = [option.replace("{own}", str(factory)) for option in options]
     code, _, err = lineside("export", *given, "--data", cloth, "--out", out)
     assert code == 2 and words in err and not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_doubles_become_float32_and_what_lies_beside_the_factory_is_found(factory, cloth, tmp_path, lineside):
+    (tmp_path / "lies_beside.py").write_text("from __future__ import annotations\n\ndef make(cls):\n    return cls(3)\n")
+    for name in ("double", "beside"):
+        code, _, err = lineside("export", "--torch", f"{factory}:{name}", "--data", cloth, "--size", 64,
+                                "--post-filter", "median:5,threshold", "--out", tmp_path / name)
+        assert code == 0, err
 
 
 def test_data_belongs_to_a_network_of_one_s_own(factory, fitted_run, cloth, tmp_path, lineside):
@@ -166,6 +203,15 @@ def test_graphs_that_cannot_be_used_say_why(cloth, tmp_path, lineside, model, wo
     onnx.save(model, tmp_path / "own.onnx")
     code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "64", "--out", tmp_path / "out")
     assert code == 2 and words in err and not (tmp_path / "out").exists()
+
+
+def test_a_graph_of_an_old_exporter_with_open_sides_is_taken(cloth, tmp_path, lineside):
+    model = graph_of("Abs", [image(shape=("N", 1, -1, 0))], image("y", ("N", 1, "h", "w")))
+    model.ir_version = 3
+    onnx.save(model, tmp_path / "own.onnx")
+    code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "48x64", "--out", tmp_path / "out")
+    assert code == 0, err
+    assert (load_bundle(tmp_path / "out").card.map.height, load_bundle(tmp_path / "out").card.map.width) == (48, 64)
 
 
 def test_a_graph_s_own_size_is_taken(cloth, tmp_path, lineside):
