@@ -70,22 +70,21 @@ class LocalOcc(nn.Module):
 
     def __init__(self, width: int = 128, size: int = 256, backbone: str = PACKAGED, align: bool | None = None,
                  defects: bool = True, local: bool = True, margin: float = 0.1, target: int = 64, cell: int = 8,
-                 noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True, moved: bool | None = None,
+                 noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True,
                  passes: int = 2) -> None:
         """width: channels of N_M; target: of F_C; cell: px of the image that one position of F_M stands for; margin: delta.
 
-        moved: whether parts come shifted or turned; align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else
-        eq 3); local: a centre for each position, else one for all. noise: deviations by which features are disturbed, as defects that no
-        image shows (0: the paper's eq 5); whiten: N_M sees F_mixed in units of its deviations over good images, about its mean, its mean
-        at each position and the image's own mean (else about its mean alone, in units of each channel's deviation). untaught: the map is
-        the geometric mean of H_Map and of the distance that F_mixed has from its mean at each position before N_M (see `evidence`), but
-        not for moved parts, of which that distance shows how they came as well; typical: the map is measured by that of good images at
-        each place (`detectors.residuals`); passes: of IMM, each on what the one before it aligned (the paper: 1).
+        align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else eq 3); local: a centre for each position, else
+        one for all. noise: deviations by which features are disturbed, as defects that no image shows (0: the paper's eq 5); whiten: N_M
+        sees F_mixed in units of its deviations over good images, about its mean, its mean at each position and the image's own mean (else
+        about its mean alone, in units of each channel's deviation). untaught: the map is the geometric mean of H_Map and of the distance
+        that F_mixed has from its mean at each position before N_M (see `evidence`); typical: the map is measured by that of good images
+        at each place (`detectors.residuals`); passes: of IMM, each on what the one before it aligned (the paper: 1).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
         self.passes = passes
-        self.align, self.defects, self.local, self.untaught = bool(align), defects, local, untaught and not moved
+        self.align, self.defects, self.local, self.untaught = bool(align), defects, local, untaught
         self.typical = TypicalMap() if typical else None
         self.features: Backbone = build_backbone(backbone)
         self.taps = [i for i, stride in enumerate(self.features.strides) if stride in (4, 8, 16)]
@@ -108,11 +107,9 @@ class LocalOcc(nn.Module):
 
     @classmethod
     def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
-        """Decide from the good images ``[N, H, W, C]`` whether parts come moved, and so need matching, where that is not given."""
-        if arguments["moved"] is None:
-            arguments["moved"] = parts_come_moved(pixels)
+        """Decide from the good images ``[N, H, W, C]`` whether parts come moved, and need matching, where that is not given."""
         if arguments["align"] is None:
-            arguments["align"] = arguments["moved"]
+            arguments["align"] = parts_come_moved(pixels)
 
     def use_backbone(self, backbone: Backbone) -> None:
         self.features = backbone
