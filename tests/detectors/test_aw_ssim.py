@@ -350,7 +350,7 @@ def test_natural_images_and_the_surface_itself_are_both_pasted_at_many_opacities
 
 @pytest.mark.parametrize("ablation", AwSsim.ablations)
 def test_every_ablation_changes_what_it_says(ablation):
-    net, whole = AwSsim(2, **AwSsim.ablations[ablation]), AwSsim(2)
+    net, whole = AwSsim(2, **{"even_light": True, **AwSsim.ablations[ablation]}), AwSsim(2, even_light=True)
     net.use_backbone(build_backbone("alexnet"))
     phases = net.phases(64)
     assert sum(phase.share for phase in phases) == pytest.approx(1)

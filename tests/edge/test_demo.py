@@ -20,7 +20,7 @@ PACKAGED = Path(str(files("edge.simulation") / "demo_bundle"))
 def test_the_packaged_bundle_is_whole_calibrated_and_small():
     threshold = load_bundle(PACKAGED).calibrated_threshold("fp32", "openvino")
     assert threshold.good_parts >= 300 and threshold.false_reject_rate <= 0.02
-    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 2_000_000
+    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 4_000_000  # half of it golden maps
 
 
 def test_the_packaged_bundle_names_no_folder_of_a_machine():
