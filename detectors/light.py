@@ -7,6 +7,8 @@ Local OCC does without: its features are about the image's own mean already.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -34,7 +36,7 @@ def light_varies(pixels: NDArray[np.uint8]) -> bool:
     return bool(means.std() > VARIES * means.mean())
 
 
-class LitNetwork(nn.Module):
+class LitNetwork(nn.Module, ABC):
     """A network whose ``forward`` gives the `anomaly_map` of an image, in even light where that is asked for."""
 
     def __init__(self, even_light: bool | None) -> None:
@@ -45,6 +47,6 @@ class LitNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return self.anomaly_map(evened(image) if self.even_light else image)
 
+    @abstractmethod
     def anomaly_map(self, image: Tensor) -> Tensor:
         """Image ``[N, C, H, W]`` in 0..1 -> anomaly map ``[N, 1, H, W]``, 0 or more."""
-        raise NotImplementedError
