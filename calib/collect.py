@@ -156,8 +156,8 @@ def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, want
         raise InputError(f"too few different frames from {source}", got=f"{len(every)} of {looked_at}", expected="at least 2, better 100")
     chosen = every[:wanted]
     cells = unlike_cells(features, lambda done, total: progress("comparing frames", done, total))
-    values, loud = unlikeness(cells), stand_out(unlikeness(cells))
-    usual, names = max(float(np.median(values)), 1e-6), list(seen)
+    values = unlikeness(cells)
+    loud, usual, names = stand_out(values), max(float(np.median(values)), 1e-6), list(seen)
     collected = []
     for number, index in enumerate(sorted(chosen, key=lambda i: -values[i]), 1):
         name, camera, taken = seen[names[index]]

@@ -12,10 +12,8 @@ from rich.progress import Progress, TaskID
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """A callback ``(done, total)`` that moves a bar; nothing is shown where stderr is no terminal."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with progress_bars() as show:
+        yield lambda done, total: show(title, done, total)
 
 
 @contextmanager
