@@ -40,7 +40,7 @@ class Deployed(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        result: Tensor = self.network(image.permute(0, 3, 1, 2).to(torch.float32) / 255.0)
+        result: Tensor = self.network(image.to(torch.float32).permute(0, 3, 1, 2) / 255.0)  # TensorRT moves no uint8
         return result
 
 
