@@ -78,7 +78,7 @@ def calibrate(
     threshold = result.threshold
     if as_json:
         print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores,
-                          "duplicates": result.duplicates}))
+                          "duplicates": result.duplicates, "precisions": {t.precision: t.value for t in [threshold, *result.others]}}))
         return
     if result.duplicates:
         print(f"{len(result.duplicates)} images show the same pixels as another one and were counted once.")
@@ -87,12 +87,17 @@ def calibrate(
     print(f"Promise: at most {threshold.false_reject_rate:g} of good parts rejected, on average over calibrations with "
           f"{threshold.good_parts} parts; for this one below {threshold.upper_bound_95:.3f} with 95 % confidence, "
           "as long as parts and light stay as they were.")
+    for other in result.others:
+        print(f"{other.precision}: threshold {other.value:.6g}, from the same parts.")
 
 
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
     data: Annotated[Path, typer.Option(help="Folder with test/good, test/<defect> and ground_truth/<defect> (MVTec AD layout).")],
+    precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
+                                           "auto: the fastest of them.")] = "fp32",
+    ungated: Annotated[bool, typer.Option("--ungated", help="Also measure one that failed, or that was not looked at.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Measure a bundle on labelled images."""
@@ -105,9 +110,12 @@ def evaluate(
     from calib.metrics import evaluate as run_evaluation
     from edge.bundle import load_bundle
     from edge.console import progress_bar
+    from edge.engines import BACKEND
 
+    loaded = load_bundle(bundle)
+    chosen = loaded.choose(precision, BACKEND, ungated)
     with progress_bar("inspecting") as progress:
-        figures = asdict(run_evaluation(load_bundle(bundle), data, progress))
+        figures = {"precision": chosen, **asdict(run_evaluation(loaded, data, chosen, progress))}
     if as_json:
         print(json.dumps(figures))
         return

@@ -15,7 +15,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from edge.bundle import Bundle
-from edge.decision import Threshold, write_threshold
+from edge.decision import Precision, Threshold, write_threshold
+from edge.engines import BACKEND
 from edge.errors import InputError
 from edge.inspection import Inspector
 from edge.prepare import frame_hash, good_folder, list_images, read_image
@@ -65,6 +66,7 @@ class Calibration:
     threshold: Threshold
     scores: list[float]  # of the good parts, ascending
     duplicates: list[str]  # files whose pixels were there already
+    others: list[Threshold]  # of the other precisions that the bundle offers
 
 
 def calibration_images(bundle: Bundle, good: Path | None) -> tuple[list[Path], list[str], list[str]]:
@@ -103,8 +105,31 @@ def calibration_images(bundle: Bundle, good: Path | None) -> tuple[list[Path], l
     return list(hashes.values()), list(hashes), duplicates
 
 
+def digest_of(hashes: Sequence[str]) -> str:
+    """SHA-256 over the hashes of good parts, in whatever order."""
+    return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
+
+
+def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision = "fp32",
+                progress: Callable[[int, int], None] = lambda *_: None) -> list[float]:
+    """The scores of images in a precision, ascending."""
+    scores = []
+    with Inspector(bundle, precision=precision) as inspector:
+        for done, path in enumerate(paths, 1):
+            scores.append(inspector.inspect(read_image(path), None).score)
+            progress(done, len(paths))
+    return sorted(scores)
+
+
+def make_threshold(scores: Sequence[float], hashes: Sequence[str], precision: Precision, rate: float) -> Threshold:
+    """The OpenVINO threshold of a precision from the ascending scores of good parts, not sealed yet."""
+    n, k = len(scores), rank(len(scores), rate)
+    return Threshold(precision=precision, backend=BACKEND, value=scores[k - 1], false_reject_rate=rate, upper_bound_95=upper_bound(n, k),
+                     good_parts=n, good_parts_sha256=digest_of(hashes))
+
+
 def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
-    """Work out the float32 OpenVINO threshold for a false-reject rate and write it into the bundle's ``decision.toml``.
+    """Work out the OpenVINO thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
 
     Raises InputError, with the bundle unchanged, for too few good parts, images that were fitted on, or unusable ones.
     """
@@ -120,17 +145,18 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable
             next=f"These {n} can promise {smallest_rate(n):g}: run again with --false-reject-rate {smallest_rate(n):g}, "
                  f"or with --good and a folder of more good parts. The bundle is unchanged.",
         )
-    scores = []
     rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
-    with Inspector(bundle) as inspector:
-        for done, path in enumerate(paths, 1):
-            scores.append(inspector.inspect(read_image(path), None).score)
-            progress(done, n)
-    scores.sort()
-    digest = hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
-    threshold = Threshold(precision="fp32", backend="openvino", value=scores[k - 1], false_reject_rate=rate,
-                          upper_bound_95=upper_bound(n, k), good_parts=n, good_parts_sha256=digest)
-    return Calibration(write_threshold(bundle.folder, threshold, bundle.graph_sha256("fp32"), rule_sha256), scores, duplicates)
+    made: dict[Precision, tuple[Threshold, list[float]]] = {}
+    offered = bundle.offered()
+    for number, precision in enumerate(offered):
+        def moved(done: int, _: int, before: int = number * n) -> None:
+            progress(before + done, len(offered) * n)
+
+        scores = score_parts(bundle, paths, precision, moved)
+        made[precision] = (make_threshold(scores, hashes, precision, rate), scores)
+    written = [write_threshold(bundle.folder, threshold, bundle.graph_sha256(precision), rule_sha256)
+               for precision, (threshold, _) in made.items()]
+    return Calibration(written[0], made["fp32"][1], duplicates, written[1:])
 
 
 def describe(scores: Sequence[float], value: float) -> str:

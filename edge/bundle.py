@@ -11,19 +11,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import tomlkit
 from pydantic import Field
 
-from edge.decision import Decision, Threshold, new_decision, read_decision
-from edge.errors import BundleError
+from edge.decision import Decision, Precision, Threshold, new_decision, read_decision
+from edge.errors import BundleError, InputError
 from edge.prepare import FrameSizes
 from edge.rule import Rule
 from edge.settings import Settings, read_toml, validate, write_text_safely
 
 FORMAT = 2  # 1 had no golden parts
 SEAL = "\n[seal]\n"
+WORTH = 0.95  # of float32's time, at which another precision is worth it
 
 
 class Input(Settings):
@@ -51,6 +52,18 @@ class Frames(Settings):
     colour: bool
 
 
+class PrecisionCard(Settings):
+    """What quantisation found out about a precision: whether its decisions are those of float32, and what it costs."""
+
+    passed: bool
+    reason: str  # why it did not pass; empty when it did
+    tolerance: float = Field(ge=0)  # of its golden maps, as a share of the range
+    tolerance_on_device: float = Field(ge=0)  # the same on ``device``, where only the number of threads may differ
+    ms_per_image: dict[str, float]  # by backend, measured in turn with the others on ``device``
+    device: str
+    rule_sha256: str  # of the decision rule that it was measured under
+
+
 class ModelCard(Settings):
     """``model/model.toml``."""
 
@@ -62,6 +75,7 @@ class ModelCard(Settings):
     frames: Frames
     fit: dict[str, Any]
     files: dict[str, str]  # path in model/ -> SHA-256
+    precisions: dict[Precision, PrecisionCard] = Field(default_factory=dict)  # those that `lineside quantize` looked at
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,40 @@ class Bundle:
             raise BundleError(f"{self.folder} has no graph for precision {precision}", got=", ".join(sorted(self.card.files)),
                               expected=f"model/{name}")
         return self.folder / "model" / name
+
+    def offered(self) -> list[Precision]:
+        """The precisions that may decide about parts: float32, and those that passed their gate under the rule as it is now."""
+        rule = self.decision.rule_sha256(self.folder) if self.card.precisions else ""
+        passed = [name for name, found in self.card.precisions.items() if found.passed and found.rule_sha256 == rule]
+        return ["fp32", *(name for name in passed if name != "fp32")]
+
+    def choose(self, precision: str, backend: str, ungated: bool = False) -> Precision:
+        """The precision to run; ``auto`` is the fastest that passed its gate and has a threshold for ``backend``, or float32 where none
+        is faster by a twentieth: less is noise of the measurement.
+
+        ungated: also one that did not pass. Raises BundleError for one that is not known, was not looked at, or changes decisions.
+        """
+        if precision == "auto":
+            card, times = self.card.precisions, {}
+            for name in self.offered():
+                if name == "fp32" or self.threshold(name, backend) is not None:
+                    times[name] = card[name].ms_per_image.get(backend, float("inf")) if name in card else float("inf")
+            return min(times, key=lambda name: times[name] if name == "fp32" else times[name] / WORTH)
+        offered = self.offered()
+        for name in get_args(Precision) if ungated else offered:
+            if name == precision:
+                return name
+        if precision not in get_args(Precision):
+            raise InputError("there is no such precision", got=repr(precision), expected=", ".join([*get_args(Precision), "auto"]))
+        found = self.card.precisions.get(precision)  # type: ignore[call-overload]
+        if found is None or found.passed:
+            got = "one that was " + ("not measured against float32" if found is None else "measured under another rule")
+            advice = f"Run `lineside quantize {self.folder}`."
+        else:
+            got = f"one that changes decisions: {found.reason}"
+            advice = f"{self.folder / 'report.html'} shows what it changes."
+        raise BundleError(f"{self.folder} does not offer precision {precision}", got=got, expected=", ".join([*offered, "auto"]),
+                          next=advice)
 
     def graph_sha256(self, precision: str) -> str:
         """SHA-256 of the ONNX graph of a precision."""
@@ -145,6 +193,17 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(folder, card, read_decision(folder))
 
 
+def write_card(model: Path, card: ModelCard) -> None:
+    """Write ``model.toml`` into ``model``, sealed by its own hash."""
+    body = tomlkit.dumps(card.model_dump())
+    write_text_safely(model / "model.toml", f'{body}{SEAL}sha256 = "{hashlib.sha256(body.encode()).hexdigest()}"\n')
+
+
+def hash_files(model: Path) -> dict[str, str]:
+    """SHA-256 of every file in ``model`` but model.toml, by its path in there."""
+    return {p.relative_to(model).as_posix(): file_sha256(p) for p in sorted(model.rglob("*")) if p.is_file() and p.name != "model.toml"}
+
+
 def write_bundle(
     temporary: Path, out: Path, *, name: str, detector: str, input_size: tuple[int, int, int], map_size: tuple[int, int],
     sizes: FrameSizes, fit: Mapping[str, Any], images: Mapping[str, Any], post_filter: tuple[str, ...],
@@ -159,10 +218,9 @@ def write_bundle(
         format=FORMAT, name=name, detector=detector,
         input=Input(height=input_size[0], width=input_size[1], channels=input_size[2]),
         map=MapSize(height=map_size[0], width=map_size[1]), frames=Frames(**asdict(sizes)), fit=dict(fit),
-        files={p.relative_to(model).as_posix(): file_sha256(p) for p in sorted(model.rglob("*")) if p.is_file() and p.name != "model.toml"},
+        files=hash_files(model),
     )
-    body = tomlkit.dumps(card.model_dump())
-    write_text_safely(model / "model.toml", f'{body}{SEAL}sha256 = "{hashlib.sha256(body.encode()).hexdigest()}"\n')
+    write_card(model, card)
     new_decision(temporary, post_filter)
     load_bundle(temporary)
     if out.is_dir():

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
+from edge.engines import device_name
 from edge.errors import BundleError, EngineError
 from edge.inspection import Inspector
 from edge.prepare import Frame, read_image, write_image
 from edge.rule import MapArray, Rule
 from edge.settings import Settings
 
-TOLERANCE = {"fp32": 2e-3}  # of the range of the golden maps, by precision; export allows half of it between runtimes
+TOLERANCE = 2e-3  # of float32, as a share of the golden maps' range; export allows half of it between runtimes
 Kind = Literal["good", "artificial defect", "faint artificial defect"]
 
 
@@ -43,14 +44,23 @@ def write_golden(model: Path, frames: Sequence[Frame], maps: NDArray[np.float32]
     (folder / "parts.json").write_text(json.dumps([part.model_dump() for part in parts], indent=1) + "\n")
 
 
-def read_golden(bundle: Bundle) -> tuple[list[GoldenPart], list[Frame], MapArray]:
-    """The golden parts of a bundle, their frames, and their maps ``[N, h, w]``. Raises BundleError where there are none."""
+def write_golden_maps(model: Path, precision: str, maps: MapArray) -> None:
+    """Write the golden maps ``[N, h, w]`` of a precision that has its own."""
+    np.savez_compressed(model / "golden" / f"maps-{precision}.npz", maps=maps[:, None])
+
+
+def read_golden(bundle: Bundle, precision: str = "fp32") -> tuple[list[GoldenPart], list[Frame], MapArray]:
+    """The golden parts of a bundle, their frames, and their maps ``[N, h, w]`` in a precision: float32's where it has none of its own.
+
+    Raises BundleError where there are none.
+    """
     folder = bundle.folder / "model" / "golden"
     size = (bundle.card.map.height, bundle.card.map.width)
     try:
         parts = [GoldenPart.model_validate(part) for part in json.loads((folder / "parts.json").read_text())]
         frames = [read_image(folder / part.file) for part in parts]
-        with np.load(folder / "maps.npz") as data:
+        own = folder / f"maps-{precision}.npz"
+        with np.load(own if own.exists() else folder / "maps.npz") as data:
             maps = np.asarray(data["maps"], np.float32)[:, 0]
         kinds = {part.kind == "good" for part in parts}
         if kinds != {True, False} or maps.shape != (len(parts), *size):
@@ -71,14 +81,18 @@ def golden_rule(bundle: Bundle) -> Rule:
     return bundle.rule((max(bundle.card.frames.max_height, y + h), max(bundle.card.frames.max_width, x + w)))
 
 
-def check_golden(inspector: Inspector, precision: str, threshold: float) -> str | None:
-    """Inspect the golden parts, and judge them by the threshold. Returns what the operator should know of it, if anything.
+def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
+    """Inspect the golden parts. Returns the scores of the good ones (``good``) and of the others (``defect``).
 
-    Raises BundleError, naming the part, where a map differs by more than the precision may (then verdicts may differ as well: no filter
-    makes a difference larger), and where the most ordinary good part would be rejected.
+    Raises BundleError, naming the part, where a map differs by more than the precision may: then verdicts may differ as well, since no
+    filter makes a difference larger.
     """
-    bundle = inspector.bundle
-    parts, frames, maps = read_golden(bundle)
+    bundle, precision = inspector.bundle, inspector.precision
+    parts, frames, maps = read_golden(bundle, precision)
+    tolerance = TOLERANCE
+    if precision != "fp32":
+        card = bundle.card.precisions[precision]
+        tolerance = card.tolerance_on_device if card.device == device_name() else card.tolerance
     rule, scale = golden_rule(bundle), max(float(np.ptp(maps)), 1e-12)
     scores: dict[str, list[float]] = {"good": [], "defect": []}
     for part, frame, expected in zip(parts, frames, maps, strict=True):
@@ -92,11 +106,19 @@ def check_golden(inspector: Inspector, precision: str, threshold: float) -> str 
         except EngineError as error:
             raise BundleError(name, got=str(error).rstrip("."), expected="the map that it had at export", next=advice) from error
         difference = float(np.abs(got - expected).max()) / scale
-        if difference > TOLERANCE[precision]:
+        if difference > tolerance:
             raise BundleError(name, got=f"a map that is off by {difference:.2g} of the range", next=advice,
-                              expected=f"at most {TOLERANCE[precision]:g}")
+                              expected=f"at most {tolerance:.2g}")
+    return scores
+
+
+def judge_golden(bundle: Bundle, scores: dict[str, list[float]], threshold: float) -> str | None:
+    """Judge the golden parts by the threshold. Returns what the operator should know of it, if anything.
+
+    Raises BundleError where the most ordinary good part would be rejected.
+    """
     if min(scores["good"]) > threshold:
-        first = next(part for part in parts if part.kind == "good")
+        first = next(part for part in read_golden(bundle)[0] if part.kind == "good")
         raise BundleError(f"golden part {first.file} (good) of {bundle.folder} would be rejected, and with it nearly every part",
                           got=f"a threshold of {threshold:.6g}", expected=f"at least its score, {min(scores['good']):.6g}",
                           next=f"Nothing of it goes live. Run `lineside calibrate {bundle.folder}` with good parts.")

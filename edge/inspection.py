@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
+from edge.decision import Precision
 from edge.engines import pick_engine
 from edge.prepare import Frame, prepare_frame
 from edge.rule import Blob, MapArray, Rule, Verdict
@@ -32,9 +33,9 @@ class Inspection:
 class Inspector:
     """A bundle on an engine. Not for several threads at once."""
 
-    def __init__(self, bundle: Bundle, *, precision: str = "fp32", threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 0) -> None:
         """threads: of the engine; 0 for as many as there are cores. Raises EngineError or BundleError."""
-        self.bundle = bundle
+        self.bundle, self.precision = bundle, precision
         self._engine = pick_engine(bundle, precision=precision, threads=threads, slots=1)
         self._slot = self._engine.lease()
         self._sizes = bundle.sizes

@@ -17,8 +17,9 @@ from edge.cameras import Camera, CameraFrame
 from edge.cameras.folder import FolderCamera
 from edge.control.events import Expose, PartVerdict
 from edge.control.line import LineControl
+from edge.engines import BACKEND
 from edge.errors import EngineError, InputError
-from edge.golden import check_golden
+from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
@@ -28,7 +29,6 @@ from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
 
-PRECISION = "fp32"
 POLL = 0.05  # s between looks at whether the line has ended
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
@@ -62,12 +62,15 @@ class Live:
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
-    def __init__(self, path: Path, *, parts: int = 0, say: Callable[[str], None]) -> None:
-        """parts: end after so many (0: never). ``say`` tells the operator of trouble; it may block or fail without harm to the line.
+    def __init__(self, path: Path, *, parts: int = 0, precision: str = "fp32", say: Callable[[str], None]) -> None:
+        """parts: end after so many (0: never). precision: or ``auto``, also of what a reload takes.
+
+        ``say`` tells the operator of trouble; it may block or fail without harm to the line.
 
         Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is left open.
         """
         self._operator = Operator(say)
+        self._precision = precision
         self.error: BaseException | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
@@ -107,11 +110,13 @@ class Line:
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        inspector = Inspector(bundle, precision=PRECISION, threads=file.line.threads)
+        precision = bundle.choose(self._precision, BACKEND)
+        inspector = Inspector(bundle, precision=precision, threads=file.line.threads)
         try:
-            threshold = bundle.calibrated_threshold(PRECISION, inspector.backend).value
             inspector.warm_up()
-            remark = check_golden(inspector, PRECISION, threshold)
+            scores = golden_scores(inspector)
+            threshold = bundle.calibrated_threshold(precision, inspector.backend).value
+            remark = judge_golden(bundle, scores, threshold)
             if (frame := self._last_frame) is not None:  # what comes next is like it
                 bundle.sizes.check(frame)
                 inspector.rule((frame.shape[0], frame.shape[1]))
@@ -122,7 +127,7 @@ class Line:
 
     def _add_run(self, file: LineFile, inspector: Inspector, threshold: float) -> int:
         bundle = inspector.bundle
-        return self._journal.add_run(file.line.name, bundle.folder, bundle.graph_sha256(PRECISION), threshold)
+        return self._journal.add_run(file.line.name, bundle.folder, bundle.graph_sha256(inspector.precision), threshold)
 
     def _reload(self, path: Path) -> str:
         """Take the line file's bundle anew. Runs beside the line, which goes on meanwhile; raises LinesideError, and the old one stays."""
@@ -144,7 +149,7 @@ class Line:
         except BaseException:
             inspector.close()
             raise
-        text = f"{inspector.bundle.folder} is live, threshold {threshold:.6g}"
+        text = f"{inspector.bundle.folder} is live in {inspector.precision}, threshold {threshold:.6g}"
         self._operator.tell(text)
         return text if remark is None else f"{text}; {remark}"
 
@@ -170,6 +175,11 @@ class Line:
             self._control.fault_over(FAULT_JOURNAL)
         else:
             self._control.fault(FAULT_JOURNAL, text)
+
+    @property
+    def precision(self) -> str:
+        """The precision that the line runs in."""
+        return self._live.inspector.precision
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edge.bundle import Bundle
 from edge.rule import MapArray
 
+BACKEND: Literal["openvino"] = "openvino"  # what `pick_engine` picks
 
 class Slot(Protocol):
     """Room for one inference. ``input`` is the engine's own memory: frames are prepared straight into it."""
@@ -47,3 +48,10 @@ def pick_engine(bundle: Bundle, *, precision: str = "fp32", threads: int = 0, sl
 
     return OpenVinoEngine(bundle.graph(precision), (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels),
                           precision=precision, threads=threads, slots=slots, batch=batch)
+
+
+def device_name() -> str:
+    """The device that `pick_engine` runs on, and the version of its backend."""
+    from edge.engines.openvino import device_name as openvino_device
+
+    return openvino_device()

@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 from edge.errors import EngineError
 from edge.rule import MapArray
 
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
 
 
 def first_line(error: BaseException) -> str:
     """What an error says, without the places in OpenVINO's sources."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def device_name() -> str:
+    """The processor that OpenVINO runs on, and which OpenVINO: the same name stands for the same arithmetic."""
+    return f"{str(ov.Core().get_property('CPU', 'FULL_DEVICE_NAME')).strip()}, OpenVINO {ov.__version__.partition('-')[0]}"
+
+
+def runs_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoSlot:

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from edge.bundle import SEAL, load_bundle
 from edge.errors import BundleError
-from edge.golden import check_golden, golden_rule, read_golden
+from edge.golden import golden_rule, golden_scores, judge_golden, read_golden
 from edge.inspection import Inspector
 from edge.prepare import write_image
 
@@ -48,7 +48,7 @@ def middle(bundle) -> float:
 
 def check(bundle, threshold=0.5) -> str | None:
     with Inspector(load_bundle(bundle), threads=1) as inspector:
-        return check_golden(inspector, "fp32", threshold)
+        return judge_golden(inspector.bundle, golden_scores(inspector), threshold)
 
 
 def test_a_whole_bundle_reproduces_its_golden_parts(bundle):
