@@ -71,3 +71,64 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if len(sides) not in (1, 2) or not all(side.isascii() and side.isdigit() and 16 <= int(side) <= 8192 for side in sides):
         raise InputError("--size is not one", got=text, expected="px, such as 256 or 256x320 (height x width), from 16 to 8192")
     return int(sides[0]), int(sides[-1])
+
+
+@app.command()
+def quantize(
+    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle; gets its fp16.onnx, int8.onnx and report.html.")],
+    calibration: Annotated[Path | None, typer.Option(metavar="SET", help="What `lineside collect` wrote and somebody looked through; "
+                                                     "the good parts of the threshold unless given.")] = None,
+    good: Annotated[Path | None, typer.Option(help="The good parts that `lineside calibrate --good` got, if it did.")] = None,
+    limits: Annotated[str | None, typer.Option(metavar="NAME=SHARE,...", help="What a precision may change at most, such as "
+                                               "flips=0.002,contrast=0.1; also auroc, aupro.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames that decisions are compared on.")] = 2000,
+    minutes: Annotated[float, typer.Option(help="After which the search for nodes that stay float32 looks no further.", min=0)] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Make FP16 and INT8 graphs, and see what each precision changes in decisions before it is offered."""
+    from edge.extras import need
+
+    need("train", "torch", "onnx", "onnxruntime", "matplotlib", "pyaupro", "sklearn")
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge.bundle import load_bundle
+    from edge.console import progress_bars
+    from edge.engines import BACKEND
+    from export.gate import parse_limits
+    from export.quantize import quantize as run_quantisation
+    from export.report import write_report
+
+    allowed = parse_limits(limits)
+    with progress_bars() as progress:
+        made = run_quantisation(load_bundle(bundle), calibration=calibration, good=good, limits=allowed, frames=frames, minutes=minutes,
+                                progress=progress)
+        write_report(made)
+    chosen, offered = made.bundle.choose("auto", BACKEND), made.bundle.offered()
+    if as_json:
+        print(json.dumps({
+            "bundle": str(bundle), "offered": offered, "auto": chosen, "frames": len(made.gate.frames), "device": made.device,
+            "report": str(bundle / "report.html"), "calibration": made.calibration, "seconds": round(made.seconds, 1),
+            "precisions": {name: {
+                "passed": name in offered, "reason": result.reason, "ms_per_image": result.ms_per_image, "nodes": result.nodes,
+                "kept": [vars(loss) for loss in result.kept], "ranges": result.ranges, "saturating": result.saturating,
+                "search_ended": result.searched, **({} if result.findings is None else {
+                    k: v for k, v in result.findings.as_json().items() if k not in ("passed", "reasons")}),
+            } for name, result in made.results.items()},
+        }))
+        return
+    table = Table("precision", "offered", "decisions turned", "50 % found at", "90 % found at", "ms an image", "in float32",
+                  title=f"{bundle} against float32, {len(made.gate.frames)} frames, OpenVINO on {made.device}")
+    for name, result in made.results.items():
+        found = result.findings
+        cells = ["-"] * 3 if found is None else [str(len(found.flips)), *(
+            "never" if value is None else f"{value:.3f}" for value in (found.contrast_50, found.contrast_90))]
+        speed = "-" if result.ms_per_image is None else f"{result.ms_per_image:.1f}"
+        table.add_row(name, "[green]yes" if name in offered else "[red]no", *cells, speed,
+                      f"{len(result.kept)} of {result.nodes}" if result.nodes else "-")
+    console = Console()
+    console.print(table)
+    for name, result in made.results.items():
+        if result.reason:
+            console.print(f"{name}: {result.reason}", highlight=False, soft_wrap=True)
+    console.print(f"--precision auto takes {chosen}. Pictures: {bundle / 'report.html'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""FP16 graphs, and the same with every half node's tensors rounded, which is how they are measured where no hardware computes in float16.
+
+Runtimes on processors work a float16 graph out in float32 or bfloat16: a sum that overflows float16 stays unseen there. So the graph that
+is *measured* is the float32 one with each tensor around a half node cast to float16 and back.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+# In half: what multiplies, and what passes its results on. Softmax, norms, divisions, powers, means and distances stay in float32.
+HALF = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "LeakyRelu", "PRelu", "Clip", "MaxPool", "Concat", "Add", "Pad"})
+MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
+    """The nodes that run in float16: products but those in ``keep``, and what passes their results on to further products.
+
+    What comes behind the last product makes the map, and stays in float32.
+    """
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    feeds: dict[str, bool] = {}  # whether a product comes behind a node
+    for node in reversed(model.graph.node):
+        feeds[node.name] = any(reader.op_type in MULTIPLY or feeds.get(reader.name, False)
+                               for name in node.output for reader in readers.get(name, []))
+    kept = set(keep)
+    floats = _float_tensors(model)
+    half: list[NodeProto] = []
+    given: set[str] = set()  # tensors in float16
+    for node in model.graph.node:
+        if node.op_type not in HALF or node.name in kept or node.output[0] not in floats:
+            continue
+        if node.op_type in MULTIPLY or (feeds[node.name] and not given.isdisjoint(node.input)):
+            half.append(node)
+            given.update(node.output)
+    return half
+
+
+def _float_tensors(model: ModelProto) -> set[str]:
+    """The names of all float32 tensors that nodes put out. What cannot be inferred is left out, and stays float32."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.value_info, *inferred.graph.output]
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def products(model: ModelProto) -> list[str]:
+    """The nodes that a search may give float32 back to."""
+    return [node.name for node in half_nodes(model, ()) if node.op_type in MULTIPLY]
+
+
+def write_fp16(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
+    """Write the graph with its half nodes in float16; input and output stay as they are."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = {node.name for node in half_nodes(model, keep)}
+    blocked = [node.name for node in model.graph.node if node.name not in half]
+    logging.getLogger("onnxruntime.transformers.float16").setLevel(logging.ERROR)
+    onnx.save(convert_float_to_float16(copy.deepcopy(model), keep_io_types=True, op_block_list=[], node_block_list=blocked), path)
+
+
+def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
+    """Write the float32 graph with every tensor that a half node reads or gives rounded to float16."""
+    rounded = copy.deepcopy(model)
+    constants = {value.name: value for value in rounded.graph.initializer}
+    half = {node.name for node in half_nodes(model, keep)}
+    nodes: list[NodeProto] = []
+    known: dict[str, str] = {}  # tensor -> the same, rounded
+
+    def through_half(name: str) -> str:
+        if name not in known:
+            known[name] = f"{name}_rounded"
+            if name in constants:
+                with np.errstate(over="ignore"):
+                    values = numpy_helper.to_array(constants[name]).astype(np.float16).astype(np.float32)
+                rounded.graph.initializer.append(numpy_helper.from_array(values, known[name]))
+            else:
+                nodes.append(helper.make_node("Cast", [name], [f"{name}_half"], f"{name}_to_half", to=TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [f"{name}_half"], [known[name]], f"{name}_from_half", to=TensorProto.FLOAT))
+        return known[name]
+
+    floats = _float_tensors(model) | {name for name, value in constants.items() if value.data_type == TensorProto.FLOAT}
+    outputs = {value.name for value in rounded.graph.output}
+    for node in rounded.graph.node:
+        made = helper.make_node("Identity", [], [])
+        made.CopyFrom(node)
+        if node.name in half:
+            made.input[:] = [through_half(name) if name in floats else name for name in node.input]
+        else:
+            made.input[:] = [known[name] if name in known and name not in constants else name for name in node.input]
+        nodes.append(made)
+        if node.name in half:
+            for name in node.output:
+                if name not in outputs:
+                    through_half(name)
+                    continue
+                made.output[0] = f"{name}_exact"
+                nodes.append(helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], f"{name}_to_half", to=TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_from_half", to=TensorProto.FLOAT))
+    del rounded.graph.node[:]
+    rounded.graph.node.extend(nodes)
+    onnx.save(rounded, path)

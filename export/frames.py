@@ -1,0 +1,92 @@
+"""The frames that a gate decides on: views of good parts, and defects from a generator that no fit knows, over a ladder of contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.bundle import Bundle
+from edge.prepare import Frame, prepare_frame, read_image
+from edge.simulation.defects import changed_pixels, draw_flaw, paint
+
+LADDER = tuple(float(c) for c in np.geomspace(0.04, 1.0, 10))  # shares of a defect's full strength
+DEFECTIVE = 0.4  # of all frames; most parts of a line are good
+SHIFT = 3  # px that a part lies elsewhere at most
+LIGHT = 0.03  # by which the light is stronger or weaker at most
+NOISE = 1.5  # grey levels of sensor noise at most (standard deviation)
+
+
+@dataclass(frozen=True)
+class GateFrame:
+    """A frame as the network sees it, and what it shows."""
+
+    image: NDArray[np.uint8]  # [H, W, C] of the input's size
+    frame_size: tuple[int, int]  # height, width of the camera's frame
+    source: str
+    defect: int | None  # its number: the same one at every contrast; None on a good part
+    contrast: float
+    mask: NDArray[np.bool_] | None  # [h, w] of the map, at full contrast only
+
+
+def view(frame: Frame, rng: np.random.Generator) -> Frame:
+    """The same part a moment later: a little shifted, in slightly other light, with other noise."""
+    height, width = frame.shape[:2]
+    dx, dy = rng.integers(-SHIFT, SHIFT + 1, 2)
+    move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    moved = cv2.warpAffine(frame, move, (width, height), borderMode=cv2.BORDER_REFLECT_101).reshape(frame.shape)
+    lit = moved.astype(np.float32) * np.float32(rng.uniform(1 - LIGHT, 1 + LIGHT))
+    lit += rng.standard_normal(lit.shape, dtype=np.float32) * np.float32(rng.uniform(0, NOISE))
+    return np.asarray(np.rint(np.clip(lit, 0, 255)), np.uint8)
+
+
+def flawed(frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
+    """A frame with a scratch or a stain at full strength, float32 ``[H, W, C]`` in 0..255, from the renderer's own generator."""
+    height, width = frame.shape[:2]
+    name = "scratch" if rng.random() < 0.5 else "stain"
+    flaw = draw_flaw(name, rng, 0.45 * width, 0.45 * height, min(height, width))
+    x = np.arange(width, dtype=np.float32)[None, :] - width / 2
+    y = np.arange(height, dtype=np.float32)[:, None] - height / 2
+    reflectance = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32) / np.float32(255)
+    painted = paint(flaw, np.asarray(reflectance, np.float32), x, y, np.ones((height, width), np.float32))
+    return np.asarray(np.clip(painted, 0, 1).transpose(1, 2, 0) * 255, np.float32)
+
+
+def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
+                progress: Callable[[int, int], None] = lambda *_: None) -> list[GateFrame]:
+    """``count`` or a few more frames from good images that nobody fitted on; the same seed gives the same ones."""
+    rng = np.random.default_rng(seed)
+    card = bundle.card
+    size = (card.input.height, card.input.width, card.input.channels)
+    good = [(path.name, read_image(path)) for path in paths]
+
+    def prepared(frame: Frame) -> NDArray[np.uint8]:
+        image = np.empty(size, np.uint8)
+        prepare_frame(frame, image)
+        return image
+
+    frames: list[GateFrame] = []
+    defects = -(-int(DEFECTIVE * count) // len(LADDER))
+    for number in range(count - defects * len(LADDER)):
+        name, frame = good[number % len(good)]
+        frames.append(GateFrame(prepared(view(frame, rng)), (frame.shape[0], frame.shape[1]), name, None, 0.0, None))
+        progress(len(frames), count)
+    for number in range(defects):
+        name, frame = good[number % len(good)]
+        part = view(frame, rng)
+        bad = flawed(part, rng)
+        difference = bad - part
+        for contrast in LADDER:
+            mask = None
+            if contrast == LADDER[-1]:
+                changed = changed_pixels(part.transpose(2, 0, 1).astype(np.float32), bad.transpose(2, 0, 1))
+                share = cv2.resize(changed.astype(np.float32), (card.map.width, card.map.height), interpolation=cv2.INTER_AREA)
+                mask = np.asarray(share >= min(0.5, float(share.max())))
+            image = prepared(np.asarray(np.rint(np.clip(part + np.float32(contrast) * difference, 0, 255)), np.uint8))
+            frames.append(GateFrame(image, (frame.shape[0], frame.shape[1]), name, number, contrast, mask))
+        progress(min(len(frames), count), count)
+    return frames

@@ -1,0 +1,142 @@
+"""INT8 graphs: explicit QuantizeLinear and DequantizeLinear around the convolutions that are quantised, and nowhere else.
+
+Weights are int8 for each output channel, activations int8 for each tensor, both symmetric; biases stay float32. That is what TensorRT
+parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime finds the ranges and writes the pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto
+
+Ranges = Literal["minmax", "percentile"]
+PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
+QUANTISED = ("Conv", "ConvTranspose")
+
+
+def load_named(graph: Path) -> ModelProto:
+    """An ONNX graph in which every node has a name of its own."""
+    model = onnx.load(graph)
+    seen: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{number}"
+        seen.add(node.name)
+    return model
+
+
+def quantisable(model: ModelProto) -> list[NodeProto]:
+    """The nodes that INT8 makes faster: convolutions whose weights are constants."""
+    constants = {value.name for value in model.graph.initializer}
+    return [node for node in model.graph.node if node.op_type in QUANTISED and node.input[1] in constants]
+
+
+class Int8Graphs:
+    """INT8 graphs of one float32 graph, over ranges that are found once."""
+
+    def __init__(self, graph: Path, images: NDArray[np.uint8], progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        """images: uint8 ``[N, H, W, C]``, good ones, from which the activations' ranges are taken in both ways."""
+        self.model = load_named(graph)
+        self.nodes = [node.name for node in quantisable(self.model)]
+        self._ranges = {}
+        logging.getLogger().setLevel(logging.ERROR)  # the library advises on graphs that it has not prepared itself
+        for number, way in enumerate(("minmax", "percentile")):
+            self._ranges[way] = _find_ranges(
+                self.model, images, way, lambda done, n=number: progress(n * len(images) + done, 2 * len(images)))  # type: ignore[misc]
+
+    def write(self, path: Path, keep: Iterable[str], ranges: Ranges) -> None:
+        """Write the graph with all convolutions in INT8 but those in ``keep``."""
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        kept = set(keep)
+        quantised = [name for name in self.nodes if name not in kept]
+        if not quantised:
+            onnx.save(self.model, path)
+            return
+        quantizer = QDQQuantizer(
+            copy.deepcopy(self.model), True, False, QuantType.QInt8, QuantType.QInt8, self._ranges[ranges], quantised, [], list(QUANTISED),
+            {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": False,
+             "OpTypesToExcludeOutputQuantization": [*QUANTISED, "Gemm", "MatMul", "Add"]})
+        quantizer.quantize_model()
+        model = quantizer.model.model
+        read_raw(model, set(quantised))
+        onnx.save(model, path)
+
+    def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, float]:
+        """The largest absolute value that each activation's range holds, by tensor, for those that a node in INT8 reads."""
+        inputs = {node.input[0] for node in quantisable(self.model) if node.name not in set(kept)}
+        found = {}
+        for name, data in self._ranges[ranges].items():
+            if name in inputs:
+                low, high = data.range_value
+                found[name] = float(max(np.abs(low).max(), np.abs(high).max()))
+        return found
+
+
+def read_raw(model: ModelProto, quantised: set[str]) -> None:
+    """Let all but the quantised nodes read the tensor itself where they would read it quantised and back.
+
+    Else a residual is taken against an image that was rounded to 256 levels, and every skip connection is rounded for nothing.
+    """
+    producers = {name: node for node in model.graph.node for name in node.output}
+    raw = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and (source := producers.get(node.input[0])) is not None \
+                and source.op_type == "QuantizeLinear":
+            raw[node.output[0]] = source.input[0]
+    for node in model.graph.node:
+        if node.name not in quantised:
+            for index, name in enumerate(node.input):
+                if name in raw:
+                    node.input[index] = raw[name]
+
+
+def activations(model: ModelProto, names: list[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """A function that gives these tensors of a float32 graph for an image uint8 ``[H, W, C]``."""
+    import onnxruntime
+
+    opened = copy.deepcopy(model)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    session = onnxruntime.InferenceSession(opened.SerializeToString(), providers=["CPUExecutionProvider"])
+    source = session.get_inputs()[0].name
+    return lambda image: dict(zip(names, session.run(None, {source: image[None]}), strict=True))
+
+
+class _OneImage:
+    """What the library's calibrators read: the input of one inference, then no more."""
+
+    def __init__(self, feed: dict[str, NDArray[np.uint8]]) -> None:
+        self._feed: dict[str, NDArray[np.uint8]] | None = feed
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        feed, self._feed = self._feed, None
+        return feed
+
+
+def _find_ranges(model: ModelProto, images: NDArray[np.uint8], way: str, progress: Callable[[int], None]):  # type: ignore[no-untyped-def]
+    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        onnx.save(model, path)
+        if way == "minmax":
+            method, options = CalibrationMethod.MinMax, {}
+        else:
+            method, options = CalibrationMethod.Percentile, {"percentile": PERCENTILE}
+        calibrator = create_calibrator(path, list(QUANTISED), str(Path(folder) / "augmented.onnx"), method,
+                                       extra_options={"symmetric": True, **options})
+        for done, image in enumerate(images, 1):  # one at a time: the histograms keep every value of what they were given
+            calibrator.collect_data(_OneImage({model.graph.input[0].name: image[None]}))
+            progress(done)
+        return calibrator.compute_data()
