@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -56,6 +57,29 @@ def calibrated(bundle, cloth) -> Path:
 
     calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def quantised(exported, cloth, tmp_path_factory) -> tuple[Path, dict]:
+    """A quantised bundle whose limits all precisions hold, and what the command printed. Not to be changed: see `bundle_of`."""
+    import lineside
+    from calib.threshold import calibrate
+    from edge.bundle import load_bundle
+
+    folder = tmp_path_factory.mktemp("quantised") / "bundle"
+    shutil.copytree(exported, folder)
+    good = cloth / "test" / "good"
+    calibrate(load_bundle(folder), good, 0.1)
+    words = ["quantize", str(folder), "--good", str(good), "--frames", "120", "--limits", "flips=1,contrast=1,auroc=1,aupro=1", "--json"]
+    result = CliRunner().invoke(lineside.app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    return folder, json.loads(result.stdout)
+
+
+@pytest.fixture
+def bundle_of(quantised, tmp_path) -> Path:
+    """A copy of the quantised bundle that a test may change."""
+    return Path(shutil.copytree(quantised[0], tmp_path / "quantised"))
 
 
 @pytest.fixture

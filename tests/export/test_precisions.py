@@ -1,0 +1,203 @@
+"""FP16 and INT8 graphs: what they must hold for TensorRT and OpenVINO, and how they are measured."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from detectors.registry import DETECTORS, detector_class
+from export.fp16 import half_nodes, products, write_fp16, write_rounded
+from export.int8 import Int8Graphs, load_named
+from export.maps import OnnxRuntimeMaps, OpenVinoMaps
+from export.onnx import write_graph
+from export.search import NodeLoss, fewest_kept, map_error, rank_nodes
+
+SIZE = (32, 32, 1)
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SIZE), np.uint8)
+
+
+def small_graph(path: Path, weight: float = 0.05, last: str = "Sub") -> Path:
+    """image -> conv -> Relu -> conv -> reconstruction; the map is ``last`` of the input and that."""
+    rng = np.random.default_rng(1)
+    first = numpy_helper.from_array(rng.normal(0, weight, (4, 1, 3, 3)).astype(np.float32), "first")
+    second = numpy_helper.from_array(rng.normal(0, 0.05, (1, 4, 3, 3)).astype(np.float32), "second")
+    bias = numpy_helper.from_array(np.full(4, 0.1, np.float32), "bias")
+    nodes = [
+        helper.make_node("Cast", ["image"], ["as_float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["as_float"], ["planes"], "planes", perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["planes", "first", "bias"], ["a"], "conv1", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "second"], ["c"], "conv2", pads=[1, 1, 1, 1]),
+        helper.make_node(last, ["planes", "c"], ["map"], "residual"),
+    ]
+    graph = helper.make_graph(
+        nodes, "small", [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", *SIZE])],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, ["N", 1, 32, 32])], [first, second, bias])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path) -> Path:
+    return small_graph(tmp_path / "fp32.onnx")
+
+
+@pytest.fixture
+def int8(graph, tmp_path) -> onnx.ModelProto:
+    Int8Graphs(graph, IMAGES).write(tmp_path / "int8.onnx", [], "minmax")
+    return onnx.load(tmp_path / "int8.onnx")
+
+
+def test_int8_is_symmetric_and_has_no_quantised_bias(int8):
+    constants = {value.name: numpy_helper.to_array(value) for value in int8.graph.initializer}
+    pairs = [node for node in int8.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) >= 6
+    for node in pairs:
+        assert (constants[node.input[1]] > 0).all()
+        zero = constants[node.input[2]]
+        assert zero.dtype == np.int8 and not zero.any()
+    sources = {constants[node.input[0]].dtype for node in pairs if node.op_type == "DequantizeLinear" and node.input[0] in constants}
+    assert sources == {np.dtype(np.int8)}
+    assert constants["bias"].dtype == np.float32
+    scales = [constants[node.input[1]] for node in pairs if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    assert {scale.size for scale in scales} == {4, 1}  # one for each output channel
+
+
+def test_a_residual_reads_the_image_itself(int8):
+    nodes = {node.name: node for node in int8.graph.node}
+    assert nodes["residual"].input[0] == "planes"
+    assert nodes["conv1"].input[0] != "planes"  # while the quantised convolution does not
+
+
+def test_all_nodes_kept_is_the_float_graph(graph, tmp_path):
+    Int8Graphs(graph, IMAGES).write(tmp_path / "none.onnx", ["conv1", "conv2"], "minmax")
+    assert np.array_equal(OnnxRuntimeMaps(tmp_path / "none.onnx")(IMAGES[0]), OnnxRuntimeMaps(graph)(IMAGES[0]))
+
+
+def test_int8_differs_from_float_by_steps_of_its_scale(graph, tmp_path, int8):
+    error = np.abs(OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0]) - OnnxRuntimeMaps(graph)(IMAGES[0])).max()
+    assert 0 < error < 2.0  # of 255 grey levels: one step of the image's scale is 2
+    with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
+        assert np.abs(run(IMAGES[0]) - OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0])).max() < 1.0
+
+
+def test_ranges_come_from_the_images(graph):
+    graphs = Int8Graphs(graph, IMAGES)
+    assert graphs.limits("minmax", [])["planes"] == pytest.approx(float(IMAGES.max()))
+    assert graphs.limits("percentile", [])["planes"] <= float(IMAGES.max())
+    assert set(graphs.limits("minmax", ["conv2"])) == {"planes"}
+
+
+def test_half_tensors_are_rounded_as_numpy_rounds_them(graph, tmp_path):
+    model = load_named(graph)
+    write_rounded(model, tmp_path / "rounded.onnx", ["conv2"])
+    got = OnnxRuntimeMaps(tmp_path / "rounded.onnx", optimise=False)(IMAGES[0])
+    weights = {value.name: torch.from_numpy(numpy_helper.to_array(value).copy()) for value in model.graph.initializer}
+    image = torch.from_numpy(IMAGES[:1].astype(np.float32)).permute(0, 3, 1, 2)
+    first = torch.nn.functional.conv2d(image, weights["first"].half().float(), weights["bias"].half().float(), padding=1)
+    hidden = torch.relu(first.half().float())
+    expected = image - torch.nn.functional.conv2d(hidden, weights["second"], padding=1)
+    exact = image - torch.nn.functional.conv2d(
+        torch.relu(torch.nn.functional.conv2d(image, weights["first"], weights["bias"], padding=1)), weights["second"], padding=1)
+    assert np.abs(got - expected[0, 0].numpy()).max() < 1e-4 < float((exact - expected).abs().max())
+
+
+def test_an_overflow_that_a_processors_float16_hides_is_seen(tmp_path):
+    graph = small_graph(tmp_path / "fp32.onnx", weight=2000)
+    model = load_named(graph)
+    write_rounded(model, tmp_path / "rounded.onnx", [])
+    write_fp16(model, tmp_path / "fp16.onnx", [])
+    with np.errstate(all="ignore"):
+        assert not np.isfinite(OnnxRuntimeMaps(tmp_path / "rounded.onnx", optimise=False)(IMAGES[0])).all()
+    with OpenVinoMaps(tmp_path / "fp16.onnx", SIZE, "fp16") as run:
+        assert np.isfinite(run(IMAGES[0])).all()  # which is why it is not measured there
+
+
+def test_what_makes_the_map_stays_in_float32(graph):
+    model = load_named(graph)
+    assert [node.name for node in half_nodes(model, ())] == ["conv1", "relu", "conv2"]
+    assert [node.name for node in half_nodes(model, ["conv1"])] == ["conv2"]  # and what passes a float32 result on stays with it
+    assert products(model) == ["conv1", "conv2"]
+
+
+@pytest.mark.parametrize("detector", sorted(DETECTORS))
+def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
+    from detectors.backbones import load_backbone
+    from detectors.fit import Settings, network_arguments
+
+    cls = detector_class(detector)
+    size, arguments = network_arguments(cls, Settings(detector, size=128, width=8))
+    backbone = None
+    if cls.backbone is not None:
+        backbone, _ = load_backbone(cls.backbone, None)
+        if "backbone" in arguments:
+            arguments["backbone"] = backbone.name
+    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, cls.channels), np.uint8)
+    if arguments.get("even_light", False) is None:
+        arguments["even_light"] = True
+    if hasattr(cls, "settle"):
+        cls.settle(arguments, pixels)
+    torch.manual_seed(0)
+    network = cls(**arguments)
+    if backbone is not None:
+        network.use_backbone(backbone)
+    if hasattr(network, "finish"):
+        with torch.no_grad():
+            network.eval().finish(pixels)
+    graph = tmp_path / "fp32.onnx"
+    write_graph(network, (size, size, cls.channels), graph)
+    Int8Graphs(graph, pixels).write(tmp_path / "int8.onnx", [], "minmax")
+    write_fp16(load_named(graph), tmp_path / "fp16.onnx", [])
+    done = subprocess.run([sys.executable, Path(__file__).with_name("build_rtx.py"), *sorted(tmp_path.glob("*.onnx"))],
+                          capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tensorrt_rtx_refuses_what_it_should(graph, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
+    model = onnx.load(graph)
+    model.graph.node[0].input[0], model.graph.node[1].input[0] = "moved", "image"
+    model.graph.node[1].output[0], model.graph.node[0].output[0] = "moved", "planes"
+    model.graph.node.insert(0, model.graph.node.pop(1))  # the image transposed as uint8, which TensorRT cannot
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / "moved.onnx")
+    done = subprocess.run([sys.executable, Path(__file__).with_name("build_rtx.py"), tmp_path / "moved.onnx"],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "UInt8" in done.stderr
+
+
+def test_the_error_of_maps_is_noise_over_signal():
+    reference = np.array([[0, 0, 0], [0, 0, 3]], np.float32)
+    assert map_error([reference], [reference]) == 0
+    assert map_error([reference], [reference + np.float32(0.1)]) == pytest.approx(0.1 / np.sqrt(1.5), rel=1e-5)
+    assert map_error([reference], [reference * np.nan]) > 1e5
+
+
+def test_the_search_gives_float_back_to_the_worst_for_their_cost(tmp_path):
+    errors = {"a": 0.01, "b": 0.5, "c": 0.5, "d": 0.02}
+    reference = [np.array([[0.0, 1.0], [0.0, -1.0]], np.float32)]
+
+    def write(path: Path, keep: list[str]) -> None:
+        path.write_text(",".join(name for name in errors if name not in keep))
+
+    def maps(path: Path) -> list[np.ndarray]:
+        low = [name for name in path.read_text().split(",") if name]
+        return [reference[0] + np.float32(sum(errors[name] for name in low) * np.sqrt(0.5))]
+
+    counts = {"a": 10, "b": 10, "c": 100, "d": 10}
+    ranked = rank_nodes(list(errors), counts, write, maps, reference, tmp_path, float("inf"), lambda *_: None)
+    assert [loss.name for loss in ranked] == ["b", "c", "d", "a"]
+    assert ranked[0] == NodeLoss("b", pytest.approx(0.5, rel=1e-3), pytest.approx(10 / 130))
+    known: dict[int, float] = {}
+    for limit, number in ((2.0, 0), (0.6, 1), (0.05, 2), (0.015, 3), (0.0, 4)):
+        assert fewest_kept(ranked, limit, write, maps, reference, tmp_path, known) == number
+    late = rank_nodes(list(errors), {}, write, maps, reference, tmp_path, 0.0, lambda *_: None)
+    assert {loss.error for loss in late} == {0.0}
