@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from calib.collect import read_set
 from edge.bundle import Bundle
 from edge.decision import Precision, Threshold, write_threshold
 from edge.engines import BACKEND
@@ -85,6 +86,10 @@ def calibration_images(bundle: Bundle, good: Path | None) -> tuple[list[Path], l
                              expected=f"the images of the fit in {folder}",
                              next="Run from the folder in which `lineside fit` ran, or give good images by --good.")
     else:
+        if (good / "manifest.json").is_file() and not read_set(good).reviewed:
+            raise InputError(f"nobody has looked through the calibration set {good}", got="frames among which a defect may be",
+                             expected="a set of which somebody has said which frames are no good parts",
+                             next=f"Look at {good / 'index.html'}, then: lineside collect --out {good} --leave-out NUMBERS, or none")
         paths = list_images(good_folder(good))
     held_out = {} if good is not None else {folder / image["name"]: image["sha256"] for image in record["held_out"]}
     hashes: dict[str, Path] = {}

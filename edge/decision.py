@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,11 +138,24 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
     if decision.rule_sha256(folder) != rule_sha256:
         raise BundleError(f"{path} was changed while the good parts were scored", next=f"Run `lineside calibrate {folder}` again.")
     sealed = threshold.model_copy(update={"seal": decision.seal(threshold, folder, graph_sha256)})
-    document = tomlkit.parse(path.read_text(encoding="utf-8"))
     kept = [t for t in decision.threshold if (t.precision, t.backend) != (sealed.precision, sealed.backend)]
+    _write_thresholds(path, [*kept, sealed])
+    return sealed
+
+
+def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
+    """Take the thresholds of all other precisions out of ``decision.toml``. Raises BundleError when it cannot be written."""
+    decision = read_decision(folder)
+    kept = [threshold for threshold in decision.threshold if threshold.precision in precisions]
+    if len(kept) < len(decision.threshold):
+        _write_thresholds(folder / "decision.toml", kept)
+
+
+def _write_thresholds(path: Path, thresholds: Sequence[Threshold]) -> None:
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
     document.pop("threshold", None)
     tables = tomlkit.aot()
-    for entry in [*kept, sealed]:
+    for entry in thresholds:
         table = tomlkit.table()
         table.update(entry.model_dump())
         tables.append(table)
@@ -151,4 +165,3 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
     except OSError as error:
         raise BundleError(f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
                           next="The bundle is unchanged.") from error
-    return sealed

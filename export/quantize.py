@@ -1,68 +1,27 @@
-"""Quantise a bundle: bfloat16, FP16 and INT8, each measured against float32 in decisions, and offered only where it holds its gate."""
+"""Quantise a bundle: a precision is offered only where its decisions, measured against float32's, hold the gate."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from calib.collect import read_set
-from calib.threshold import calibration_images, digest_of, make_threshold, rank, score_parts
+from calib.threshold import make_threshold, score_parts
 from edge.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_card
-from edge.decision import Precision, write_threshold
+from edge.decision import Precision, keep_thresholds, write_threshold
 from edge.engines import BACKEND, device_name
 from edge.engines.openvino import runs_bfloat16
-from edge.errors import BundleError, EngineError, InputError
-from edge.golden import read_golden, write_golden_maps
-from edge.prepare import prepare_frame, read_image
-from edge.rule import MapArray, smooth
-from export.fp16 import products, write_fp16, write_rounded
-from export.frames import make_frames
-from export.gate import Findings, Gate, Limits, Measured, saturating
-from export.int8 import Int8Graphs, Ranges, activations, load_named
-from export.maps import OnnxRuntimeMaps, OpenVinoMaps
-from export.search import NodeLoss, as_arrays, fewest_kept, map_error, multiplications, rank_nodes
+from edge.errors import BundleError, InputError
+from edge.golden import write_golden_maps
+from edge.rule import MapArray
+from export.gate import Gate, Limits
+from export.precisions import Progress, Quantiser, Result
 
-Progress = Callable[[str, int, int], None]
 FRAMES = 2000
-SEED = 20_000  # of the gate's frames; the search has its own, so that nothing is chosen on what is reported
-GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
-FEWER = 3  # nodes are ranked on every third image of the search
-ERRORS = {"int8": (0.1, 0.06, 0.035, 0.02, 0.012), "fp16": (0.01, 0.003, 0.001)}  # map errors that the search tries, the largest first
-TIMINGS = 30  # images in each precision, in turn
-CALIBRATED_ON = 200  # frames of a calibration set, at most
-
-
-@dataclass
-class Result:
-    """What is known of a precision."""
-
-    precision: Precision
-    findings: Findings | None  # None: it never came as far as a whole measurement
-    measured: Measured | None = None  # with the findings
-    reason: str = ""  # why it did not pass
-    kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32
-    nodes: int = 0  # that could be in this precision
-    searched: bool = True  # whether the search ended by itself, and not because its time was up
-    ranges: Ranges | None = None
-    saturating: dict[str, float] = field(default_factory=dict)  # activation -> largest share of values cut off on a defective frame
-    ms_per_image: float | None = None
-    golden: float = 0.0  # tolerance of its golden maps
-    golden_on_device: float = 0.0  # the same on the device at hand
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is offered."""
-        return not self.reason and self.findings is not None and self.findings.passed
 
 
 @dataclass
@@ -78,218 +37,6 @@ class Quantisation:
     calibration_frames: int
     device: str
     seconds: float = 0.0
-
-
-class Quantiser:
-    """One `lineside quantize`: what it works on, and where."""
-
-    def __init__(self, bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits], frames: int, minutes: float,
-                 folder: Path, progress: Progress) -> None:
-        self.bundle, self.limits, self.folder, self.progress = bundle, limits, folder, progress
-        self.begin = time.monotonic()
-        self.deadline = self.begin + 60 * minutes
-        card = bundle.card
-        self.size = (card.input.height, card.input.width, card.input.channels)
-        self.graph = bundle.graph("fp32")
-        threshold = bundle.calibrated_threshold("fp32", BACKEND)
-        self.rate = threshold.false_reject_rate
-        self.paths, self.hashes, _ = calibration_images(bundle, good)
-        if digest_of(self.hashes) != threshold.good_parts_sha256:
-            raise InputError(
-                f"the threshold of {bundle.folder} rests on other good parts",
-                got=f"{len(self.paths)} of " + ("the fit's own" if good is None else str(good)),
-                expected=f"the {threshold.good_parts} that it was calibrated on",
-                next="Give the folder that `lineside calibrate --good` got, or calibrate again.")
-        self.calibration, ranged = "the good parts that the fit set aside" if good is None else str(good), self.paths
-        if calibration is not None:
-            made = read_set(calibration)
-            if not made.reviewed:
-                doubtful = sum(frame.stands_out for frame in made.frames)
-                raise InputError(
-                    f"nobody has looked through {calibration}", got=f"{doubtful} frames that are unlike the rest",
-                    expected="a set without defects", next=f"Look at {calibration / 'index.html'}, then run `lineside collect --out "
-                    f"{calibration} --leave-out NUMBERS`, or none")
-            self.calibration, ranged = str(calibration), [made.images / frame.file for frame in made.frames]
-        step = max(1, -(-len(ranged) // CALIBRATED_ON))
-        self.ranged = np.stack([self._prepared(path)[0] for path in ranged[::step]])
-        good_parts = [self._prepared(path) for path in self.paths]
-        self.search_images, self.expected = self._search_set()
-        made_frames = make_frames(bundle, self.paths, frames, SEED, lambda d, t: progress("drawing frames", d, t))
-        k = rank(len(self.paths), self.rate)
-        with OpenVinoMaps(self.graph, self.size, "fp32") as run:
-            self.gate = Gate(bundle, made_frames, good_parts, k, run, lambda d, t: progress("float32", d, t))
-
-    def _prepared(self, path: Path) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        frame = read_image(path)
-        self.bundle.sizes.check(frame)
-        image = np.empty(self.size, np.uint8)
-        prepare_frame(frame, image)
-        return image, (frame.shape[0], frame.shape[1])
-
-    def _search_set(self) -> tuple[NDArray[np.uint8], list[MapArray]]:
-        frames = make_frames(self.bundle, self.paths, 100, SEED + 1)
-        good = [frame.image for frame in frames if frame.defect is None][:GOOD_IN_SEARCH]
-        bad = [frame.image for frame in frames if frame.defect is not None and frame.contrast > 0.15]
-        images = np.stack([*good, *bad[:: max(1, len(bad) // BAD_IN_SEARCH)]])
-        return images, self._maps(self.graph, "fp32", images)
-
-    def _maps(self, graph: Path, precision: str, images: NDArray[np.uint8] | None = None) -> list[MapArray]:
-        """Smoothed maps of the search's images on the line's engine; in FP16 on ONNX Runtime, whose graph has the roundings in it."""
-        steps = self.bundle.decision.post_filter
-        chosen = self.search_images if images is None else images
-        with self._runner(graph, precision) as run:
-            return [smooth(values, steps) for values in as_arrays(chosen, run)]
-
-    def _runner(self, graph: Path, precision: str) -> OpenVinoMaps | OnnxRuntimeMaps:
-        return OnnxRuntimeMaps(graph, optimise=False) if precision == "fp16" else OpenVinoMaps(graph, self.size, precision)
-
-    def bf16(self) -> Result:
-        """bfloat16 is the float32 graph, run otherwise."""
-        return self._gated(Result("bf16", None), self.graph, None)
-
-    def fp16(self) -> Result:
-        """FP16, searched and measured on the graph with every half tensor rounded."""
-        model = load_named(self.graph)
-        nodes = products(model)
-        return self._searched("fp16", nodes, lambda path, keep: write_rounded(model, path, keep),
-                              lambda path, keep: write_fp16(model, path, keep))
-
-    def int8(self) -> Result:
-        """INT8 over the ranges that measure better."""
-        graphs = Int8Graphs(self.graph, self.ranged, lambda d, t: self.progress("int8: ranges", d, t))
-        errors = {}
-        for way in ("minmax", "percentile"):
-            graphs.write(self.folder / "ranges.onnx", [], way)
-            errors[way] = map_error(self.expected, self._maps(self.folder / "ranges.onnx", "int8"))
-        ranges: Ranges = "minmax" if errors["minmax"] <= errors["percentile"] else "percentile"
-
-        def write(path: Path, keep: list[str]) -> None:
-            graphs.write(path, keep, ranges)
-
-        result = self._searched("int8", graphs.nodes, write, write)
-        result.ranges = ranges
-        kept = {loss.name for loss in result.kept}
-        limits = graphs.limits(ranges, kept)
-        full = [self.gate.frames[i].image for i in self.gate.full[:24]]
-        good = [image for image, _ in self.gate.good[:12]]
-        result.saturating = saturating(limits, activations(graphs.model, list(limits)), good, full) if limits else {}
-        return result
-
-    def _searched(self, precision: Precision, nodes: list[str], write: Callable[[Path, list[str]], None],
-                  write_final: Callable[[Path, list[str]], None]) -> Result:
-        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up."""
-        graph, final = self.folder / f"measured-{precision}.onnx", self.folder / f"{precision}.onnx"
-
-        def maps(path: Path) -> list[MapArray]:
-            return self._maps(path, precision)
-
-        few = self.search_images[::FEWER]
-
-        def few_maps(path: Path) -> list[MapArray]:
-            return self._maps(path, precision, few)
-
-        result = Result(precision, None, nodes=len(nodes))
-        write(graph, [])
-        first = map_error(self.expected, maps(graph))
-        ranked: list[NodeLoss] = []
-        known = {0: first}
-        tried = -1
-        for limit in ERRORS[precision]:
-            if first > limit and not ranked:
-                counts = multiplications(load_named(self.graph), self.size)
-                ranked = rank_nodes(nodes, counts, write, few_maps, self.expected[::FEWER], self.folder,
-                                    time.monotonic() + 0.5 * self._left(),
-                                    lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t))
-            number = fewest_kept(ranked, limit, write, maps, self.expected, self.folder, known) if ranked else 0
-            if number == tried:
-                continue
-            if number == len(nodes) or (tried >= 0 and self._left() <= 0):
-                result.searched = number == len(nodes)
-                break
-            tried = number
-            result.kept = ranked[:number]
-            write(graph, [loss.name for loss in result.kept])
-            write_final(final, [loss.name for loss in result.kept])
-            self._gated(result, graph, self.limits[precision])
-            if result.passed:
-                return result
-        if tried < 0:
-            write_final(final, [])
-            result.kept, result.reason = [], "no node can be in it: each spoils the map"
-        return result
-
-    def _left(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def _gated(self, result: Result, graph: Path, limits: Limits | None) -> Result:
-        """Put what the gate finds about ``graph`` into ``result``. A search stops a measurement that cannot pass any more."""
-        limits = limits or self.limits[result.precision]
-        most = int(limits.flips * len(self.gate.frames))
-        title = f"{result.precision}: {result.nodes - len(result.kept)} nodes" if result.nodes else result.precision
-        result.findings, result.measured, result.reason = None, None, ""
-        try:
-            with self._runner(graph, result.precision) as run:
-                measured = self.gate.measure(run, most, lambda d, t: self.progress(title, d, t))
-                if measured is None:
-                    result.reason = f"more than {most} of {len(self.gate.frames)} decisions turn"
-                    return result
-        except EngineError as error:
-            result.reason = f"its map is not finite: {str(error).splitlines()[0]}"
-            return result
-        result.findings, result.measured = self.gate.compare(measured, limits), measured
-        result.reason = "; ".join(result.findings.reasons)
-        return result
-
-    def graph_of(self, precision: Precision) -> Path:
-        """The graph that the line's engine runs."""
-        return self.graph if precision in ("fp32", "bf16") else self.folder / f"{precision}.onnx"
-
-    def time(self, results: dict[Precision, Result]) -> None:
-        """Measure the speed of all, in turn, on the line's engine; one that it cannot load does not pass."""
-        engines: dict[Precision, OpenVinoMaps] = {}
-        for precision, result in results.items():
-            try:
-                engines[precision] = OpenVinoMaps(self.graph_of(precision), self.size, precision)
-            except EngineError as error:
-                result.reason = f"OpenVINO cannot load it: {str(error).splitlines()[0]}"
-        seconds: dict[Precision, list[float]] = {precision: [] for precision in engines}
-        image = self.search_images[0]
-        for number in range(TIMINGS + 3):
-            for precision, engine in engines.items():
-                start = time.perf_counter()
-                engine(image)
-                if number >= 3:
-                    seconds[precision].append(time.perf_counter() - start)
-            self.progress("timing", number + 1, TIMINGS + 3)
-        for precision, engine in engines.items():
-            results[precision].ms_per_image = round(1000 * statistics.median(seconds[precision]), 3)
-            engine.__exit__(None, None, None)
-
-    def golden(self, result: Result) -> MapArray:
-        """Work out the golden maps of a precision, ``[N, h, w]``, and their tolerances: twice what was seen to differ.
-
-        On this device: between one thread and all. On others, INT8: between OpenVINO and ONNX Runtime on its graph, since each rounds at
-        its own places; bfloat16: to float32, which is what runs on a processor without it; FP16: to its map with the roundings in it.
-        """
-        precision, graph = result.precision, self.graph_of(result.precision)
-        _, frames, float32 = read_golden(self.bundle)
-        images = np.empty((len(frames), *self.size), np.uint8)
-        for frame, image in zip(frames, images, strict=True):
-            prepare_frame(frame, image)
-        with OpenVinoMaps(graph, self.size, precision) as run:
-            own = np.stack(as_arrays(images, run))
-        with OpenVinoMaps(graph, self.size, precision, threads=1) as run:
-            one_thread = np.stack(as_arrays(images, run))
-        other = float32
-        if precision != "bf16":
-            measured = graph if precision == "int8" else self.folder / "measured-fp16.onnx"
-            with OnnxRuntimeMaps(measured, optimise=precision == "int8") as run_other:
-                other = np.stack(as_arrays(images, run_other))
-        span = max(float(np.ptp(own)), 1e-12)
-        here, there = (float(np.abs(own - maps).max()) / span for maps in (one_thread, other))
-        result.golden_on_device = float(f"{max(1e-3, 2 * here):.3g}")
-        result.golden = float(f"{max(4e-3, 2 * there):.3g}")
-        return own
 
 
 def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | None = None, limits: dict[str, Limits], frames: int = FRAMES,
@@ -333,9 +80,10 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
     rule = bundle.decision.rule_sha256(bundle.folder)
     files = {name: sha256 for name, sha256 in bundle.card.files.items() if not _belongs_to_quantisation(name)}
     write_card(model, bundle.card.model_copy(update={"files": files, "precisions": {}}))
-    for name in bundle.card.files:
-        if _belongs_to_quantisation(name):
-            (model / name).unlink(missing_ok=True)
+    keep_thresholds(bundle.folder, ["fp32"])
+    for path in [*model.glob("*.onnx"), *(model / "golden").iterdir()]:
+        if _belongs_to_quantisation(path.relative_to(model).as_posix()):
+            path.unlink()
     for precision in ("fp16", "int8"):
         if (graph := work.folder / f"{precision}.onnx").exists():
             graph.replace(model / graph.name)
@@ -359,4 +107,3 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
 
 def _belongs_to_quantisation(name: str) -> bool:
     return name in ("fp16.onnx", "int8.onnx") or name.startswith("golden/maps-")
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "precision.py"
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=200)
+    return subprocess.run([sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=200,
+                          env={**os.environ, "COLUMNS": "220"})
 
 
 def test_it_measures_each_precision_against_float32(quantised, cloth):

@@ -144,3 +144,12 @@ def test_a_bundle_that_cannot_be_written_says_so(bundle, cloth, monkeypatch, lin
 @pytest.mark.parametrize("rate", ["0", "1", "-0.1", "2"])
 def test_rates_that_are_no_probability_are_refused(bundle, lineside, rate):
     assert lineside("calibrate", bundle, "--false-reject-rate", rate)[0] == 2
+
+
+def test_a_calibration_set_that_nobody_looked_through_gives_no_threshold(bundle, cloth, tmp_path, lineside):
+    assert lineside("collect", "--from", cloth / "test" / "good", "--out", tmp_path / "set", "--frames", 12)[0] == 0
+    code, _, err = lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)
+    assert code == 2 and "nobody has looked through" in err and "--leave-out" in err
+    assert load_bundle(bundle).threshold("fp32", "openvino") is None
+    assert lineside("collect", "--out", tmp_path / "set", "--leave-out", "none")[0] == 0
+    assert lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)[0] == 0

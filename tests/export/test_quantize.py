@@ -89,6 +89,16 @@ def test_a_precision_that_changes_decisions_is_not_offered(calibrated, cloth, tm
     assert code == 0 and json.loads(out)["precision"] == "int8" and json.loads(out)["image_auroc"] is not None
 
 
+def test_what_no_longer_passes_keeps_no_threshold(bundle_of, cloth, lineside):
+    good = cloth / "test" / "good"
+    code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT, "--minutes", 0, "--json")
+    assert code == 0 and "int8" not in json.loads(out)["offered"], err
+    bundle = load_bundle(bundle_of)
+    assert bundle.threshold("int8", "openvino") is None and bundle.threshold("fp32", "openvino") is not None
+    code, out, _ = lineside("evaluate", bundle_of, "--data", cloth, "--precision", "int8", "--ungated", "--json")
+    assert code == 0 and json.loads(out)["threshold"] is None
+
+
 def test_before_quantize_only_float32_is_offered(calibrated, cloth, tmp_path, lineside):
     image = next((cloth / "test" / "good").iterdir())
     for precision, text in (("int8", "not measured against float32"), ("bf16", "lineside quantize"), ("fp8", "no such precision")):
