@@ -16,7 +16,7 @@ from pathlib import Path
 
 from calib.collect import read_set
 from edge.bundle import Bundle
-from edge.decision import Precision, Threshold, write_threshold
+from edge.decision import Precision, Threshold, keep_thresholds, write_threshold
 from edge.engines import BACKEND
 from edge.errors import InputError
 from edge.inspection import Inspector
@@ -159,6 +159,7 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable
 
         scores = score_parts(bundle, paths, precision, moved)
         made[precision] = (make_threshold(scores, hashes, precision, rate), scores)
+    keep_thresholds(bundle.folder, offered)  # of the others the seal may not hold any more
     written = [write_threshold(bundle.folder, threshold, bundle.graph_sha256(precision), rule_sha256)
                for precision, (threshold, _) in made.items()]
     return Calibration(written[0], made["fp32"][1], duplicates, written[1:])

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
+from edge.errors import InputError
 from edge.prepare import Frame, prepare_frame, read_image
 from edge.simulation.defects import changed_pixels, draw_flaw, paint
 
@@ -18,6 +19,8 @@ LADDER = tuple(float(c) for c in np.geomspace(0.04, 1.0, 10))  # shares of a def
 DEFECTIVE = 0.4  # of all frames; most parts of a line are good
 SHIFT = 3  # px that a part lies elsewhere at most
 LIGHT = 0.03  # by which the light is stronger or weaker at most
+DRAWS = 50  # of a defect, until it shows where the rule looks
+MOST_BYTES = 6_000_000_000  # of all frames
 NOISE = 1.5  # grey levels of sensor noise at most (standard deviation)
 
 
@@ -58,15 +61,24 @@ def flawed(frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
 
 def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
                 progress: Callable[[int, int], None] = lambda *_: None) -> list[GateFrame]:
-    """``count`` or a few more frames from good images that nobody fitted on; the same seed gives the same ones."""
+    """``count`` or a few more frames from good images that nobody fitted on; the same seed gives the same ones.
+
+    Defects lie where the rule looks. Raises InputError where the frames would not fit into memory.
+    """
     rng = np.random.default_rng(seed)
     card = bundle.card
     size = (card.input.height, card.input.width, card.input.channels)
-    good = [(path.name, read_image(path)) for path in paths]
+    if count * int(np.prod(size)) > MOST_BYTES:
+        raise InputError("the gate's frames are too large to be held at once", got=f"{count} of {size[1]}x{size[0]} px",
+                         expected=f"at most {MOST_BYTES // int(np.prod(size))}", next="Run again with fewer --frames.")
+    good = []
+    for path in paths:
+        frame = read_image(path)
+        good.append((path.name, frame if card.frames.colour else frame[..., :1]))
 
     def prepared(frame: Frame) -> NDArray[np.uint8]:
         image = np.empty(size, np.uint8)
-        prepare_frame(frame, image)
+        prepare_frame(np.ascontiguousarray(frame), image)
         return image
 
     frames: list[GateFrame] = []
@@ -77,16 +89,24 @@ def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
         progress(len(frames), count)
     for number in range(defects):
         name, frame = good[number % len(good)]
+        frame_size = (frame.shape[0], frame.shape[1])
+        region = bundle.rule(frame_size).region
         part = view(frame, rng)
-        bad = flawed(part, rng)
+        for _ in range(DRAWS):
+            bad = flawed(part, rng)
+            mask = _where(part, bad, (card.map.height, card.map.width))
+            if mask.any() and (mask & region).sum() >= 0.8 * mask.sum():
+                break
         difference = bad - part
         for contrast in LADDER:
-            mask = None
-            if contrast == LADDER[-1]:
-                changed = changed_pixels(part.transpose(2, 0, 1).astype(np.float32), bad.transpose(2, 0, 1))
-                share = cv2.resize(changed.astype(np.float32), (card.map.width, card.map.height), interpolation=cv2.INTER_AREA)
-                mask = np.asarray(share >= min(0.5, float(share.max())))
             image = prepared(np.asarray(np.rint(np.clip(part + np.float32(contrast) * difference, 0, 255)), np.uint8))
-            frames.append(GateFrame(image, (frame.shape[0], frame.shape[1]), name, number, contrast, mask))
+            frames.append(GateFrame(image, frame_size, name, number, contrast, mask if contrast == LADDER[-1] else None))
         progress(min(len(frames), count), count)
     return frames
+
+
+def _where(good: Frame, bad: NDArray[np.float32], map_size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The pixels of the map (height, width) that a defect changes; those that it touches at all where it fills none by half."""
+    changed = changed_pixels(np.asarray(good.transpose(2, 0, 1), np.float32), bad.transpose(2, 0, 1))
+    share = cv2.resize(changed.astype(np.float32), (map_size[1], map_size[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray((share > 0) & (share >= min(0.5, float(share.max()))))

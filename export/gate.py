@@ -160,11 +160,12 @@ class Gate:
     def _pixel(self, measured: Measured) -> tuple[float, float]:
         steps = smoothing(self.bundle.decision.post_filter)
         chosen = [i for i in self.looked_at if self.frames[i].mask is not None or self.frames[i].defect is None]
-        maps = [smooth(measured.maps[i], steps) for i in chosen]
-        masks = []
+        maps, masks = [], []
         for i in chosen:
-            mask = self.frames[i].mask
-            masks.append(np.zeros(maps[0].shape, bool) if mask is None else mask)
+            region, mask = self.rule(self.frames[i].frame_size).region, self.frames[i].mask
+            values = smooth(measured.maps[i], steps)
+            maps.append(np.asarray(np.where(region, values, values.min()), np.float32))  # what the rule ignores is not looked at
+            masks.append(np.zeros(region.shape, bool) if mask is None else mask & region)
         auroc, aupro, _ = pixel_figures(maps, masks)
         return auroc, aupro
 

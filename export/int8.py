@@ -16,21 +16,43 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
+
+from edge.errors import EngineError
 
 Ranges = Literal["minmax", "percentile"]
 PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
+LEAST_OPSET = 13
 QUANTISED = ("Conv", "ConvTranspose")
 
 
 def load_named(graph: Path) -> ModelProto:
-    """An ONNX graph in which every node has a name of its own."""
+    """An ONNX graph in which every node has a name of its own, and every convolution weights of its own.
+
+    Weights for each channel need opset 13: an older graph is converted. Raises EngineError where that fails.
+    """
     model = onnx.load(graph)
+    if any(opset.domain == "" and opset.version < LEAST_OPSET for opset in model.opset_import):
+        try:
+            model = onnx.version_converter.convert_version(model, LEAST_OPSET)
+        except Exception as error:  # of many kinds, by the operator that has no conversion
+            raise EngineError(f"the graph cannot be brought to opset {LEAST_OPSET}", got=str(error).splitlines()[0]) from error
     seen: set[str] = set()
     for number, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
             node.name = f"{node.op_type}_{number}"
         seen.add(node.name)
+    constants = {value.name: value for value in model.graph.initializer}
+    used: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type in QUANTISED and node.input[1] in constants:
+            if node.input[1] in used:  # a node that stays in float32 must not read the INT8 weights of another
+                own = TensorProto()
+                own.CopyFrom(constants[node.input[1]])
+                own.name = f"{node.input[1]}_of_{node.name}"
+                model.graph.initializer.append(own)
+                node.input[1] = own.name
+            used.add(node.input[1])
     return model
 
 

@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edge.engines.openvino import OpenVinoEngine
+from edge.errors import EngineError
 from edge.rule import MapArray
 
 TIMEOUT = 60.0  # s for one inference
@@ -48,7 +49,10 @@ class OnnxRuntimeMaps:
         options.log_severity_level = 3
         if not optimise:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the library's own kinds derive from nothing else
+            raise EngineError("ONNX Runtime cannot load the graph", got=str(error).splitlines()[0]) from error
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, image: NDArray[np.uint8]) -> MapArray:

@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 SEED = 20_000  # of the gate's frames; the search has its own, so that nothing is chosen on what is reported
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
-ERRORS = {"int8": (0.1, 0.06, 0.035, 0.02, 0.012), "fp16": (0.01, 0.003, 0.001)}  # map errors that the search tries, the largest first
+FIRST_ERROR = {"int8": 0.1, "fp16": 0.01}  # of the map, that the search tries first
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
 
@@ -66,7 +66,7 @@ class Quantiser:
                  folder: Path, progress: Progress) -> None:
         self.bundle, self.limits, self.folder, self.progress = bundle, limits, folder, progress
         self.begin = time.monotonic()
-        self.deadline = self.begin + 60 * minutes
+        self.minutes, self.deadline = minutes, 0.0
         card = bundle.card
         self.size = (card.input.height, card.input.width, card.input.channels)
         self.graph = bundle.graph("fp32")
@@ -168,35 +168,36 @@ class Quantiser:
             return self._maps(path, precision, few)
 
         result = Result(precision, None, nodes=len(nodes))
+        self.deadline = time.monotonic() + 60 * self.minutes / 2
         write(graph, [])
-        first = map_error(self.expected, maps(graph))
+        known = {0: map_error(self.expected, maps(graph))}
+        limit, number, tried = FIRST_ERROR[precision], 0, False
         ranked: list[NodeLoss] = []
-        known = {0: first}
-        tried = -1
-        for limit in ERRORS[precision]:
-            if first > limit and not ranked:
-                counts = multiplications(load_named(self.graph), self.size)
-                ranked = rank_nodes(nodes, counts, write, few_maps, self.expected[::FEWER], self.folder,
-                                    time.monotonic() + 0.5 * self._left(),
-                                    lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t))
-            number = fewest_kept(ranked, limit, write, maps, self.expected, self.folder, known) if ranked else 0
-            if number == tried:
-                continue
-            if number == len(nodes) or (tried >= 0 and self._left() <= 0):
-                result.searched = number == len(nodes)
+        while True:
+            if tried or known[0] > limit:
+                if not ranked:
+                    counts = multiplications(load_named(self.graph), self.size)
+                    ranked = rank_nodes(nodes, counts, write, few_maps, self.expected[::FEWER], self.folder,
+                                        time.monotonic() + 0.5 * self._left(),
+                                        lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t))
+                    result.searched = all(loss.error is not None for loss in ranked)
+                least = number + max(1, len(nodes) // 20) if tried else 0
+                number = max(least, fewest_kept(ranked, limit, write, maps, self.expected, self.folder, known))
+            if number >= len(nodes) or (tried and self._left() <= 0):
+                result.searched &= number >= len(nodes)
                 break
-            tried = number
             result.kept = ranked[:number]
             write(graph, [loss.name for loss in result.kept])
             write_final(final, [loss.name for loss in result.kept])
             self._gated(result, graph)
             if result.passed:
                 return result
-        if tried >= 0 and result.findings is None:  # what it turns is to be seen
+            limit, tried = min(limit, known.get(number, limit)) / 1.7, True
+        if tried and result.findings is None:  # what it turns is to be seen
             self._gated(result, graph, whole=True)
-        if tried < 0:
+        if not tried:
             write_final(final, [])
-            result.kept, result.reason = [], "no node can be in it: each spoils the map"
+            result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
         return result
 
     def _left(self) -> float:

@@ -7,6 +7,7 @@ import io
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from edge.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_ca
 from edge.decision import Precision, keep_thresholds, write_threshold
 from edge.engines import BACKEND, device_name
 from edge.engines.openvino import runs_bfloat16
-from edge.errors import BundleError, InputError
+from edge.errors import BundleError, EngineError, InputError
 from edge.golden import write_golden_maps
 from edge.rule import MapArray
 from export.gate import Gate, Limits
@@ -55,12 +56,16 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints what it does
             work = Quantiser(bundle, calibration, good, limits, frames, minutes, folder, progress)
+            searched: dict[Precision, Callable[[], Result]] = {"fp16": work.fp16, "int8": work.int8}
             results: dict[Precision, Result] = {
                 "fp32": Result("fp32", work.gate.compare(work.gate.reference, Limits()), work.gate.reference)}
             if runs_bfloat16():
                 results["bf16"] = work.bf16()
-            results["fp16"] = work.fp16()
-            results["int8"] = work.int8()
+            for precision, make in searched.items():
+                try:
+                    results[precision] = make()
+                except EngineError as error:  # a graph of one's own may hold what a runtime does not take
+                    results[precision] = Result(precision, None, reason=str(error).splitlines()[0])
             work.time(results)
             timed = [result for result in results.values() if result.ms_per_image is not None and result.precision != "fp32"]
             own = {result.precision: work.golden(result) for result in timed}

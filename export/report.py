@@ -78,7 +78,7 @@ def write_report(made: Quantisation) -> None:
         f"frames: views of {len(made.gate.good)} good parts that nobody fitted on, and scratches and stains painted on them by a generator "
         f"that no fit uses, at {len(LADDER)} contrasts from {LADDER[0]:g} to {LADDER[-1]:g} of their full strength. A precision that does "
         "not hold the limits is not offered.</p>",
-        _table(made, results), _speed(made, results), _nodes(results), _guarantee(made),
+        _remark(made), _table(made, results), _speed(made, results), _nodes(results), _guarantee(made),
         "<h2>Good parts and threshold</h2><div class=pictures>", _scores(made, results), _curves(results), "</div>",
         "<h2>The same frame in each precision</h2>", _samples(made, results), _flips(made, results),
         f"<p class=small>Took {made.seconds / 60:.1f} min. Ranges of INT8 from {made.calibration_frames} frames of "
@@ -108,6 +108,13 @@ def _table(made: Quantisation, results: Sequence[Result]) -> str:
     return (f"<table><tr>{''.join(f'<th>{text}' for text in head)}</tr>{''.join(rows)}</table><p class=small>Map differences are shares of "
             "float32's range. FP16 is measured with every node's tensors rounded to float16 on ONNX Runtime; the others on OpenVINO. "
             "AUROC and AUPRO are on the painted defects at full contrast.</p>")
+
+
+def _remark(made: Quantisation) -> str:
+    found = made.results["fp32"].findings
+    missed = [f"{share} %" for share, value in ((50, found.contrast_50), (90, found.contrast_90)) if value is None] if found else []
+    return "" if not missed else (f"<p class=no>Even in float32 fewer than {' and '.join(missed)} of the painted defects are found at full "
+                                  "contrast: what the limits say of that share is nothing. Is the threshold right?</p>")
 
 
 def _contrast(value: float | None) -> str:
@@ -140,7 +147,7 @@ def _nodes(results: Sequence[Result]) -> str:
         ways = f" Ranges by {result.ranges}, which measured better." if result.ranges else ""
         parts.append(f"<h2>Nodes in {NAMES[result.precision]}</h2><p>{result.nodes - len(result.kept)} of {result.nodes}.{ways}{how}</p>")
         if result.kept:
-            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{'not finite' if loss.error >= WORST else f'{loss.error:.4f}'}"
+            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{_noise(loss.error)}"
                            f"<td>{loss.share:.1%}" for loss in result.kept)
             parts.append(f"<details><summary>{len(result.kept)} stayed in float32</summary><table><tr><th>node<th>noise it adds to the "
                          f"map, alone (1: as much as the signal)<th>multiplications</tr>{rows}</table></details>")
@@ -150,6 +157,12 @@ def _nodes(results: Sequence[Result]) -> str:
                          "above; a set with more variety widens it.</p><table><tr><th>activation<th>cut off, at most</tr>"
                          f"{rows}</table>")
     return "".join(parts)
+
+
+def _noise(error: float | None) -> str:
+    if error is None:
+        return "not measured"
+    return "not finite" if error >= WORST else f"{error:.4f}"
 
 
 def _guarantee(made: Quantisation) -> str:

@@ -24,23 +24,23 @@ class NodeLoss:
     """What a node in the low precision does to the map, alone: its error, and its share of the network's multiplications."""
 
     name: str
-    error: float
+    error: float | None  # None: there was no time to measure it
     share: float
 
 
 def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
-    """The noise of maps over the signal in the expected ones: root mean square of both, averaged over the maps."""
-    errors = []
+    """The noise of maps over the signal in the expected ones: root mean square of both, each over all maps."""
+    noise, signal = [], []
     for reference, values in zip(expected, got, strict=True):
         if not np.isfinite(values).all():
             return WORST
-        signal = float(np.sqrt(np.mean((reference - np.median(reference)) ** 2)))
-        errors.append(float(np.sqrt(np.mean((values - reference) ** 2))) / max(signal, 1e-12))
-    return float(np.mean(errors))
+        signal.append(float(np.mean((reference - np.median(reference)) ** 2)))
+        noise.append(float(np.mean((values - reference) ** 2)))
+    return float(np.sqrt(np.mean(noise) / max(float(np.mean(signal)), 1e-24)))
 
 
 def multiplications(model: ModelProto, size: tuple[int, int, int]) -> dict[str, int]:
-    """Multiplications of each convolution by node name, for one image of ``size`` (height, width, channels)."""
+    """Multiplications of each product by node name, for one image of ``size`` (height, width, channels); 1 where shapes are not known."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
     dims = fixed.graph.input[0].type.tensor_type.shape.dim
@@ -56,24 +56,31 @@ def multiplications(model: ModelProto, size: tuple[int, int, int]) -> dict[str, 
         if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in weights:
             shape = pixels.get(node.output[0] if node.op_type == "Conv" else node.input[0], [])
             counts[node.name] = weights[node.input[1]] * int(np.prod([max(1, d) for d in shape[2:]]))
+        elif node.op_type in ("MatMul", "Gemm"):
+            depth = pixels.get(node.input[0], [])[-1:] or [1]
+            counts[node.name] = int(np.prod([max(1, d) for d in [*pixels.get(node.output[0], []), *depth]]))
     return counts
 
 
 def rank_nodes(nodes: Sequence[str], counts: dict[str, int], write: Callable[[Path, list[str]], None], maps: Maps,
                expected: Sequence[MapArray], folder: Path, deadline: float, progress: Callable[[int, int], None]) -> list[NodeLoss]:
-    """The nodes, those first that spoil most for what they cost. Behind ``deadline`` (monotonic s) the rest is ranked by cost alone."""
+    """The nodes, those first that spoil most for what they cost. Behind ``deadline`` (monotonic s) no more is measured: the rest comes
+    last, the cheap ones first.
+    """
     total = max(1, sum(counts.get(name, 1) for name in nodes))
     losses = []
     graph = folder / "one.onnx"
     for done, name in enumerate(nodes, 1):
         share = counts.get(name, 1) / total
         if time.monotonic() > deadline:
-            losses.append(NodeLoss(name, 0.0, share))
+            losses.append(NodeLoss(name, None, share))
             continue
         write(graph, [other for other in nodes if other != name])
         losses.append(NodeLoss(name, map_error(expected, maps(graph)), share))
         progress(done, len(nodes))
-    return sorted(losses, key=lambda loss: -(loss.error**2) / max(loss.share, 1e-4))
+    measured = [loss for loss in losses if loss.error is not None]
+    measured.sort(key=lambda loss: -((loss.error or 0.0) ** 2) / max(loss.share, 1e-4))
+    return measured + sorted((loss for loss in losses if loss.error is None), key=lambda loss: loss.share)
 
 
 def fewest_kept(ranked: Sequence[NodeLoss], limit: float, write: Callable[[Path, list[str]], None], maps: Maps,

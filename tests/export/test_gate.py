@@ -48,6 +48,22 @@ def test_frames_show_good_parts_and_each_defect_at_every_contrast(frames):
     assert where[ladder[-1].mask].mean() > 5 * where[~ladder[-1].mask].mean()
 
 
+def test_defects_lie_where_the_rule_looks_and_show(calibrated, cloth):
+    path = calibrated / "decision.toml"
+    path.write_text(path.read_text().replace("# roi = [0, 0, 640, 480]", "roi = [48, 0, 48, 48]"))
+    bundle = load_bundle(calibrated)
+    region = bundle.rule((96, 96)).region
+    masks = [frame.mask for frame in make_frames(bundle, [next((cloth / "test" / "good").iterdir())], 200, 5) if frame.mask is not None]
+    assert len(masks) == 8 and all(mask.any() for mask in masks)
+    assert np.mean([(mask & region).sum() / mask.sum() for mask in masks]) > 0.8
+
+
+def test_frames_that_memory_does_not_hold_are_refused(calibrated, cloth, monkeypatch):
+    monkeypatch.setattr("export.frames.MOST_BYTES", 64 * 64 * 150)
+    with pytest.raises(InputError, match=r"too large.*at most 150.*fewer --frames"):
+        make_frames(load_bundle(calibrated), [next((cloth / "test" / "good").iterdir())], 151, 5)
+
+
 def test_the_same_seed_draws_the_same_frames(frames, cloth):
     bundle, made = frames
     paths = calibration_images(bundle, cloth / "test" / "good")[0]
