@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,16 @@ from edge.rule import MapArray
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
 
 
+@cache
+def core() -> ov.Core:
+    """The one core of this process.
+
+    On processors with AMX each core's plugin puts a signal stack of its own in place of the thread's, and puts back what was there when it
+    goes. Two that do not go in the opposite order leave a stack that is unmapped: the next signal, a mere Ctrl-C, ends the process.
+    """
+    return ov.Core()
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, without the places in OpenVINO's sources."""
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -23,12 +34,12 @@ def first_line(error: BaseException) -> str:
 
 def device_name() -> str:
     """The processor that OpenVINO runs on, and which OpenVINO: the same name stands for the same arithmetic."""
-    return f"{str(ov.Core().get_property('CPU', 'FULL_DEVICE_NAME')).strip()}, OpenVINO {ov.__version__.partition('-')[0]}"
+    return f"{str(core().get_property('CPU', 'FULL_DEVICE_NAME')).strip()}, OpenVINO {ov.__version__.partition('-')[0]}"
 
 
 def runs_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OpenVinoSlot:
@@ -74,10 +85,9 @@ class OpenVinoEngine:
                               expected="one of " + ", ".join(PRECISION_HINTS))
         shape = (batch, *input_size)
         try:
-            core = ov.Core()
-            model = core.read_model(graph)
+            model = core().read_model(graph)
             model.reshape(ov.PartialShape(list(shape)))
-            compiled = core.compile_model(model, "CPU", {
+            compiled = core().compile_model(model, "CPU", {
                 "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
