@@ -21,11 +21,11 @@ from detectors.images import GoodImage
 from detectors.natural import NaturalImages
 from detectors.run import RunRecord, claim_folder, read_run
 from edge.bundle import Bundle, write_bundle
-from edge.engines.openvino import OpenVinoEngine
 from edge.errors import BundleError, InputError
 from edge.golden import Kind, write_golden
 from edge.prepare import FrameSizes, frame_hash, good_folder, prepare_frame, read_image
 from edge.rule import Rule
+from export.maps import OpenVinoMaps
 
 OPSET = 18
 TOLERANCE = 1e-3  # of the map's range
@@ -76,16 +76,8 @@ def torch_maps(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.floa
 
 def openvino_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The maps of uint8 images ``[N, H, W, C]`` as the line's own engine works them out in float32: ``[N, 1, H, W]``."""
-    _, height, width, channels = images.shape
-    engine = OpenVinoEngine(graph, (height, width, channels), precision="fp32", threads=0, slots=1, batch=1)
-    maps = []
-    slot = engine.lease()
-    for image in images:
-        np.copyto(slot.input[0], image)
-        slot.start(1)
-        maps.append(slot.wait(60.0).copy())
-    engine.close()
-    return np.concatenate(maps)
+    with OpenVinoMaps(graph, (images.shape[1], images.shape[2], images.shape[3]), "fp32") as run:
+        return np.stack([run(image) for image in images])[:, None]
 
 
 def onnxruntime_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:

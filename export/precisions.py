@@ -216,7 +216,7 @@ class Quantiser:
                     result.reason = f"more than {most} of {len(self.gate.frames)} decisions turn"
                     return result
         except EngineError as error:
-            result.reason = f"its map is not finite: {str(error).splitlines()[0]}"
+            result.reason = f"it cannot be measured: {str(error).splitlines()[0]}"
             return result
         result.findings, result.measured = self.gate.compare(measured, limits), measured
         result.reason = "; ".join(result.findings.reasons)

@@ -73,7 +73,7 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
                             time.monotonic() - work.begin)
         return replace(made, bundle=_put_into(bundle, work, results, own))
     except OSError as error:
-        raise BundleError(f"cannot write into {bundle.folder}", got=f"{error.strerror}: {error.filename}", expected="room on the disk",
+        raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror, expected="room on the disk",
                           next="Run `lineside quantize` again; float32 is as it was.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.engines import BACKEND
+from edge.errors import BundleError
 from edge.rule import MapArray
 from edge.settings import write_text_safely
 from export.frames import LADDER
@@ -69,7 +70,7 @@ def chart(draw: Any, size: tuple[float, float] = (6.2, 3.4)) -> str:
 
 
 def write_report(made: Quantisation) -> None:
-    """Write the page into the bundle."""
+    """Write the page into the bundle. Raises BundleError where there is no room for it."""
     results = list(made.results.values())
     card = made.bundle.card
     parts = [
@@ -86,7 +87,12 @@ def write_report(made: Quantisation) -> None:
     ]
     text = (f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(card.name)}: precision</title><style>{STYLE}</style>"
             + "\n".join(parts) + "</html>\n")
-    write_text_safely(made.bundle.folder / "report.html", text.encode(errors="replace").decode())
+    path = made.bundle.folder / "report.html"
+    try:
+        write_text_safely(path, text.encode(errors="replace").decode())
+    except OSError as error:
+        raise BundleError(f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
+                          next="The precisions are measured and in the bundle; for the page, run `lineside quantize` again.") from error
 
 
 def _table(made: Quantisation, results: Sequence[Result]) -> str:
