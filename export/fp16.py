@@ -1,7 +1,7 @@
 """FP16 graphs, and the same with every half node's tensors rounded, which is how they are measured where no hardware computes in float16.
 
 Runtimes on processors work a float16 graph out in float32 or bfloat16: a sum that overflows float16 stays unseen there. So the graph that
-is *measured* is the float32 one with each tensor around a half node cast to float16 and back.
+is *measured* is the float32 one with each tensor around a half node rounded to float16.
 """
 
 from __future__ import annotations
@@ -111,7 +111,10 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
 
 
 def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
-    """Write the float32 graph with every tensor that a half node reads or gives rounded to float16."""
+    """Write the float32 graph with every tensor that a half node reads or gives rounded to float16.
+
+    Rounded in float32 arithmetic, to the last bit: casts to float16 and back are what OpenVINO takes out of a graph.
+    """
     rounded = copy.deepcopy(model)
     constants = {value.name: value for value in rounded.graph.initializer}
     half = {node.name for node in half_nodes(model, keep)}
@@ -126,8 +129,7 @@ def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
                     values = numpy_helper.to_array(constants[name]).astype(np.float16).astype(np.float32)
                 rounded.graph.initializer.append(numpy_helper.from_array(values, known[name]))
             else:
-                nodes.append(helper.make_node("Cast", [name], [f"{name}_half"], f"{name}_to_half", to=TensorProto.FLOAT16))
-                nodes.append(helper.make_node("Cast", [f"{name}_half"], [known[name]], f"{name}_from_half", to=TensorProto.FLOAT))
+                nodes.extend(rounding(name, known[name]))
         return known[name]
 
     floats = _float_tensors(model) | {name for name, value in constants.items() if value.data_type == TensorProto.FLOAT}
@@ -146,8 +148,35 @@ def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
                     through_half(name)
                     continue
                 made.output[0] = f"{name}_exact"
-                nodes.append(helper.make_node("Cast", [f"{name}_exact"], [f"{name}_half"], f"{name}_to_half", to=TensorProto.FLOAT16))
-                nodes.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_from_half", to=TensorProto.FLOAT))
+                nodes.extend(rounding(f"{name}_exact", name))
+    rounded.graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in ROUNDING.items())
     del rounded.graph.value_info[:]
     _replace_nodes(rounded, nodes)
     onnx.save(rounded, path)
+
+
+ROUNDING = {"half_split": 2.0**13 + 1, "half_grid": 0.75, "half_least": 2.0**-14, "half_beyond": 65520.0, "half_overflow": 3e38}
+
+
+def rounding(source: str, target: str) -> list[NodeProto]:
+    """Nodes that round float32 to the nearest float16, ties to even: to 11 bits (Dekker's split, by Veltkamp's constant); below the least
+    normal number to multiples of 2^-24, which is what a sum with 0.75 leaves of them in float32; from 65520 on to infinity.
+    """
+    def node(kind: str, inputs: list[str], output: str) -> NodeProto:
+        return helper.make_node(kind, [f"{target}_{name[1:]}" if name[0] == "." else name for name in inputs],
+                                [target if not output else f"{target}_{output}"], f"{target}_{output}")
+
+    return [
+        node("Mul", [source, "half_split"], "product"),
+        node("Sub", [".product", source], "rest"),
+        node("Sub", [".product", ".rest"], "normal"),
+        node("Abs", [source], "size"),
+        node("Max", [".size", "half_grid"], "grid"),  # the constant, wherever it is used; OpenVINO would fold a sum with two constants
+        node("Add", [source, ".grid"], "raised"),
+        node("Sub", [".raised", ".grid"], "subnormal"),
+        node("Less", [".size", "half_least"], "small"),
+        node("Where", [".small", ".subnormal", ".normal"], "finite"),
+        node("Mul", [source, "half_overflow"], "infinite"),
+        node("GreaterOrEqual", [".size", "half_beyond"], "large"),
+        node("Where", [".large", ".infinite", ".finite"], ""),
+    ]

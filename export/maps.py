@@ -42,13 +42,11 @@ class OpenVinoMaps:
 class OnnxRuntimeMaps:
     """A graph on ONNX Runtime's processor path."""
 
-    def __init__(self, graph: Path, *, threads: int = 0, optimise: bool = True) -> None:
-        """optimise: False runs the nodes as they are written."""
+    def __init__(self, graph: Path, *, threads: int = 0) -> None:
+        """Raises EngineError."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
-        if not optimise:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's own kinds derive from nothing else

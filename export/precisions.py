@@ -113,14 +113,11 @@ class Quantiser:
         return images, self._maps(self.graph, "fp32", images)
 
     def _maps(self, graph: Path, precision: str, images: NDArray[np.uint8] | None = None) -> list[MapArray]:
-        """Smoothed maps of the search's images on the line's engine; in FP16 on ONNX Runtime, whose graph has the roundings in it."""
+        """Smoothed maps of the search's images on the line's engine."""
         steps = self.bundle.decision.post_filter
         chosen = self.search_images if images is None else images
-        with self._runner(graph, precision) as run:
+        with OpenVinoMaps(graph, self.size, _measured_as(precision)) as run:
             return [smooth(values, steps) for values in as_arrays(chosen, run)]
-
-    def _runner(self, graph: Path, precision: str) -> OpenVinoMaps | OnnxRuntimeMaps:
-        return OnnxRuntimeMaps(graph, optimise=False) if precision == "fp16" else OpenVinoMaps(graph, self.size, precision)
 
     def bf16(self) -> Result:
         """bfloat16 is the float32 graph, run otherwise."""
@@ -210,7 +207,7 @@ class Quantiser:
         title = f"{result.precision}: {result.nodes - len(result.kept)} nodes" if result.nodes else result.precision
         result.findings, result.measured, result.reason = None, None, ""
         try:
-            with self._runner(graph, result.precision) as run:
+            with OpenVinoMaps(graph, self.size, _measured_as(result.precision)) as run:
                 measured = self.gate.measure(run, None if whole else most, lambda d, t: self.progress(title, d, t))
                 if measured is None:
                     result.reason = f"more than {most} of {len(self.gate.frames)} decisions turn"
@@ -263,12 +260,19 @@ class Quantiser:
         with OpenVinoMaps(graph, self.size, precision, threads=1) as run:
             one_thread = np.stack(as_arrays(images, run))
         other = float32
-        if precision != "bf16":
-            measured = graph if precision == "int8" else self.folder / "measured-fp16.onnx"
-            with OnnxRuntimeMaps(measured, optimise=precision == "int8") as run_other:
+        if precision == "int8":
+            with OnnxRuntimeMaps(graph) as run_other:
                 other = np.stack(as_arrays(images, run_other))
+        elif precision == "fp16":
+            with OpenVinoMaps(self.folder / "measured-fp16.onnx", self.size, "fp32") as run_rounded:
+                other = np.stack(as_arrays(images, run_rounded))
         span = max(float(np.ptp(own)), 1e-12)
         here, there = (float(np.abs(own - maps).max()) / span for maps in (one_thread, other))
         result.golden_on_device = float(f"{max(1e-3, 2 * here):.3g}")
         result.golden = float(f"{max(4e-3, 2 * there):.3g}")
         return own
+
+
+def _measured_as(precision: str) -> str:
+    """FP16 is measured on a float32 graph that has the roundings in it."""
+    return "fp32" if precision == "fp16" else precision

@@ -13,7 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from detectors.registry import DETECTORS, detector_class
-from export.fp16 import half_nodes, products, write_fp16, write_rounded
+from edge.engines.openvino import core
+from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
 from export.int8 import Int8Graphs, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 from export.onnx import write_graph
@@ -98,7 +99,8 @@ def test_ranges_come_from_the_images(graph):
 def test_half_tensors_are_rounded_as_numpy_rounds_them(graph, tmp_path):
     model = load_named(graph)
     write_rounded(model, tmp_path / "rounded.onnx", ["conv2"])
-    got = OnnxRuntimeMaps(tmp_path / "rounded.onnx", optimise=False)(IMAGES[0])
+    with OpenVinoMaps(tmp_path / "rounded.onnx", SIZE, "fp32") as run:
+        got = run(IMAGES[0])
     weights = {value.name: torch.from_numpy(numpy_helper.to_array(value).copy()) for value in model.graph.initializer}
     image = torch.from_numpy(IMAGES[:1].astype(np.float32)).permute(0, 3, 1, 2)
     first = torch.nn.functional.conv2d(image, weights["first"].half().float(), weights["bias"].half().float(), padding=1)
@@ -109,13 +111,26 @@ def test_half_tensors_are_rounded_as_numpy_rounds_them(graph, tmp_path):
     assert np.abs(got - expected[0, 0].numpy()).max() < 1e-4 < float((exact - expected).abs().max())
 
 
+def test_rounding_in_float32_is_numpys_to_the_last_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    edges = [0, 65504, 65519.99, 65520, -65520, 1e9, np.inf, 2**-14, 2**-24, 2**-25, -(2**-25), 1.5 * 2**-24, np.nan]
+    values = np.concatenate([rng.normal(size=10**5) * 10 ** rng.uniform(-9, 6, 10**5), edges]).astype(np.float32)[None]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None]) for name in ("given", "rounded")]
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in ROUNDING.items()]
+    graph = helper.make_graph(rounding("given", "rounded"), "rounding", tensors[:1], tensors[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "rounding.onnx")
+    model = core().compile_model(str(tmp_path / "rounding.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with np.errstate(over="ignore"):
+        assert np.array_equal(model(values)[0], values.astype(np.float16).astype(np.float32), equal_nan=True)
+
+
 def test_an_overflow_that_a_processors_float16_hides_is_seen(tmp_path):
     graph = small_graph(tmp_path / "fp32.onnx", weight=2000)
     model = load_named(graph)
     write_rounded(model, tmp_path / "rounded.onnx", [])
     write_fp16(model, tmp_path / "fp16.onnx", [])
-    with np.errstate(all="ignore"):
-        assert not np.isfinite(OnnxRuntimeMaps(tmp_path / "rounded.onnx", optimise=False)(IMAGES[0])).all()
+    with OpenVinoMaps(tmp_path / "rounded.onnx", SIZE, "fp32") as run:
+        assert not np.isfinite(run(IMAGES[0])).all()
     with OpenVinoMaps(tmp_path / "fp16.onnx", SIZE, "fp16") as run:
         assert np.isfinite(run(IMAGES[0])).all()  # which is why it is not measured there
 
@@ -131,8 +146,9 @@ def test_the_fp16_graph_is_the_one_that_is_measured(graph, tmp_path):
         write_rounded(model, tmp_path / "rounded.onnx", keep)
         write_fp16(model, tmp_path / "fp16.onnx", keep)
         onnx.checker.check_model(onnx.load(tmp_path / "fp16.onnx"), full_check=True)
-        measured = OnnxRuntimeMaps(tmp_path / "rounded.onnx", optimise=False)(IMAGES[0])
-        shipped = OnnxRuntimeMaps(tmp_path / "fp16.onnx", optimise=False)(IMAGES[0])
+        with OpenVinoMaps(tmp_path / "rounded.onnx", SIZE, "fp32") as run:
+            measured = run(IMAGES[0])
+        shipped = OnnxRuntimeMaps(tmp_path / "fp16.onnx")(IMAGES[0])
         assert np.isfinite(shipped).all() and np.abs(shipped - measured).max() < 0.02 * np.abs(measured).max()
         kinds = {value.name: value.data_type for value in onnx.load(tmp_path / "fp16.onnx").graph.initializer}
         assert kinds["million"] == TensorProto.FLOAT and kinds["first_half"] == TensorProto.FLOAT16 and "first" not in kinds
