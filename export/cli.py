@@ -109,6 +109,7 @@ def quantize(
         print(json.dumps({
             "bundle": str(bundle), "offered": offered, "auto": chosen, "frames": len(made.gate.frames), "device": made.device,
             "report": str(bundle / "report.html"), "calibration": made.calibration, "seconds": round(made.seconds, 1),
+            "remark": made.remark,
             "precisions": {name: {
                 "passed": name in offered, "reason": result.reason, "ms_per_image": result.ms_per_image, "nodes": result.nodes,
                 "kept": [vars(loss) for loss in result.kept], "ranges": result.ranges, "saturating": result.saturating,
@@ -131,4 +132,6 @@ def quantize(
     for name, result in made.results.items():
         if result.reason:
             console.print(f"{name}: {result.reason}", highlight=False, soft_wrap=True)
+    if made.remark:
+        console.print(made.remark, highlight=False, soft_wrap=True)
     console.print(f"--precision auto takes {chosen}. Pictures: {bundle / 'report.html'}", highlight=False, soft_wrap=True)

@@ -92,11 +92,20 @@ def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
         frame_size = (frame.shape[0], frame.shape[1])
         region = bundle.rule(frame_size).region
         part = view(frame, rng)
+        most = 0.0
         for _ in range(DRAWS):
-            bad = flawed(part, rng)
-            mask = _where(part, bad, (card.map.height, card.map.width))
-            if mask.any() and (mask & region).sum() >= 0.8 * mask.sum():
+            drawn = flawed(part, rng)
+            changed = _where(part, drawn, (card.map.height, card.map.width))
+            share = float((changed & region).sum() / max(1, changed.sum()))
+            if share > most:
+                most, bad, mask = share, drawn, changed
+            if most >= 0.8:
                 break
+        if not most:
+            raise InputError("no painted defect can be placed where the rule looks",
+                             got=f"{int(region.sum())} of {region.size} pixels of the map",
+                             expected=f"a region that one of {DRAWS} scratches and stains touches",
+                             next="Widen roi or polygon in decision.toml, then run `lineside calibrate` and `lineside quantize` again.")
         difference = bad - part
         for contrast in LADDER:
             image = prepared(np.asarray(np.rint(np.clip(part + np.float32(contrast) * difference, 0, 255)), np.uint8))

@@ -58,6 +58,13 @@ def test_defects_lie_where_the_rule_looks_and_show(calibrated, cloth):
     assert np.mean([(mask & region).sum() / mask.sum() for mask in masks]) > 0.8
 
 
+def test_a_region_that_no_painted_defect_touches_is_refused(calibrated, cloth):
+    path = calibrated / "decision.toml"
+    path.write_text(path.read_text().replace("# roi = [0, 0, 640, 480]", "roi = [0, 0, 2, 2]"))
+    with pytest.raises(InputError, match="no painted defect can be placed where the rule looks"):
+        make_frames(load_bundle(calibrated), [next((cloth / "test" / "good").iterdir())], 200, 5)
+
+
 def test_frames_that_memory_does_not_hold_are_refused(calibrated, cloth, monkeypatch):
     monkeypatch.setattr("export.frames.MOST_BYTES", 64 * 64 * 150)
     with pytest.raises(InputError, match=r"too large.*at most 150.*fewer --frames"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 
@@ -97,6 +99,21 @@ def test_what_no_longer_passes_keeps_no_threshold(bundle_of, cloth, lineside):
     assert bundle.threshold("int8", "openvino") is None and bundle.threshold("fp32", "openvino") is not None
     code, out, _ = lineside("evaluate", bundle_of, "--data", cloth, "--precision", "int8", "--ungated", "--json")
     assert code == 0 and json.loads(out)["threshold"] is None
+
+
+def test_two_do_not_quantise_one_bundle_and_a_killed_one_leaves_nothing(calibrated, cloth, lineside):
+    (calibrated / ".quantize").mkdir()
+    (calibrated / ".quantize" / "int8.onnx").write_bytes(b"of a run that was killed")
+    command = ("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES, "--minutes", 0)
+    held = os.open(calibrated, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        code, _, err = lineside(*command)
+        assert code == 2 and "is being quantised" in err and (calibrated / ".quantize").exists()
+    finally:
+        os.close(held)
+    code, _, err = lineside(*command)
+    assert code == 0 and not (calibrated / ".quantize").exists(), err
 
 
 def test_before_quantize_only_float32_is_offered(calibrated, cloth, tmp_path, lineside):
