@@ -24,7 +24,7 @@ from rich.table import Table
 
 from calib.metrics import evaluate
 from edge.bundle import Bundle, load_bundle
-from edge.engines import BACKEND, device_name
+from edge.engines.openvino import BACKEND, device_name
 from edge.errors import LinesideError
 from edge.golden import read_golden
 from edge.inspection import Inspector
@@ -35,7 +35,7 @@ WARM_UP = 5
 def time_in_turn(bundle: Bundle, precisions: list[str], rounds: int, threads: int) -> dict[str, list[float]]:
     """Milliseconds of one inference in each precision, engine alone, in each round."""
     frames = read_golden(bundle)[1]
-    inspectors = {name: Inspector(bundle, precision=name, threads=threads) for name in precisions}
+    inspectors = {name: Inspector(bundle, precision=name, backend=BACKEND, threads=threads) for name in precisions}
     times: dict[str, list[float]] = {name: [] for name in precisions}
     for number in track(range(WARM_UP + rounds), f"timing {bundle.folder}", console=Console(stderr=True), transient=True):
         for name, inspector in inspectors.items():
@@ -60,7 +60,7 @@ def measure(folder: Path, data: Path | None, rounds: int, threads: int) -> dict[
         rows[name] = {"offered": name in bundle.offered(), "p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "max_ms": round(most, 3),
                       "times_as_fast": round(base / p50, 3)}
         if data is not None:
-            figures = evaluate(bundle, data, name)  # type: ignore[arg-type]
+            figures = evaluate(bundle, data, name, BACKEND)  # type: ignore[arg-type]
             rows[name] |= {"image_auroc": figures.image_auroc, "pixel_auroc": figures.pixel_auroc, "aupro": figures.aupro}
     return {"bundle": str(folder), "detector": bundle.card.detector, "auto": bundle.choose("auto", BACKEND), "precisions": rows}
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 app = typer.Typer()
+BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
+                                      "best of what is installed.")]
 
 
 @app.command()
@@ -65,6 +67,7 @@ def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle; its decision.toml gets the threshold.")],
     false_reject_rate: Annotated[float, typer.Option(help="The share of good parts that may be rejected.")] = 0.05,
     good: Annotated[Path | None, typer.Option(help="Good parts not fitted on; those that the fit set aside unless given.")] = None,
+    backend: BACKEND = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Work out the threshold from good parts, with a promise about false rejects."""
@@ -72,9 +75,10 @@ def calibrate(
     from calib.threshold import describe
     from edge.bundle import load_bundle
     from edge.console import progress_bar
+    from edge.engines import pick_backend
 
     with progress_bar("scoring good parts") as progress:
-        result = run_calibration(load_bundle(bundle), good, false_reject_rate, progress)
+        result = run_calibration(load_bundle(bundle), good, false_reject_rate, pick_backend(backend), progress)
     threshold = result.threshold
     if as_json:
         print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores,
@@ -97,6 +101,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder with test/good, test/<defect> and ground_truth/<defect> (MVTec AD layout).")],
     precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
                                            "auto: the fastest of them.")] = "fp32",
+    backend: BACKEND = "auto",
     ungated: Annotated[bool, typer.Option("--ungated", help="Also measure one that failed, or that was not looked at.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
@@ -110,12 +115,13 @@ def evaluate(
     from calib.metrics import evaluate as run_evaluation
     from edge.bundle import load_bundle
     from edge.console import progress_bar
-    from edge.engines import BACKEND
+    from edge.engines import pick_backend
 
     loaded = load_bundle(bundle)
-    chosen = loaded.choose(precision, BACKEND, ungated)
+    engine = pick_backend(backend)
+    chosen = loaded.choose(precision, engine, ungated)
     with progress_bar("inspecting") as progress:
-        figures = {"precision": chosen, **asdict(run_evaluation(loaded, data, chosen, progress))}
+        figures = {"precision": chosen, "backend": engine, **asdict(run_evaluation(loaded, data, chosen, engine, progress))}
     if as_json:
         print(json.dumps(figures))
         return

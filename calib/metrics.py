@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.decision import Precision
-from edge.engines import BACKEND
+from edge.decision import Backend, Precision
+from edge.engines import pick_backend
 from edge.errors import InputError
 from edge.inspection import Inspector
 from edge.prepare import list_images, read_image
@@ -102,22 +102,23 @@ def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple
             float(average_precision_score(all_masks.ravel(), all_maps.ravel())))
 
 
-def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32",
+def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend: Backend | None = None,
              progress: Callable[[int, int], None] = lambda *_: None) -> Evaluation:
     """Inspect all labelled images of ``data``. Pixel figures are on the smoothed map (mean and median), at the map's size.
 
-    precision: of the engine, whether it passed its gate or not.
+    precision: of the engine, whether it passed its gate or not. backend: None for the one that `pick_backend` picks.
     """
     from sklearn.metrics import roc_auc_score
 
     images = labelled_images(data)
-    limit = bundle.threshold(precision, BACKEND)
+    backend = backend or pick_backend()
+    limit = bundle.threshold(precision, backend)
     threshold = None if limit is None else limit.value
     steps = smoothing(bundle.decision.post_filter)
     scores, defective, seconds, unmarked = [], [], 0.0, 0
     maps: list[MapArray] = []
     masks: list[NDArray[np.bool_]] = []
-    with Inspector(bundle, precision=precision) as inspector:
+    with Inspector(bundle, precision=precision, backend=backend) as inspector:
         inspector.warm_up()
         for done, image in enumerate(images, 1):
             frame = read_image(image.path)

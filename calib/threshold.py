@@ -16,8 +16,8 @@ from pathlib import Path
 
 from calib.collect import read_set
 from edge.bundle import Bundle
-from edge.decision import Precision, Threshold, keep_thresholds, write_threshold
-from edge.engines import BACKEND
+from edge.decision import Backend, Precision, Threshold, keep_thresholds, write_threshold
+from edge.engines import can_run, pick_backend
 from edge.errors import InputError
 from edge.inspection import Inspector
 from edge.prepare import frame_hash, good_folder, list_images, read_image
@@ -115,26 +115,29 @@ def digest_of(hashes: Sequence[str]) -> str:
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
-def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision = "fp32",
+def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision, backend: Backend,
                 progress: Callable[[int, int], None] = lambda *_: None) -> list[float]:
-    """The scores of images in a precision, ascending."""
+    """The scores of images in a precision on a backend, ascending."""
     scores = []
-    with Inspector(bundle, precision=precision) as inspector:
+    with Inspector(bundle, precision=precision, backend=backend) as inspector:
         for done, path in enumerate(paths, 1):
             scores.append(inspector.inspect(read_image(path), None).score)
             progress(done, len(paths))
     return sorted(scores)
 
 
-def make_threshold(scores: Sequence[float], hashes: Sequence[str], precision: Precision, rate: float) -> Threshold:
-    """The OpenVINO threshold of a precision from the ascending scores of good parts, not sealed yet."""
+def make_threshold(scores: Sequence[float], hashes: Sequence[str], precision: Precision, backend: Backend, rate: float) -> Threshold:
+    """The threshold of a precision on a backend from the ascending scores of good parts, not sealed yet."""
     n, k = len(scores), rank(len(scores), rate)
-    return Threshold(precision=precision, backend=BACKEND, value=scores[k - 1], false_reject_rate=rate, upper_bound_95=upper_bound(n, k),
+    return Threshold(precision=precision, backend=backend, value=scores[k - 1], false_reject_rate=rate, upper_bound_95=upper_bound(n, k),
                      good_parts=n, good_parts_sha256=digest_of(hashes))
 
 
-def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
-    """Work out the OpenVINO thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
+def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend | None = None,
+              progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
+    """Work out the thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
+
+    backend: None for the one that `pick_backend` picks. Thresholds of others stay while their seals hold.
 
     Raises InputError, with the bundle unchanged, for too few good parts, images that were fitted on, or unusable ones.
     """
@@ -152,14 +155,15 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, progress: Callable
         )
     rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
     made: dict[Precision, tuple[Threshold, list[float]]] = {}
-    offered = bundle.offered()
+    backend = backend or pick_backend()
+    offered = [name for name in bundle.offered() if can_run(backend, name)]
     for number, precision in enumerate(offered):
         def moved(done: int, _: int, before: int = number * n) -> None:
             progress(before + done, len(offered) * n)
 
-        scores = score_parts(bundle, paths, precision, moved)
-        made[precision] = (make_threshold(scores, hashes, precision, rate), scores)
-    keep_thresholds(bundle.folder, offered)  # of the others the seal may not hold any more
+        scores = score_parts(bundle, paths, precision, backend, moved)
+        made[precision] = (make_threshold(scores, hashes, precision, backend, rate), scores)
+    keep_thresholds(bundle.folder, bundle.offered())  # of the others the seal may not hold any more
     written = [write_threshold(bundle.folder, threshold, bundle.graph_sha256(precision), rule_sha256)
                for precision, (threshold, _) in made.items()]
     return Calibration(written[0], made["fp32"][1], duplicates, written[1:])

@@ -109,7 +109,7 @@ class Bundle:
         if precision == "auto":
             card, times = self.card.precisions, {}
             for name in self.offered():
-                if name == "fp32" or self.threshold(name, backend) is not None:
+                if name == "fp32" or ((name != "bf16" or backend == "openvino") and self.threshold(name, backend) is not None):
                     times[name] = card[name].ms_per_image.get(backend, float("inf")) if name in card else float("inf")
             return min(times, key=lambda name: times[name] if name == "fp32" else times[name] / WORTH)
         offered = self.offered()

@@ -13,6 +13,8 @@ import typer
 app = typer.Typer()
 PRECISION = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
                                         "auto: the fastest of them.")]
+BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
+                                      "best of what is installed.")]
 
 
 @app.command()
@@ -21,19 +23,21 @@ def inspect(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="IMAGE...")],
     out: Annotated[Path, typer.Option(help="Folder for the overlay pictures.")],
     precision: PRECISION = "fp32",
+    backend: BACKEND = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
     """Give a verdict on images and draw what was found."""
     from edge.bundle import load_bundle
     from edge.console import progress_bar
-    from edge.engines import BACKEND
+    from edge.engines import pick_backend
     from edge.errors import InputError
     from edge.inspection import Inspector
     from edge.prepare import list_images, read_image, write_image
 
     loaded = load_bundle(bundle)
-    chosen = loaded.choose(precision, BACKEND)
-    limit = loaded.threshold(chosen, BACKEND)
+    engine = pick_backend(backend)
+    chosen = loaded.choose(precision, engine)
+    limit = loaded.threshold(chosen, engine)
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def inspect(
     failed = 0
     value = None if limit is None else limit.value
     names = _overlay_names(paths)
-    with Inspector(loaded, precision=chosen) as inspector, progress_bar("inspecting") as progress:
+    with Inspector(loaded, precision=chosen, backend=engine) as inspector, progress_bar("inspecting") as progress:
         for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
             try:
                 results.append(_inspect_one(inspector, path, read_image(path), value, out, name, write_image))
@@ -66,6 +70,7 @@ def run(
     line: Annotated[Path, typer.Argument(help="The line file.", metavar="LINE.toml")],
     parts: Annotated[int, typer.Option(help="End after so many parts; 0: run until stopped.", min=0)] = 0,
     precision: PRECISION = "fp32",
+    backend: BACKEND = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON at the end.")] = False,
 ) -> None:
     """Run a line until SIGINT or SIGTERM, then print its ledger."""
@@ -78,12 +83,12 @@ def run(
     from edge.runtime import Line
 
     console = Console(stderr=True)
-    running = Line(line, parts=parts, precision=precision,
+    running = Line(line, parts=parts, precision=precision, backend=backend,
                    say=lambda text: console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: running.stop())
-    console.print(f"line {running.file.line.name} is ready in {running.precision} and waits for the PLC on {running.file.plc.port}",
-                  highlight=False)
+    console.print(f"line {running.file.line.name} is ready in {running.precision} on {running.backend} and waits for the PLC on "
+                  f"{running.file.plc.port}", highlight=False)
     done = threading.Event()
 
     def show(status: Status) -> None:

@@ -21,7 +21,7 @@ from edge.rule import Rule, check_post_filter
 from edge.settings import Settings, read_toml, validate, write_text_safely
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
-Backend = Literal["openvino", "tensorrt", "onnxruntime"]
+Backend = Literal["tensorrt", "openvino", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"]
 Pixels = Annotated[int, Field(ge=0)]
 
 COMMENTS = {

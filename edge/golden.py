@@ -92,7 +92,7 @@ def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
     tolerance = TOLERANCE
     if precision != "fp32":
         card = bundle.card.precisions[precision]
-        tolerance = card.tolerance_on_device if card.device == device_name() else card.tolerance
+        tolerance = card.tolerance_on_device if card.device == device_name(inspector.backend) else card.tolerance
     rule, scale = golden_rule(bundle), max(float(np.ptp(maps)), 1e-12)
     scores: dict[str, list[float]] = {"good": [], "defect": []}
     for part, frame, expected in zip(parts, frames, maps, strict=True):

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
-from edge.decision import Precision
-from edge.engines import pick_engine
+from edge.decision import Backend, Precision
+from edge.engines import pick_backend, pick_engine
 from edge.prepare import Frame, prepare_frame
 from edge.rule import Blob, MapArray, Rule, Verdict
 
@@ -33,14 +33,17 @@ class Inspection:
 class Inspector:
     """A bundle on an engine. Not for several threads at once."""
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", threads: int = 0) -> None:
-        """threads: of the engine; 0 for as many as there are cores. Raises EngineError or BundleError."""
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0) -> None:
+        """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
+
+        Raises EngineError or BundleError.
+        """
         self.bundle, self.precision = bundle, precision
-        self._engine = pick_engine(bundle, precision=precision, threads=threads, slots=1)
+        self.backend: Backend = backend or pick_backend()
+        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=1)
         self._slot = self._engine.lease()
         self._sizes = bundle.sizes
         self._rules: dict[tuple[int, int], Rule] = {}
-        self.backend = self._engine.backend
 
     def __enter__(self) -> Inspector:
         return self

@@ -17,7 +17,7 @@ from edge.cameras import Camera, CameraFrame
 from edge.cameras.folder import FolderCamera
 from edge.control.events import Expose, PartVerdict
 from edge.control.line import LineControl
-from edge.engines import BACKEND
+from edge.engines import pick_backend
 from edge.errors import EngineError, InputError
 from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector
@@ -62,15 +62,15 @@ class Live:
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
-    def __init__(self, path: Path, *, parts: int = 0, precision: str = "fp32", say: Callable[[str], None]) -> None:
-        """parts: end after so many (0: never). precision: or ``auto``, also of what a reload takes.
+    def __init__(self, path: Path, *, parts: int = 0, precision: str = "fp32", backend: str = "auto", say: Callable[[str], None]) -> None:
+        """parts: end after so many (0: never). precision, backend: or ``auto``, also of what a reload takes.
 
         ``say`` tells the operator of trouble; it may block or fail without harm to the line.
 
         Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is left open.
         """
         self._operator = Operator(say)
-        self._precision = precision
+        self._precision, self._backend = precision, backend
         self.error: BaseException | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
@@ -110,8 +110,9 @@ class Line:
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        precision = bundle.choose(self._precision, BACKEND)
-        inspector = Inspector(bundle, precision=precision, threads=file.line.threads)
+        backend = pick_backend(self._backend)
+        precision = bundle.choose(self._precision, backend)
+        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads)
         try:
             inspector.warm_up()
             scores = golden_scores(inspector)
@@ -180,6 +181,11 @@ class Line:
     def precision(self) -> str:
         """The precision that the line runs in."""
         return self._live.inspector.precision
+
+    @property
+    def backend(self) -> str:
+        """The backend that the line runs on."""
+        return self._live.inspector.backend
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

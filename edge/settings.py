@@ -80,3 +80,10 @@ def write_text_safely(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def cache_folder(name: str) -> Path:
+    """The folder of this user's cache for something that can be made anew, made unless it is there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside" / name
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder

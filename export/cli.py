@@ -94,7 +94,7 @@ def quantize(
 
     from edge.bundle import load_bundle
     from edge.console import progress_bars
-    from edge.engines import BACKEND
+    from edge.engines.openvino import BACKEND
     from export.gate import parse_limits
     from export.quantize import quantize as run_quantisation
     from export.report import write_report

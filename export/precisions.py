@@ -15,7 +15,7 @@ from calib.collect import read_set
 from calib.threshold import calibration_images, digest_of, rank
 from edge.bundle import Bundle
 from edge.decision import Precision
-from edge.engines import BACKEND
+from edge.engines.openvino import BACKEND
 from edge.errors import EngineError, InputError
 from edge.golden import read_golden
 from edge.prepare import prepare_frame, read_image

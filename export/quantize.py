@@ -15,8 +15,7 @@ from pathlib import Path
 from calib.threshold import make_threshold, score_parts
 from edge.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_card
 from edge.decision import Precision, keep_thresholds, write_threshold
-from edge.engines import BACKEND, device_name
-from edge.engines.openvino import runs_bfloat16
+from edge.engines.openvino import BACKEND, device_name, runs_bfloat16
 from edge.errors import BundleError, EngineError, InputError
 from edge.golden import write_golden_maps
 from edge.rule import MapArray
@@ -124,7 +123,7 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
     made = load_bundle(bundle.folder)
     for precision in results:
         if precision != "fp32" and cards[precision].passed:
-            threshold = make_threshold(score_parts(made, work.paths, precision), work.hashes, precision, work.rate)
+            threshold = make_threshold(score_parts(made, work.paths, precision, BACKEND), work.hashes, precision, BACKEND, work.rate)
             write_threshold(made.folder, threshold, made.graph_sha256(precision), rule)
     return load_bundle(bundle.folder)
 

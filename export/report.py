@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.engines import BACKEND
+from edge.engines.openvino import BACKEND
 from edge.errors import BundleError
 from edge.rule import MapArray
 from edge.settings import write_text_safely

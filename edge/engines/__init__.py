@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.bundle import Bundle
+from edge.decision import Backend, Precision
+from edge.errors import EngineError, InputError
 from edge.rule import MapArray
 
-BACKEND: Literal["openvino"] = "openvino"  # what `pick_engine` picks
 
 class Slot(Protocol):
     """Room for one inference. ``input`` is the engine's own memory: frames are prepared straight into it."""
@@ -30,7 +33,7 @@ class Slot(Protocol):
 class Engine(Protocol):
     """A network made ready on a device."""
 
-    backend: str
+    backend: Backend
 
     def lease(self) -> Slot:
         """A free slot; waits until there is one."""
@@ -39,19 +42,49 @@ class Engine(Protocol):
         """Free everything; no slot may be used afterwards."""
 
 
-def pick_engine(bundle: Bundle, *, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1) -> Engine:
-    """The fastest backend that is present here, with the bundle's graph of ``precision``. threads 0: as many as cores.
+def pick_backend(name: str = "auto") -> Backend:
+    """The backend of that name; ``auto``: OpenVINO where it is installed, else ONNX Runtime. Raises InputError or EngineError."""
+    if name == "auto":
+        return "openvino" if find_spec("openvino") is not None else "onnxruntime"
+    for known in get_args(Backend):
+        if name == known:
+            package = name.partition("-")[0]
+            if find_spec(package) is None:
+                raise EngineError(f"{name} cannot run here", got=f"no package {package}", expected="an installed one",
+                                  next="Run `pip install 'lineside[onnxruntime]'`." if package == "onnxruntime" else None)
+            return known
+    raise InputError("there is no such backend", got=repr(name), expected=", ".join([*get_args(Backend), "auto"]))
 
-    OpenVINO is the one backend of this version. Raises EngineError or BundleError.
-    """
-    from edge.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(bundle.graph(precision), (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels),
-                          precision=precision, threads=threads, slots=slots, batch=batch)
+def can_run(backend: Backend, precision: Precision) -> bool:
+    """Whether a backend knows a precision: bfloat16 is not in the graph, and OpenVINO alone runs the float32 graph so."""
+    return precision != "bf16" or backend == "openvino"
 
 
-def device_name() -> str:
-    """The device that `pick_engine` runs on, and the version of its backend."""
-    from edge.engines.openvino import device_name as openvino_device
+def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int,
+                batch: int) -> Engine:
+    """An engine of a backend that runs an ONNX graph. input_size: (height, width, channels). Raises EngineError."""
+    if backend == "openvino":
+        from edge.engines.openvino import OpenVinoEngine
 
-    return openvino_device()
+        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch)
+    from edge.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(graph, input_size, backend=backend, precision=precision, threads=threads, slots=slots, batch=batch)
+
+
+def pick_engine(bundle: Bundle, *, backend: Backend, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1) -> Engine:
+    """A bundle's graph of ``precision`` on a backend. threads 0: as many as cores. Raises EngineError or BundleError."""
+    size = (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels)
+    return make_engine(backend, bundle.graph(precision), size, precision=precision, threads=threads, slots=slots, batch=batch)
+
+
+def device_name(backend: Backend) -> str:
+    """The device that a backend runs on, and the backend's version: the same name stands for the same arithmetic."""
+    if backend == "openvino":
+        from edge.engines.openvino import device_name as openvino_device
+
+        return openvino_device()
+    from edge.engines.onnxruntime import device_name as onnxruntime_device
+
+    return onnxruntime_device(backend)

@@ -11,9 +11,11 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from edge.decision import Backend
 from edge.errors import EngineError
 from edge.rule import MapArray
 
+BACKEND: Backend = "openvino"
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
 
 
@@ -76,7 +78,7 @@ class OpenVinoSlot:
 class OpenVinoEngine:
     """A compiled ONNX graph with a fixed batch and a number of slots."""
 
-    backend = "openvino"
+    backend: Backend = BACKEND
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int) -> None:
         """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError."""

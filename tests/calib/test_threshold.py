@@ -131,7 +131,7 @@ def test_a_rule_that_changes_while_parts_are_scored_is_not_sealed(bundle, cloth)
             path.write_text(path.read_text().replace('"median:5"', '"median:3"'))
 
     with pytest.raises(BundleError, match="changed while"):
-        calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1, edit)
+        calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1, progress=edit)
     assert "threshold]" not in path.read_text()
 
 

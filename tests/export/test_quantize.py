@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 import export.quantize
 from edge.bundle import load_bundle, write_card
-from edge.engines import device_name
+from edge.engines.openvino import device_name
 from edge.errors import BundleError
 from edge.golden import golden_scores, read_golden
 from edge.inspection import Inspector
@@ -194,7 +194,7 @@ def test_int8_has_golden_maps_of_its_own(bundle_of):
 
 
 def test_on_another_device_golden_parts_may_differ_as_runtimes_do(bundle_of, monkeypatch):
-    monkeypatch.setattr("edge.golden.device_name", lambda: "another one")
+    monkeypatch.setattr("edge.golden.device_name", lambda backend: "another one")
     graph = bundle_of / "model" / "int8.onnx"
     with Inspector(load_bundle(bundle_of), precision="int8") as inspector:
         with OnnxRuntimeMaps(graph) as run:

@@ -1,0 +1,103 @@
+"""ONNX Runtime: the portable engine. On the processor, or on a GPU through its CUDA or TensorRT provider where that is installed."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import platform
+import queue
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from edge.decision import Backend
+from edge.errors import EngineError
+from edge.rule import MapArray
+from edge.settings import cache_folder
+
+PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider",
+             "onnxruntime-tensorrt": "TensorrtExecutionProvider"}
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def device_name(backend: Backend) -> str:
+    """The processor or provider that ONNX Runtime runs on, and which ONNX Runtime."""
+    where = platform.processor() or platform.machine() if backend == "onnxruntime" else PROVIDERS[backend]
+    return f"{where}, ONNX Runtime {ort.__version__}"
+
+
+class OnnxRuntimeSlot:
+    """An input buffer, uint8 ``[batch, H, W, C]``, and the inference that reads it."""
+
+    def __init__(self, engine: OnnxRuntimeEngine, shape: tuple[int, ...]) -> None:
+        self.input: NDArray[np.uint8] = np.zeros(shape, np.uint8)
+        self._engine = engine
+        self._options = ort.RunOptions()
+        self._running: concurrent.futures.Future[list[NDArray[np.float32]]] | None = None
+
+    def start(self, n: int) -> None:
+        self._options = ort.RunOptions()
+        self._running = self._engine.pool.submit(
+            self._engine.session.run, None, {self._engine.input_name: self.input[:n]}, self._options)
+
+    def wait(self, timeout: float) -> MapArray:
+        if self._running is None:
+            raise EngineError("no inference was started")
+        try:
+            return self._running.result(timeout)[0]
+        except concurrent.futures.TimeoutError as error:
+            self._options.terminate = True  # it reads `input`, which must not be given back before it ends
+            concurrent.futures.wait([self._running], timeout)
+            raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s") from error
+        except Exception as error:  # the library's own kinds derive from nothing else
+            raise EngineError("an inference failed on ONNX Runtime", got=str(error).splitlines()[0]) from error
+
+    def release(self) -> None:
+        self._running = None
+        self._engine.free.put(self)
+
+
+class OnnxRuntimeEngine:
+    """A session with a number of slots; the graph's batch is free, so ``n`` images cost ``n``."""
+
+    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, backend: Backend, precision: str, threads: int, slots: int,
+                 batch: int) -> None:
+        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError."""
+        provider = PROVIDERS[backend]
+        self.backend = backend
+        if precision not in PRECISIONS:
+            raise EngineError(f"ONNX Runtime does not run precision {precision!r}", expected="one of " + ", ".join(PRECISIONS))
+        if provider not in ort.get_available_providers():
+            raise EngineError(f"{backend} cannot run here", got="ONNX Runtime with " + ", ".join(ort.get_available_providers()),
+                              expected=provider, next="Install onnxruntime-gpu in place of onnxruntime.")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        settings: dict[str, object] = {}
+        if provider == "TensorrtExecutionProvider":  # it builds its engines when it first sees a shape: keep them
+            settings = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache_folder("onnxruntime"))}
+        try:
+            self.session = ort.InferenceSession(graph, options, providers=[(provider, settings)])
+        except Exception as error:  # the library's own kinds derive from nothing else
+            raise EngineError(f"ONNX Runtime cannot load {graph}", got=str(error).splitlines()[0],
+                              next="Run `lineside export` again.") from error
+        if self.session.get_providers()[0] != provider:
+            raise EngineError(f"{backend} cannot run here", got=f"a session on {self.session.get_providers()[0]}", expected=provider,
+                              next="`lineside doctor` says what is missing.")
+        self.input_name = self.session.get_inputs()[0].name
+        if self.session.get_inputs()[0].shape[1:] != [*input_size]:
+            raise EngineError(f"{graph} takes other images", got=f"{self.session.get_inputs()[0].shape[1:]}", expected=f"{[*input_size]}")
+        self.pool = concurrent.futures.ThreadPoolExecutor(slots, "onnxruntime")
+        self.free: queue.SimpleQueue[OnnxRuntimeSlot] = queue.SimpleQueue()
+        for _ in range(slots):
+            self.free.put(OnnxRuntimeSlot(self, (batch, *input_size)))
+
+    def lease(self) -> OnnxRuntimeSlot:
+        return self.free.get()
+
+    def close(self) -> None:
+        while not self.free.empty():
+            self.free.get()
+        self.pool.shutdown()
