@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that ``lineside --help`` answers at
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from calib.cli import app as calib
 from detectors.cli import app as detectors
 from edge.cli import app as edge
-from edge.errors import LinesideError
+from edge.errors import EngineLostError, LinesideError
 from edge.simulation.cli import app as simulation
 from export.cli import app as export
 
@@ -30,7 +31,11 @@ def main() -> None:
         app()
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
-        sys.exit(2)
+        if isinstance(error, EngineLostError):  # PyCUDA aborts a process that ends with what it cannot give back
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.exit_code)
+        sys.exit(error.exit_code)
     except OSError as error:  # a file that cannot be read or written, where nothing more can be said about it
         if error.filename is None:
             raise

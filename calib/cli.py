@@ -77,12 +77,13 @@ def calibrate(
     from edge.console import progress_bar
     from edge.engines import pick_backend
 
+    loaded = load_bundle(bundle)
     with progress_bar("scoring good parts") as progress:
-        result = run_calibration(load_bundle(bundle), good, false_reject_rate, pick_backend(backend), progress)
+        result = run_calibration(loaded, good, false_reject_rate, None if backend == "auto" else pick_backend(loaded, backend), progress)
     threshold = result.threshold
     if as_json:
-        print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores,
-                          "duplicates": result.duplicates, "precisions": {t.precision: t.value for t in [threshold, *result.others]}}))
+        print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores, "duplicates": result.duplicates,
+                          "precisions": {t.precision: t.value for t in [threshold, *result.others] if t.backend == threshold.backend}}))
         return
     if result.duplicates:
         print(f"{len(result.duplicates)} images show the same pixels as another one and were counted once.")
@@ -92,7 +93,7 @@ def calibrate(
           f"{threshold.good_parts} parts; for this one below {threshold.upper_bound_95:.3f} with 95 % confidence, "
           "as long as parts and light stay as they were.")
     for other in result.others:
-        print(f"{other.precision}: threshold {other.value:.6g}, from the same parts.")
+        print(f"{other.precision} on {other.backend}: threshold {other.value:.6g}, from the same parts.")
 
 
 @app.command()
@@ -118,7 +119,7 @@ def evaluate(
     from edge.engines import pick_backend
 
     loaded = load_bundle(bundle)
-    engine = pick_backend(backend)
+    engine = pick_backend(loaded, backend)
     chosen = loaded.choose(precision, engine, ungated)
     with progress_bar("inspecting") as progress:
         figures = {"precision": chosen, "backend": engine, **asdict(run_evaluation(loaded, data, chosen, engine, progress))}

@@ -17,7 +17,7 @@ from pathlib import Path
 from calib.collect import read_set
 from edge.bundle import Bundle
 from edge.decision import Backend, Precision, Threshold, keep_thresholds, write_threshold
-from edge.engines import can_run, pick_backend
+from edge.engines import can_run
 from edge.errors import InputError
 from edge.inspection import Inspector
 from edge.prepare import frame_hash, good_folder, list_images, read_image
@@ -137,7 +137,7 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
               progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
     """Work out the thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
 
-    backend: None for the one that `pick_backend` picks. Thresholds of others stay while their seals hold.
+    backend: None for OpenVINO, and TensorRT where it has plans of the bundle. Thresholds of others stay while their seals hold.
 
     Raises InputError, with the bundle unchanged, for too few good parts, images that were fitted on, or unusable ones.
     """
@@ -154,19 +154,21 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
                  f"or with --good and a folder of more good parts. The bundle is unchanged.",
         )
     rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
-    made: dict[Precision, tuple[Threshold, list[float]]] = {}
-    backend = backend or pick_backend()
-    offered = [name for name in bundle.offered() if can_run(backend, name)]
-    for number, precision in enumerate(offered):
+    made: list[tuple[Threshold, list[float]]] = []
+    backends: list[Backend] = ["openvino", "tensorrt"] if backend is None else [backend]
+    wanted = [(name, on) for on in backends for name in bundle.offered() if can_run(on, name, bundle)]
+    if not wanted:
+        raise InputError(f"{bundle.folder} has nothing that runs on {backend}", got="no plan",
+                         next=f"Run `lineside engine {bundle.folder}`.")
+    for number, (precision, on) in enumerate(wanted):
         def moved(done: int, _: int, before: int = number * n) -> None:
-            progress(before + done, len(offered) * n)
+            progress(before + done, len(wanted) * n)
 
-        scores = score_parts(bundle, paths, precision, backend, moved)
-        made[precision] = (make_threshold(scores, hashes, precision, backend, rate), scores)
+        scores = score_parts(bundle, paths, precision, on, moved)
+        made.append((make_threshold(scores, hashes, precision, on, rate), scores))
     keep_thresholds(bundle.folder, bundle.offered())  # of the others the seal may not hold any more
-    written = [write_threshold(bundle.folder, threshold, bundle.graph_sha256(precision), rule_sha256)
-               for precision, (threshold, _) in made.items()]
-    return Calibration(written[0], made["fp32"][1], duplicates, written[1:])
+    written = [write_threshold(bundle.folder, threshold, bundle.graph_sha256(threshold.precision), rule_sha256) for threshold, _ in made]
+    return Calibration(written[0], made[0][1], duplicates, written[1:])
 
 
 def describe(scores: Sequence[float], value: float) -> str:

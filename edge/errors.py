@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+EXIT_ENGINE_LOST = 3  # of `lineside run`; a supervisor starts it again
+
 
 class LinesideError(Exception):
     """A condition that the user can mend; its text is the whole message.
 
     The text says what is wrong, what was got, what was expected, and what to run next.
     """
+
+    exit_code = 2
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, next: str | None = None) -> None:
         parts = [what.rstrip(".")]
@@ -29,6 +33,12 @@ class BundleError(LinesideError):
 
 class EngineError(LinesideError):
     """An engine that cannot be built, or an inference that failed."""
+
+
+class EngineLostError(EngineError):
+    """A GPU whose error stays with the process: the runtime must end, and be started again. Its exit code is ``EXIT_ENGINE_LOST``."""
+
+    exit_code = EXIT_ENGINE_LOST
 
 
 class LinkError(LinesideError):

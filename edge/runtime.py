@@ -18,7 +18,7 @@ from edge.cameras.folder import FolderCamera
 from edge.control.events import Expose, PartVerdict
 from edge.control.line import LineControl
 from edge.engines import pick_backend
-from edge.errors import EngineError, InputError
+from edge.errors import EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo
@@ -72,6 +72,7 @@ class Line:
         self._operator = Operator(say)
         self._precision, self._backend = precision, backend
         self.error: BaseException | None = None
+        self._lost: EngineLostError | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
         self._last_frame: Frame | None = None  # that was inspected: what goes live must be able to
@@ -110,7 +111,7 @@ class Line:
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        backend = pick_backend(self._backend)
+        backend = pick_backend(bundle, self._backend)
         precision = bundle.choose(self._precision, backend)
         inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads)
         try:
@@ -209,6 +210,8 @@ class Line:
                 frame = self._next_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
                     self._control.verdict(self._inspect(frame))
+                if self._lost is not None:
+                    self._control.stop()
         finally:
             self._control.stop()
             self._control.wait(5)
@@ -219,7 +222,7 @@ class Line:
         if unwritten:
             self._rescue(unwritten)
         self._operator.close()
-        self.error = self._control.error
+        self.error = self._control.error or self._lost
         return self._result(len(unwritten))
 
     def _next_frame(self) -> CameraFrame | None:
@@ -250,6 +253,10 @@ class Line:
         except InputError as error:
             self._operator.tell(f"{frame.source or 'a frame'}: {error}")
             return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, info=info, trigger=frame.trigger)
+        except EngineLostError as error:  # nothing runs on that GPU any more in this process: the runtime ends
+            self._lost = error
+            self._fault(FAULT_ENGINE, str(error))
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)
         except Exception as error:  # an EngineError, or a defect: the part is not inspected, and the line goes on
             self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
             return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)

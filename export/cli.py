@@ -135,3 +135,55 @@ def quantize(
     if made.remark:
         console.print(made.remark, highlight=False, soft_wrap=True)
     console.print(f"--precision auto takes {chosen}. Pictures: {bundle / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def engine(
+    bundle: Annotated[Path, typer.Argument(help="A calibrated bundle.")],
+    precision: Annotated[str, typer.Option(metavar="auto|fp32|fp16|int8", help="auto: all that passed; the fastest here is taken.")]
+    = "auto",
+    batch: Annotated[str, typer.Option(metavar="LEAST:BEST:MOST", help="Images at once.")] = "1:4:16",
+    workspace: Annotated[int, typer.Option(help="MB of the GPU's memory that building may use.", min=16)] = 1024,
+    good: Annotated[Path | None, typer.Option(help="The good parts that `lineside calibrate --good` got, if it did.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time each layer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+) -> None:
+    """Build TensorRT plans for the GPU at hand, with thresholds of their own."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge.bundle import load_bundle
+    from edge.console import progress_bars
+    from export.tensorrt import make_engines, parse_batch
+
+    with progress_bars() as progress:
+        loaded, device, made = make_engines(load_bundle(bundle), precision=precision, batch=parse_batch(batch), workspace_mb=workspace,
+                                            good=good, layers=layers, progress=progress)
+    offered = [built.precision for built in made if not built.reason]
+    chosen = loaded.choose("auto", "tensorrt") if offered else None
+    if as_json:
+        print(json.dumps({"bundle": str(bundle), "device": asdict(device), "offered": offered, "auto": chosen, "precisions": {
+            built.precision: {**asdict(built), "plan": built.plan and str(built.plan)} for built in made}}))
+    else:
+        console = Console()
+        table = Table("precision", "offered", "built in", "threshold", "ms an image", "CUDA graph", title=f"{bundle} on {device.name}")
+        for built in made:
+            table.add_row(built.precision, "[red]no" if built.reason else "[green]yes",
+                          "cached" if built.cached else f"{built.seconds:.0f} s",
+                          *("-" if value is None else f"{value:.5g}" for value in (built.threshold, built.ms_per_image)),
+                          "-" if built.reason else built.without_graphs or "yes")
+        console.print(table)
+        for built in made:
+            for name, ms in list((built.layers or {}).items())[:10]:
+                console.print(f"{built.precision}: {ms:.3f} ms {name}", highlight=False, soft_wrap=True, markup=False)
+            if built.reason:
+                console.print(f"{built.precision}: {built.reason}", highlight=False, soft_wrap=True, markup=False)
+        if chosen:
+            console.print(f"--precision auto takes {chosen} on TensorRT. Plans: {made[0].plan and made[0].plan.parent}", highlight=False,
+                          soft_wrap=True)
+    if not offered:
+        from edge.errors import EngineError
+
+        raise EngineError(f"no plan of {bundle} can be offered", got=made[0].reason.rstrip("."))

@@ -9,7 +9,7 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
+from edge.bundle import Bundle, file_sha256
 from edge.decision import Backend, Precision
 from edge.errors import EngineError, InputError
 from edge.rule import MapArray
@@ -42,9 +42,13 @@ class Engine(Protocol):
         """Free everything; no slot may be used afterwards."""
 
 
-def pick_backend(name: str = "auto") -> Backend:
-    """The backend of that name; ``auto``: OpenVINO where it is installed, else ONNX Runtime. Raises InputError or EngineError."""
+def pick_backend(bundle: Bundle, name: str = "auto") -> Backend:
+    """The backend of that name; ``auto``: TensorRT where `lineside engine` built a plan of the bundle, else OpenVINO where it is installed,
+    else ONNX Runtime. Raises InputError or EngineError.
+    """
     if name == "auto":
+        if any(can_run("tensorrt", precision, bundle) for precision in bundle.offered()):
+            return "tensorrt"
         return "openvino" if find_spec("openvino") is not None else "onnxruntime"
     for known in get_args(Backend):
         if name == known:
@@ -56,8 +60,12 @@ def pick_backend(name: str = "auto") -> Backend:
     raise InputError("there is no such backend", got=repr(name), expected=", ".join([*get_args(Backend), "auto"]))
 
 
-def can_run(backend: Backend, precision: Precision) -> bool:
-    """Whether a backend knows a precision: bfloat16 is not in the graph, and OpenVINO alone runs the float32 graph so."""
+def can_run(backend: Backend, precision: Precision, bundle: Bundle) -> bool:
+    """Whether a backend could run a precision: OpenVINO alone runs the float32 graph in bfloat16; TensorRT needs a plan."""
+    if backend == "tensorrt" and precision != "bf16":
+        from edge.engines.plans import has_plan, plan_folder
+
+        return find_spec("tensorrt") is not None and has_plan(plan_folder(), bundle.graph_sha256(precision))
     return precision != "bf16" or backend == "openvino"
 
 
@@ -68,6 +76,12 @@ def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int],
         from edge.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch)
+    if backend == "tensorrt":
+        from edge.engines.plans import find_plan, plan_folder
+        from edge.engines.tensorrt import TensorRtEngine, this_device
+
+        _, plan = find_plan(plan_folder(), file_sha256(graph), this_device(), batch)
+        return TensorRtEngine(plan, input_size, slots=slots, batch=batch)
     from edge.engines.onnxruntime import OnnxRuntimeEngine
 
     return OnnxRuntimeEngine(graph, input_size, backend=backend, precision=precision, threads=threads, slots=slots, batch=batch)
@@ -85,6 +99,10 @@ def device_name(backend: Backend) -> str:
         from edge.engines.openvino import device_name as openvino_device
 
         return openvino_device()
+    if backend == "tensorrt":
+        from edge.engines.tensorrt import this_device
+
+        return this_device().name
     from edge.engines.onnxruntime import device_name as onnxruntime_device
 
     return onnxruntime_device(backend)

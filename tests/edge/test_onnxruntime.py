@@ -74,7 +74,7 @@ def test_commands_take_it_with_a_threshold_of_its_own(calibrated, cloth, tmp_pat
 
 def test_what_cannot_run_is_refused(exported, tmp_path, lineside):
     with pytest.raises(InputError, match="no such backend"):
-        pick_backend("tensorflow")
+        pick_backend(load_bundle(exported), "tensorflow")
     with pytest.raises(EngineError, match=r"CUDAExecutionProvider.*onnxruntime-gpu"):
         engine_of(exported, "onnxruntime-cuda")
     with pytest.raises(EngineError, match="does not run precision 'bf16'"):

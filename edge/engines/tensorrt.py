@@ -1,0 +1,383 @@
+"""TensorRT on a GPU, through PyCUDA: each slot has its stream, its pinned and its device memory, so that the copies of one slot run while
+another one computes. The work of a slot is captured as a CUDA graph where that is possible.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import statistics
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.decision import Backend
+from edge.engines.cuda_graphs import CaptureError, CudaGraph, pop_context
+from edge.engines.plans import Device
+from edge.errors import EngineError, EngineLostError
+from edge.rule import MapArray
+
+BACKEND: Backend = "tensorrt"
+POLL = 5e-5  # s between looks at whether an inference has ended
+AGAIN = "The runtime has to be started again; its supervisor does that."
+CLOSING = 10.0  # s that closing waits for inferences under way
+
+
+def import_cuda() -> Any:
+    """PyCUDA's driver module, initialised: `cuInit` comes before any TensorRT object. Raises EngineError where no GPU answers."""
+    try:
+        import pycuda.driver as cuda
+    except ImportError as error:
+        raise EngineError("TensorRT needs PyCUDA", got=str(error), next="`lineside doctor` says how to install it.") from error
+    try:
+        cuda.init()
+        if cuda.Device.count() < 1:
+            raise EngineError("no GPU is visible", next="`lineside doctor` says what is missing.")
+    except cuda.Error as error:
+        raise EngineError("the CUDA driver does not start", got=str(error), next="`lineside doctor` says what is missing.") from error
+    return cuda
+
+
+def import_tensorrt() -> Any:
+    """The TensorRT package. Raises EngineError where it is not installed or too old."""
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        raise EngineError("TensorRT is not installed", got=str(error), next="`lineside doctor` says how to install it.") from error
+    if int(trt.__version__.split(".")[0]) < 10:
+        raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
+                          next="See docs/jetson.md and docs/gpu-pc.md.")
+    return trt
+
+
+def driver_version() -> str:
+    """The version of the GPU's kernel driver; of L4T on a Jetson; empty where neither says one."""
+    for path, word in ((Path("/proc/driver/nvidia/version"), "Module"), (Path("/etc/nv_tegra_release"), "#")):
+        try:
+            words = path.read_text().split()
+            return " ".join(words[words.index(word) + 1 :][:4]) if word in words else words[0]
+        except (OSError, IndexError):
+            continue
+    return ""
+
+
+@cache
+def this_device() -> Device:
+    """The GPU at hand, and the versions that a plan depends on. Raises EngineError."""
+    cuda, trt = import_cuda(), import_tensorrt()
+    device = cuda.Device(0)
+    driver = f"{driver_version()} ({cuda.get_driver_version()})".strip()
+    return Device(device.name(), ".".join(map(str, device.compute_capability())), trt.__version__,
+                  ".".join(map(str, cuda.get_version())), driver)
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps the last error, which is all that TensorRT's calls say of why they failed."""
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = ""
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.last = text.strip()
+
+    return Log()
+
+
+class EngineRefusedError(EngineError):
+    """A TensorRT call that said no."""
+
+
+class TensorRtSlot:
+    """Pinned host memory, device memory, a stream and an event. ``input``: uint8 ``[batch, H, W, C]``, pinned.
+
+    There is an execution context, and a CUDA graph, for a batch of ``batch`` images, of half as many, and so on: n images run in the
+    smallest that holds them. So no shape changes while the line runs, and no graph has to be captured anew.
+    """
+
+    def __init__(self, owner: TensorRtEngine, batch: int) -> None:
+        owner.slots.append(self)  # so that closing finds what there is, should the rest fail
+        self._owner, self._n, self.in_flight = owner, 0, False
+        self._enqueue: dict[int, Callable[[], None]] = {}
+        self._graphs: dict[int, CudaGraph] = {}
+        self._stream: Any = None
+        self._done: Any = None
+        self._stream = owner.cuda.Stream()
+        self._done = owner.cuda.Event(owner.cuda.event_flags.DISABLE_TIMING)
+        self.input: NDArray[np.uint8] = owner.pinned((batch, *owner.input_size), np.uint8)
+        self._output: MapArray = owner.pinned((batch, *owner.output_size), np.float32)
+        device_input, device_output = owner.memory(self.input.nbytes), owner.memory(self._output.nbytes)
+        n = batch
+        while n:
+            self._enqueue[n] = self._prepare(n, device_input, device_output)
+            n //= 2
+        self._size = [min(size for size in self._enqueue if size >= n) for n in range(1, batch + 1)]
+        self._views = [self._output[:n] for n in range(1, batch + 1)]
+
+    def _prepare(self, n: int, device_input: Any, device_output: Any) -> Callable[[], None]:
+        """A function that puts copy-in, inference and copy-out of n images on the stream."""
+        owner = self._owner
+        context = owner.execution()
+        if not context.set_input_shape(owner.input_name, (n, *owner.input_size)):
+            raise owner.refused(f"TensorRT does not take {n} images at once")
+        context.set_tensor_address(owner.input_name, int(device_input))
+        context.set_tensor_address(owner.output_name, int(device_output))
+        given, got, into, out_of = self.input[:n], self._output[:n], owner.cuda.memcpy_htod_async, owner.cuda.memcpy_dtoh_async
+
+        def enqueue() -> None:
+            into(device_input, given, self._stream)
+            if not context.execute_async_v3(self._stream.handle):
+                raise owner.refused("TensorRT could not start an inference")
+            out_of(got, device_output, self._stream)
+
+        return enqueue
+
+    def warm_up(self) -> None:
+        """Run each number of images once, then capture it, unless capturing failed before."""
+        for n, enqueue in self._enqueue.items():
+            enqueue()
+            self._owner.finish(self._stream)
+            if self._owner.without_graphs is None:
+                try:
+                    self._graphs[n] = CudaGraph(self._stream.handle, enqueue)
+                except (CaptureError, EngineError, self._owner.cuda.Error) as error:
+                    self._owner.without_graphs = str(error).rstrip(".")
+
+    def start(self, n: int) -> None:
+        owner = self._owner
+        with owner.current():
+            try:
+                if self.in_flight and not self._done.query():
+                    raise EngineError("the slot's inference before this one has not ended")
+                self._n, size, self.in_flight = n, self._size[n - 1], True
+                if size in self._graphs:
+                    self._graphs[size].launch()
+                else:
+                    self._enqueue[size]()
+                self._done.record(self._stream)
+            except (owner.cuda.Error, CaptureError, EngineRefusedError) as error:
+                self.in_flight = False
+                raise owner.failed("TensorRT could not start an inference", error) from error
+
+    def wait(self, timeout: float) -> MapArray:
+        owner, deadline = self._owner, time.monotonic() + timeout
+        if not self.in_flight:
+            raise EngineError("no inference was started")
+        with owner.current():
+            try:
+                while not self._done.query():
+                    if time.monotonic() > deadline:
+                        raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s")
+                    time.sleep(POLL)
+            except owner.cuda.Error as error:
+                self.in_flight = False
+                raise owner.failed("an inference failed on the GPU", error) from error
+        self.in_flight = False
+        return self._views[self._n - 1]
+
+    def release(self) -> None:
+        self._owner.free.put(self)
+
+    def _idle(self) -> bool:
+        try:
+            return bool(self._stream.is_done())
+        except self._owner.cuda.Error:  # of other work, if it passes
+            return bool(self._stream.is_done())
+
+    def close(self, deadline: float) -> None:
+        """Wait for what is on the stream until ``deadline`` (monotonic s), then let go of everything but memory, which the engine frees.
+
+        Raises EngineLostError where it does not end.
+        """
+        while self._stream is not None and not self._idle():
+            if time.monotonic() > deadline:
+                raise EngineLostError("the GPU does not end its work", next=AGAIN)
+            time.sleep(POLL)
+        for graph in self._graphs.values():
+            graph.close()
+        self._graphs.clear()
+        self._enqueue.clear()
+        self._stream = self._done = None
+        self.input = self._output = np.empty(0)  # type: ignore[assignment]  # what they showed is freed
+        self._views = []
+
+
+class TensorRtEngine:
+    """A deserialised plan with a number of slots, on the first GPU. May be used from any thread, one at a time for each slot."""
+
+    backend: Backend = BACKEND
+
+    def __init__(self, plan: bytes, input_size: tuple[int, int, int], *, slots: int, batch: int) -> None:
+        """input_size: (height, width, channels). Raises EngineError, and leaves nothing allocated then."""
+        self.input_size = input_size
+        self.free: queue.SimpleQueue[TensorRtSlot] = queue.SimpleQueue()
+        self.slots: list[TensorRtSlot] = []
+        self.without_graphs: str | None = None  # why inferences are launched call by call, if they are
+        self._memory: list[Any] = []
+        self._lost = self._closed = False
+        self.cuda = import_cuda()
+        trt = import_tensorrt()
+        self._log = make_logger(trt)
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        try:
+            self._context = self.cuda.Device(0).retain_primary_context()
+            with self.current():
+                self._open(trt, plan, slots, batch)
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)  # they hold streams and events, which must end before the context
+            self.close()
+            if isinstance(error, (self.cuda.Error, CaptureError)):
+                raise EngineError("the TensorRT engine cannot be made ready", got=str(error),
+                                  expected="room in the GPU's memory, and a plan that fits it") from error
+            raise
+
+    def _open(self, trt: Any, plan: bytes, slots: int, batch: int) -> None:
+        self._runtime = trt.Runtime(self._log)
+        engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise self.refused("TensorRT refuses the plan")
+        given: list[tuple[str, tuple[int, ...], Any]] = []
+        got: list[tuple[str, tuple[int, ...], Any]] = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            tensor = name, tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
+            (given if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else got).append(tensor)
+        if [tensor[1:] for tensor in given] != [((-1, *self.input_size), trt.DataType.UINT8)] or len(got) != 1 \
+                or got[0][2] != trt.DataType.FLOAT or got[0][1][:2] != (-1, 1) or len(got[0][1]) != 4:
+            raise EngineError("the plan is of another network", got=f"{given} to {got}", next="Run `lineside engine` again.",
+                              expected=f"uint8 {(-1, *self.input_size)} to one float32 map (-1, 1, h, w)")
+        self.input_name, (self.output_name, output_shape, _) = given[0][0], got[0]
+        self.output_size = output_shape[1:]
+        for _ in range(slots):
+            TensorRtSlot(self, batch).warm_up()
+        for slot in self.slots:
+            self.free.put(slot)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the GPU's context this thread's, for a while."""
+        if self._lost:
+            raise EngineLostError("the GPU was lost", next=AGAIN)
+        self._twice(self._context.push)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(EngineLostError):
+                self._twice(self._context.pop)
+
+    def _twice(self, call: Callable[[], None]) -> None:
+        """Push or pop the context; again where the call gave the error of other work. Raises EngineLostError."""
+        try:
+            call()
+        except self.cuda.Error:
+            try:
+                call()
+            except self.cuda.Error as error:
+                self._lost = True
+                raise EngineLostError("the GPU's context is gone", got=str(error), next=AGAIN) from error
+
+    def execution(self) -> Any:
+        """An execution context of its own. Raises EngineError, mostly for want of memory."""
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise self.refused("TensorRT has no room for an execution context")
+        return context
+
+    def pinned(self, shape: tuple[int, ...], dtype: type) -> Any:
+        """Host memory that the GPU copies from and to beside other work."""
+        array = self.cuda.pagelocked_empty(shape, dtype)
+        self._memory.append(array.base)
+        array[:] = 0
+        return array
+
+    def memory(self, size: int) -> Any:
+        """Device memory of ``size`` bytes."""
+        allocation = self.cuda.mem_alloc(size)
+        self._memory.append(allocation)
+        return allocation
+
+    def finish(self, stream: Any) -> None:
+        """Wait for all work of a stream. Raises EngineError."""
+        try:
+            stream.synchronize()
+        except self.cuda.Error as error:
+            raise self.failed("an inference failed on the GPU", error) from error
+
+    def refused(self, what: str) -> EngineError:
+        """The error of a TensorRT call that failed, with what TensorRT logged."""
+        return EngineRefusedError(what, got=self._log.last or "no reason in its log", next="Run `lineside engine` again on this machine.")
+
+    def failed(self, what: str, error: BaseException) -> EngineError:
+        """The error of a call that failed. One that stays with the context is EngineLostError: no call works any more in this process."""
+        try:
+            self._context.synchronize()  # also: nothing reads `input` any more
+        except self.cuda.Error as again:
+            self._lost = True
+            return EngineLostError("the GPU was lost", got=str(again), next=AGAIN)
+        return error if isinstance(error, EngineError) else EngineError(what, got=str(error))
+
+    def lease(self) -> TensorRtSlot:
+        return self.free.get()
+
+    def close(self) -> None:
+        """Free everything, after waiting for inferences under way. Nothing can be freed from a lost GPU: its process has to end."""
+        if self._closed or self._context is None or self._lost:
+            return
+        self._closed = True
+        with contextlib.suppress(EngineLostError), self.current():
+            try:
+                deadline = time.monotonic() + CLOSING
+                for slot in self.slots:
+                    slot.close(deadline)
+                while not self.free.empty():
+                    self.free.get()
+                self.slots.clear()
+                self._engine = self._runtime = None
+                while self._memory:
+                    self._memory.pop().free()
+            except (self.cuda.Error, EngineLostError):
+                self._lost = True
+        if not self._lost:
+            self._detach()
+
+    def _detach(self) -> None:
+        """Release the context. PyCUDA releases one in the thread that pushed it last, and only while it is current; it then forgets it."""
+        with contextlib.suppress(EngineLostError):
+            self._twice(self._context.push)
+            self._context.detach()
+            pop_context()
+
+    def layer_times(self, runs: int) -> dict[str, float]:
+        """Milliseconds of each layer for one image, medians of ``runs``, those that take longest first. Raises EngineError."""
+        trt: Any = import_tensorrt()
+        times: dict[str, list[float]] = {}
+
+        class Profiler(trt.IProfiler):
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                times.setdefault(layer_name, []).append(ms)
+
+        with self.current():
+            context, profiler, stream = self.execution(), Profiler(), self.cuda.Stream()
+            context.set_input_shape(self.input_name, (1, *self.input_size))
+            context.set_tensor_address(self.input_name, int(self.memory(int(np.prod(self.input_size)))))
+            context.set_tensor_address(self.output_name, int(self.memory(4 * int(np.prod(self.output_size)))))
+            context.profiler = profiler
+            for _ in range(runs):
+                if not context.execute_async_v3(stream.handle):
+                    raise self.refused("TensorRT could not start an inference")
+                self.finish(stream)
+            del context, stream
+        return dict(sorted(((name, round(statistics.median(found), 4)) for name, found in times.items()), key=lambda item: -item[1]))
