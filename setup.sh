@@ -24,3 +24,9 @@ command -v "$python" >/dev/null || apt_install python3 python3-venv
 
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
 .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+if [ "$(uname -m)" = x86_64 ]; then
+    { command -v gcc && command -v g++ && command -v nm; } >/dev/null || apt_install gcc g++ binutils
+    header=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+    [ -f "$header" ] || apt_install python3-dev
+    tests/setup_gpu.sh .venv
+fi

@@ -52,6 +52,17 @@ def parse_batch(text: str) -> tuple[int, int, int]:
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
+def parse_graph(trt: Any, builder: Any, graph: Path, log: Any) -> tuple[Any, Any]:
+    """The strongly typed network of an ONNX graph, and its parser. Raises EngineError with what the parser said."""
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(graph.read_bytes()):
+        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
+        raise EngineError(f"TensorRT does not take {graph}", got="; ".join(reasons) or log.last, expected="a graph of TensorRT's operators",
+                          next="Run `lineside export` and `lineside quantize` again, with this version.")
+    return network, parser
+
+
 def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_mb: int, timing_cache: Path | None = None,
                progress: Callable[[int, int], None] = lambda *_: None, configure: Callable[[Any], None] = lambda _: None) -> bytes:
     """A strongly typed plan of an ONNX graph, for the GPU at hand unless ``configure`` changes the builder's configuration.
@@ -61,12 +72,7 @@ def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_
     """
     log = make_logger(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(graph.read_bytes()):
-        reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(f"TensorRT does not take {graph}", got="; ".join(reasons) or log.last, expected="a graph of TensorRT's operators",
-                          next="Run `lineside export` and `lineside quantize` again, with this version.")
+    network, _parser = parse_graph(trt, builder, graph, log)  # the parser holds the weights that the network reads
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.clear_flag(trt.BuilderFlag.TF32)

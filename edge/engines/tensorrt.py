@@ -243,15 +243,15 @@ class TensorRtEngine:
 
     def _open(self, trt: Any, plan: bytes, slots: int, batch: int) -> None:
         self._runtime = trt.Runtime(self._log)
-        engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
             raise self.refused("TensorRT refuses the plan")
         given: list[tuple[str, tuple[int, ...], Any]] = []
         got: list[tuple[str, tuple[int, ...], Any]] = []
-        for index in range(engine.num_io_tensors):
-            name = engine.get_tensor_name(index)
-            tensor = name, tuple(engine.get_tensor_shape(name)), engine.get_tensor_dtype(name)
-            (given if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else got).append(tensor)
+        for index in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(index)
+            tensor = name, tuple(self._engine.get_tensor_shape(name)), self._engine.get_tensor_dtype(name)
+            (given if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else got).append(tensor)
         if [tensor[1:] for tensor in given] != [((-1, *self.input_size), trt.DataType.UINT8)] or len(got) != 1 \
                 or got[0][2] != trt.DataType.FLOAT or got[0][1][:2] != (-1, 1) or len(got[0][1]) != 4:
             raise EngineError("the plan is of another network", got=f"{given} to {got}", next="Run `lineside engine` again.",

@@ -1,38 +1,53 @@
-"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor: ``python build_rtx.py GRAPH...``, a process of its own.
+"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor, by our own builder: ``python build_rtx.py GRAPH...``
 
-What the parser or the builder says of a graph that it does not take goes to stderr, with exit code 1. A built plan proves that a graph
-parses, types and compiles; it says nothing of speed, or of what another GPU does.
+A process of its own. Prints as JSON, by graph: the layers' types and the dtypes that they give, counted; the dtypes of input and output;
+and the plans' sizes by compute capability. What the parser or the builder says of a graph that it does not take goes to stderr, with exit
+code 1. A built plan proves that a graph parses, types and compiles; it says nothing of speed, or of what a GPU computes.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import tensorrt_rtx as trt
 
+from edge.engines.tensorrt import make_logger
+from edge.errors import EngineError
+from export.tensorrt import build_plan, parse_graph
 
-def build(path: Path) -> int:
-    """The size of the plan in bytes, or 0."""
-    log = trt.Logger(trt.Logger.ERROR)
+CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
+BATCH = tuple(int(n) for n in os.environ.get("RTX_BATCH", "1:1:4").split(":"))
+
+
+def look_at(graph: Path) -> dict[str, object]:
+    """Layers and dtypes of the network that the parser makes."""
+    log = make_logger(trt)
     builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(path.read_bytes()):
-        print(path, *(parser.get_error(i).desc() for i in range(parser.num_errors)), file=sys.stderr)
-        return 0
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.SM86, 0)
-    image = network.get_input(0)
-    shape = tuple(image.shape)[1:]
-    profile = builder.create_optimization_profile()
-    profile.set_shape(image.name, (1, *shape), (1, *shape), (4, *shape))
-    config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    return 0 if plan is None else plan.nbytes
+    network, _parser = parse_graph(trt, builder, graph, log)
+    layers: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for output in range(layer.num_outputs):
+            layers[f"{layer.type.name} {layer.get_output(output).dtype.name}"] += 1
+    return {"layers": layers, "input": network.get_input(0).dtype.name, "output": network.get_output(0).dtype.name}
 
 
-sizes = {path: build(Path(path)) for path in sys.argv[1:]}
-print(sizes)
-sys.exit(0 if all(sizes.values()) else 1)
+def build(graph: Path, capability: str) -> int:
+    """The size of the plan in bytes."""
+    def configure(config) -> None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
+
+    return len(build_plan(trt, graph, BATCH, workspace_mb=1024, configure=configure))
+
+
+try:
+    print(json.dumps({name: {**look_at(Path(name)), "plans": {capability: build(Path(name), capability) for capability in CAPABILITIES}}
+                      for name in sys.argv[1:]}))
+except EngineError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from detectors.registry import DETECTORS, detector_class
 from edge.engines.openvino import core
 from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
 from export.int8 import Int8Graphs, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
-from export.onnx import write_graph
 from export.search import NodeLoss, fewest_kept, map_error, rank_nodes
 
 SIZE = (32, 32, 1)
@@ -181,53 +177,6 @@ def test_what_makes_the_map_stays_in_float32(graph):
     assert [node.name for node in half_nodes(model, ())] == ["conv1", "relu", "conv2"]
     assert [node.name for node in half_nodes(model, ["conv1"])] == ["conv2"]  # and what passes a float32 result on stays with it
     assert products(model) == ["conv1", "conv2"]
-
-
-@pytest.mark.parametrize("detector", sorted(DETECTORS))
-def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
-    from detectors.backbones import load_backbone
-    from detectors.fit import Settings, network_arguments
-
-    cls = detector_class(detector)
-    size, arguments = network_arguments(cls, Settings(detector, size=128, width=8))
-    backbone = None
-    if cls.backbone is not None:
-        backbone, _ = load_backbone(cls.backbone, None)
-        if "backbone" in arguments:
-            arguments["backbone"] = backbone.name
-    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, cls.channels), np.uint8)
-    if arguments.get("even_light", False) is None:
-        arguments["even_light"] = True
-    if hasattr(cls, "settle"):
-        cls.settle(arguments, pixels)
-    torch.manual_seed(0)
-    network = cls(**arguments)
-    if backbone is not None:
-        network.use_backbone(backbone)
-    if hasattr(network, "finish"):
-        with torch.no_grad():
-            network.eval().finish(pixels)
-    graph = tmp_path / "fp32.onnx"
-    write_graph(network, (size, size, cls.channels), graph)
-    Int8Graphs(graph, pixels).write(tmp_path / "int8.onnx", [], "minmax")
-    write_fp16(load_named(graph), tmp_path / "fp16.onnx", [])
-    done = subprocess.run([sys.executable, Path(__file__).with_name("build_rtx.py"), *sorted(tmp_path.glob("*.onnx"))],
-                          capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_tensorrt_rtx_refuses_what_it_should(graph, tmp_path):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
-    model = onnx.load(graph)
-    model.graph.node[0].input[0], model.graph.node[1].input[0] = "moved", "image"
-    model.graph.node[1].output[0], model.graph.node[0].output[0] = "moved", "planes"
-    model.graph.node.insert(0, model.graph.node.pop(1))  # the image transposed as uint8, which TensorRT cannot
-    onnx.checker.check_model(model)
-    onnx.save(model, tmp_path / "moved.onnx")
-    done = subprocess.run([sys.executable, Path(__file__).with_name("build_rtx.py"), tmp_path / "moved.onnx"],
-                          capture_output=True, text=True)
-    assert done.returncode == 1 and "UInt8" in done.stderr
 
 
 def test_the_error_of_maps_is_noise_over_signal():
