@@ -24,7 +24,8 @@ from rich.table import Table
 
 from calib.metrics import evaluate
 from edge.bundle import Bundle, load_bundle
-from edge.engines.openvino import BACKEND, device_name
+from edge.decision import Backend
+from edge.engines import can_run, device_name, pick_backend
 from edge.errors import LinesideError
 from edge.golden import read_golden
 from edge.inspection import Inspector
@@ -32,10 +33,10 @@ from edge.inspection import Inspector
 WARM_UP = 5
 
 
-def time_in_turn(bundle: Bundle, precisions: list[str], rounds: int, threads: int) -> dict[str, list[float]]:
+def time_in_turn(bundle: Bundle, precisions: list[str], backend: Backend, rounds: int, threads: int) -> dict[str, list[float]]:
     """Milliseconds of one inference in each precision, engine alone, in each round."""
     frames = read_golden(bundle)[1]
-    inspectors = {name: Inspector(bundle, precision=name, backend=BACKEND, threads=threads) for name in precisions}
+    inspectors = {name: Inspector(bundle, precision=name, backend=backend, threads=threads) for name in precisions}
     times: dict[str, list[float]] = {name: [] for name in precisions}
     for number in track(range(WARM_UP + rounds), f"timing {bundle.folder}", console=Console(stderr=True), transient=True):
         for name, inspector in inspectors.items():
@@ -48,11 +49,11 @@ def time_in_turn(bundle: Bundle, precisions: list[str], rounds: int, threads: in
     return times
 
 
-def measure(folder: Path, data: Path | None, rounds: int, threads: int) -> dict[str, Any]:
+def measure(folder: Path, data: Path | None, backend: Backend, rounds: int, threads: int) -> dict[str, Any]:
     """The figures of one bundle."""
     bundle = load_bundle(folder)
-    precisions = ["fp32", *(name for name in bundle.card.precisions if name != "fp32")]
-    times = time_in_turn(bundle, precisions, rounds, threads)
+    precisions = [name for name in ["fp32", *(name for name in bundle.card.precisions if name != "fp32")] if can_run(backend, name, bundle)]
+    times = time_in_turn(bundle, precisions, backend, rounds, threads)
     base = float(np.median(times["fp32"]))
     rows = {}
     for name in precisions:
@@ -60,9 +61,9 @@ def measure(folder: Path, data: Path | None, rounds: int, threads: int) -> dict[
         rows[name] = {"offered": name in bundle.offered(), "p50_ms": round(p50, 3), "p99_ms": round(p99, 3), "max_ms": round(most, 3),
                       "times_as_fast": round(base / p50, 3)}
         if data is not None:
-            figures = evaluate(bundle, data, name, BACKEND)  # type: ignore[arg-type]
+            figures = evaluate(bundle, data, name, backend)  # type: ignore[arg-type]
             rows[name] |= {"image_auroc": figures.image_auroc, "pixel_auroc": figures.pixel_auroc, "aupro": figures.aupro}
-    return {"bundle": str(folder), "detector": bundle.card.detector, "auto": bundle.choose("auto", BACKEND), "precisions": rows}
+    return {"bundle": str(folder), "detector": bundle.card.detector, "auto": bundle.choose("auto", backend), "precisions": rows}
 
 
 def main() -> int:
@@ -71,19 +72,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="labelled images (MVTec AD layout): accuracy as well")
     parser.add_argument("--rounds", type=int, default=100, help="images in each precision")
     parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: as many as there are cores")
+    parser.add_argument("--backend", default="openvino", help="openvino, tensorrt, onnxruntime; auto")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:
-        found = [measure(folder, arguments.data, arguments.rounds, arguments.threads) for folder in arguments.bundles]
+        backend = pick_backend(load_bundle(arguments.bundles[0]), arguments.backend)
+        found = [measure(folder, arguments.data, backend, arguments.rounds, arguments.threads) for folder in arguments.bundles]
     except LinesideError as error:
         print(f"precision: {error}", file=sys.stderr)
         return 2
     if arguments.json:
-        print(json.dumps({"device": device_name(), "threads": arguments.threads or len(os.sched_getaffinity(0)),
+        print(json.dumps({"device": device_name(backend), "threads": arguments.threads or len(os.sched_getaffinity(0)),
                           "rounds": arguments.rounds, "bundles": found}))
         return 0
     table = Table("bundle", "precision", "offered", "p50 ms", "p99 ms", "max ms", "times as fast", "image AUROC", "pixel AUROC", "AUPRO",
-                  title=f"{device_name()}, {arguments.rounds} images each, in turn")
+                  title=f"{device_name(backend)}, {arguments.rounds} images each, in turn")
     for bundle in found:
         for name, row in bundle["precisions"].items():
             accuracy = ["-" if row.get(key) is None else f"{row[key]:.4f}" for key in ("image_auroc", "pixel_auroc", "aupro")]

@@ -129,6 +129,38 @@ def reload(
     print(json.dumps({"live": str(file.resolve(line, file.line.bundle)), "text": text}) if as_json else text)
 
 
+@app.command()
+def doctor(
+    gpu_report: Annotated[Path | None, typer.Option(metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an "
+                                                    "archive with all of it to DIR.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say what this machine can do, what is missing, and what to do about it."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from edge.doctor import examine
+
+    findings = examine()
+    archive = None
+    if gpu_report is not None:
+        from edge.gpu_report import write_gpu_report
+
+        archive = write_gpu_report(gpu_report, findings)
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings], "archive": archive and str(archive)}))
+        return
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        mark = {"ok": "[green]ok", "missing": "[red]missing", "improvable": "[yellow]improvable"}[finding.status]
+        table.add_row(mark, escape(f"{finding.what}: {finding.text}" + (f"\n  {finding.remedy}" if finding.remedy else "")))
+    console = Console()
+    console.print(table)
+    if archive is not None:
+        console.print(f"GPU report: {archive}", highlight=False, soft_wrap=True)
+
+
 def _print_ledger(result: Any) -> None:
     from rich.console import Console
     from rich.table import Table

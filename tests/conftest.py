@@ -82,6 +82,17 @@ def bundle_of(quantised, tmp_path) -> Path:
     return Path(shutil.copytree(quantised[0], tmp_path / "quantised"))
 
 
+@pytest.fixture(scope="session")
+def mocks(tmp_path_factory) -> Path:
+    """A folder with the compiled driver mock."""
+    pytest.importorskip("pycuda", reason="PyCUDA is not installed: make setup builds it beside a CUDA toolkit")
+    from tests.mocks import build_driver
+
+    folder = tmp_path_factory.mktemp("mocks")
+    build_driver(folder)
+    return folder
+
+
 @pytest.fixture
 def lineside():
     """Run the command line in this process: returns (exit code, stdout, stderr)."""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GPU = Path(sys.prefix) / "gpu"
-SOURCES = ("edge/engines/tensorrt.py", "edge/engines/cuda_graphs.py", "export/tensorrt.py")
+SOURCES = ("edge/engines/tensorrt.py", "edge/engines/cuda_graphs.py", "export/tensorrt.py", "tests/export/test_gpu.py")
 TENSORRT = {"trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
             "profile": "IOptimizationProfile", "tensor": "ITensor", "cache": "ITimingCache", "_runtime": "Runtime",
             "_engine": "ICudaEngine", "context": "IExecutionContext"}

@@ -23,7 +23,6 @@ from export.int8 import Int8Graphs, load_named, quantisable
 from export.onnx import write_graph
 from export.tensorrt import parse_batch
 from tests.edge.rig import Rig, finish, reconcile
-from tests.edge.test_tensorrt import mocks  # noqa: F401
 from tests.export.test_precisions import IMAGES, small_graph
 from tests.mocks import HERE, environment
 
@@ -162,7 +161,7 @@ class OverMocks:
 
 
 @pytest.fixture
-def over_mocks(mocks) -> OverMocks:  # noqa: F811
+def over_mocks(mocks) -> OverMocks:
     return OverMocks(mocks)
 
 

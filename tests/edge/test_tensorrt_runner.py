@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
-from tests.mocks import HERE, build_driver, run_python
+from tests.mocks import HERE, run_python
 
 CHECKS = re.findall(r"^def (\w+)\(\) -> None:", (HERE / "runner_checks.py").read_text(), re.M)
-
-
-@pytest.fixture(scope="session")
-def mocks(tmp_path_factory) -> Path:
-    """A folder with the compiled driver mock."""
-    pytest.importorskip("pycuda", reason="PyCUDA is not installed: make setup builds it beside a CUDA toolkit")
-    folder = tmp_path_factory.mktemp("mocks")
-    build_driver(folder)
-    return folder
 
 
 def test_there_are_checks():

@@ -1,0 +1,49 @@
+"""The tests that need a GPU, over the stand-ins for one, and the report that runs them: the first hour on a real one is not theirs."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tarfile
+
+from tests.mocks import HERE, environment
+
+
+def test_the_gpu_tests_of_tensorrt_run_where_there_is_one(mocks):
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/export/test_gpu.py", "-p", "no:cacheprovider",
+                           "-k", "sidn or soak or kept"],  # all of it passes as well, and takes minutes
+                          capture_output=True, text=True, timeout=280, cwd=HERE.parents[1], env=environment(mocks, LINESIDE_SOAK="200"))
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0 and passed and int(passed[1]) == 6 and "skipped" not in done.stdout, done.stdout[-5000:] + done.stderr
+
+
+def test_without_a_gpu_the_tensorrt_tests_are_skipped_with_one_reason():
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/export/test_gpu.py", "-p", "no:cacheprovider"],
+                          capture_output=True, text=True, timeout=280, cwd=HERE.parents[1])
+    if "22 passed" not in done.stdout:  # this machine has one
+        reasons = re.findall(r"SKIPPED \[\d+\] [^:]+:(?:\d+:)? (.*)", done.stdout)
+        assert done.returncode == 0 and len(set(reasons)) == 1 and reasons[0].startswith("no GPU: "), done.stdout
+
+
+def test_the_gpu_report_of_tensorrt_is_one_archive(mocks, tmp_path, lineside):
+    done = subprocess.run([sys.executable, "-m", "lineside", "doctor", "--gpu-report", tmp_path / "out", "--json"], capture_output=True,
+                          text=True, timeout=290, cwd=tmp_path,
+                          env=environment(mocks, LINESIDE_SOAK="20", PYTEST_ADDOPTS="-k soak"))
+    assert done.returncode == 0, done.stderr
+    archive = json.loads(done.stdout)["archive"]
+    with tarfile.open(archive) as opened:
+        names = {name.rpartition("/")[2] for name in opened.getnames()}
+        record = next(name for name in opened.getnames() if name.endswith("report.json"))
+        report = json.load(opened.extractfile(record))
+        said = {step: opened.extractfile(record.replace("report.json", f"{step}.txt")).read().decode() for step in report["exit_codes"]}
+    assert names == {"report.json", "tests.xml", *(f"{step}.txt" for step in report["exit_codes"])}
+    assert set(report["exit_codes"].values()) == {0}, said
+    assert "times_as_fast" in said["speed"] and "1 passed" in said["tests"] and "mock without a GPU" in said["engines"]
+
+
+def test_without_a_gpu_there_is_no_tensorrt_report(tmp_path, lineside, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, _, err = lineside("doctor", "--gpu-report", tmp_path / "out")
+    assert code == 2 and "needs a GPU with TensorRT and PyCUDA" in err and not (tmp_path / "out").exists()
