@@ -28,6 +28,7 @@ from edge.plc.frames import FramesLink
 from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
+from edge.service import Service
 
 POLL = 0.05  # s between looks at whether the line has ended
 LATENCIES = 10_000  # newest ones kept for the percentiles
@@ -203,9 +204,12 @@ class Line:
         previous = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
         budget = self.file.belt.timing.travel - self.file.belt.timing.lead
+        service = Service()
         self._control.start()
+        service.tell("READY=1")
         try:
             while not self._control.wait(0):
+                service.alive()
                 self._switch()
                 frame = self._next_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
@@ -213,6 +217,7 @@ class Line:
                 if self._lost is not None:
                     self._control.stop()
         finally:
+            service.tell("STOPPING=1")
             self._control.stop()
             self._control.wait(5)
             sys.setswitchinterval(previous)
