@@ -61,8 +61,8 @@ venv=/opt/lineside/venv
 pip="$venv/bin/python -m pip install -q --disable-pip-version-check"
 if [ "$jetson" = yes ]; then
     python3 -m venv --clear --system-site-packages $venv
-    # All that pyproject.toml asks for but OpenCV and OpenVINO, then the package without looking for those.
-    $pip 'numpy>=1.26,<2' 'pydantic>=2.8' 'pyserial>=3.5' 'rich>=13' 'tomlkit>=0.13' 'typer>=0.15' 'onnxruntime>=1.20'
+    # All that pyproject.toml asks for but OpenCV, then the package without looking for that.
+    $pip 'numpy>=1.26,<2' 'openvino>=2025.2' 'pydantic>=2.8' 'pyserial>=3.5' 'rich>=13' 'tomlkit>=0.13' 'typer>=0.15'
     $pip --no-deps "$here"
     [ "$gpu" = yes ] && PATH=/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda $pip 'pycuda>=2024.1'
 elif [ "$gpu" = yes ]; then

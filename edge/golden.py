@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.engines import device_name
-from edge.errors import BundleError, EngineError
+from edge.errors import BundleError, EngineError, EngineLostError
 from edge.inspection import Inspector
 from edge.prepare import Frame, read_image, write_image
 from edge.rule import MapArray, Rule
@@ -103,6 +103,8 @@ def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
             if got.shape != expected.shape:
                 raise EngineError("the map has another size", got=f"{got.shape}", expected=f"{expected.shape}")
             scores["good" if part.kind == "good" else "defect"].append(rule.score(rule.grey(got)))
+        except EngineLostError:
+            raise
         except EngineError as error:
             raise BundleError(name, got=str(error).rstrip("."), expected="the map that it had at export", next=advice) from error
         difference = float(np.abs(got - expected).max()) / scale

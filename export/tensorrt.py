@@ -16,7 +16,7 @@ from edge.bundle import Bundle, file_sha256, load_bundle, write_card
 from edge.decision import Precision, write_threshold
 from edge.engines.plans import Device, PlanKey, find_plan, plan_folder, write_plan
 from edge.engines.tensorrt import BACKEND, TensorRtEngine, import_tensorrt, make_logger, this_device
-from edge.errors import BundleError, EngineError, InputError
+from edge.errors import BundleError, EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden, read_golden
 from edge.inspection import Inspector
 from edge.prepare import prepare_frame, read_image
@@ -193,6 +193,8 @@ def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequen
             parts = sorted(inspector.inspect(read_image(path), None).score for path in paths)
         threshold = make_threshold(parts, hashes, built.precision, BACKEND, rate)
         judge_golden(bundle, scores, threshold.value)
+    except EngineLostError:
+        raise
     except (BundleError, EngineError) as error:
         built.reason = str(error)
         if built.plan is not None:

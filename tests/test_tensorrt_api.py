@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,10 @@ def test_a_tensorrt_call_that_went_away_is_seen():
     assert found >= {"BuilderFlag.FP16", "ICudaEngine.get_binding_shape", "IBuilderConfig.set_flag", "IInt8EntropyCalibrator2.get_batch"}
     assert driver == {"cuGraphLaunch"}
     assert not has({"BuilderFlag": {"TF32": None}}, "BuilderFlag.FP16") and has({"BuilderFlag": {"TF32": None}}, "BuilderFlag.TF32")
+
+
+def test_no_milliseconds_of_tensorrt_that_no_gpu_gave():
+    root = Path(__file__).parents[1]
+    for path in (root / "README.md", *(root / "docs").glob("*.md")):
+        for paragraph in re.split(r"\n\s*\n|\n(?=[|-])", path.read_text()):
+            assert not ("TensorRT" in paragraph and re.search(r"\d\s*ms\b|millisecond", paragraph)), f"{path.name}: {paragraph}"

@@ -49,7 +49,7 @@ def pick_backend(bundle: Bundle, name: str = "auto") -> Backend:
     if name == "auto":
         if any(can_run("tensorrt", precision, bundle) for precision in bundle.offered()):
             return "tensorrt"
-        return "openvino" if find_spec("openvino") is not None else "onnxruntime"
+        return processor_backend()
     for known in get_args(Backend):
         if name == known:
             package = name.partition("-")[0]
@@ -58,6 +58,14 @@ def pick_backend(bundle: Bundle, name: str = "auto") -> Backend:
                                   next="Run `pip install 'lineside[onnxruntime]'`." if package == "onnxruntime" else None)
             return known
     raise InputError("there is no such backend", got=repr(name), expected=", ".join([*get_args(Backend), "auto"]))
+
+
+def processor_backend() -> Backend:
+    """OpenVINO where it is installed, else ONNX Runtime. Raises EngineError where neither is."""
+    for name in ("openvino", "onnxruntime"):
+        if find_spec(name) is not None:
+            return name
+    raise EngineError("no engine is installed", got="neither openvino nor onnxruntime", next="Run `pip install openvino`.")
 
 
 def can_run(backend: Backend, precision: Precision, bundle: Bundle) -> bool:

@@ -253,11 +253,15 @@ class TensorRtEngine:
             tensor = name, tuple(self._engine.get_tensor_shape(name)), self._engine.get_tensor_dtype(name)
             (given if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else got).append(tensor)
         if [tensor[1:] for tensor in given] != [((-1, *self.input_size), trt.DataType.UINT8)] or len(got) != 1 \
-                or got[0][2] != trt.DataType.FLOAT or got[0][1][:2] != (-1, 1) or len(got[0][1]) != 4:
+                or got[0][2] != trt.DataType.FLOAT or len(got[0][1]) != 4 or got[0][1][1] not in (-1, 1):
             raise EngineError("the plan is of another network", got=f"{given} to {got}", next="Run `lineside engine` again.",
                               expected=f"uint8 {(-1, *self.input_size)} to one float32 map (-1, 1, h, w)")
         self.input_name, (self.output_name, output_shape, _) = given[0][0], got[0]
         self.output_size = output_shape[1:]
+        if min(self.output_size) < 1:  # free in the graph, and fixed by the input's size
+            context = self.execution()
+            context.set_input_shape(self.input_name, (1, *self.input_size))
+            self.output_size = tuple(context.get_tensor_shape(self.output_name))[1:]
         for _ in range(slots):
             TensorRtSlot(self, batch).warm_up()
         for slot in self.slots:

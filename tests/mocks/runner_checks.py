@@ -333,6 +333,19 @@ def what_does_not_fit_is_refused() -> None:
     assert this_device().gpu == "mock without a GPU"
 
 
+def a_map_of_free_size_is_asked_for() -> None:
+    import onnx
+
+    model = onnx.load(GRAPH)
+    for dim in model.graph.output[0].type.tensor_type.shape.dim[2:]:
+        dim.Clear()
+        dim.dim_param = "free"
+    engine = TensorRtEngine(trt.MARK + model.SerializeToString(), SIZE, slots=1, batch=2)
+    infer(engine, 1, 2)
+    engine.close()
+    assert not driver.live(), driver.live()
+
+
 def layers_are_timed() -> None:
     engine = engine_of()
     assert engine.layer_times(5) == {"the whole graph": 1.0}
