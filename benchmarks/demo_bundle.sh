@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bundle of `make demo` from nothing, with the command given (default: lineside). About 15 minutes on two cores.
+# Makes the bundle of `make demo` from nothing, with the command given (default: lineside). About 8 minutes on two cores.
 # The product is the woven cloth of seed 7; the demo inspects parts of its web that are neither fitted nor calibrated on.
 set -eu
 lineside=${1:-lineside}
@@ -11,7 +11,6 @@ mkdir -p "$work"
 "$lineside" fit sidn --data "$work/woven" --out "$work/run" --width 4 --steps 2200 --seed 1
 "$lineside" export "$work/run" --out "$work/bundle"
 "$lineside" calibrate "$work/bundle" --good "$work/woven/test/good" --false-reject-rate 0.02
-"$lineside" quantize "$work/bundle" --good "$work/woven/test/good" --minutes 6
 "$lineside" evaluate "$work/bundle" --data "$work/woven"
 rm -rf "$bundle"
 mkdir -p "$(dirname "$bundle")"

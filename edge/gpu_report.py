@@ -21,7 +21,23 @@ from edge.doctor import Finding
 from edge.errors import InputError
 
 ROOT = Path(__file__).parents[1]
+ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # the copy decides about nothing: each precision is to be timed
 DEMO = ROOT / "edge" / "simulation" / "demo_bundle"
+
+
+def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
+    """The commands, by name: results go into ``folder``, ``bundle`` is a copy that they may change, ``cloth`` is where parts are rendered."""
+    good = ["--good", str(cloth / "test" / "good")]
+    lineside = [sys.executable, "-m", "lineside"]
+    return {
+        "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q", "-rA"],
+        "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1", "--out", str(cloth)],
+        "threshold": [*lineside, "calibrate", str(bundle), *good, "--json"],
+        "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY, "--json"],
+        "engines": [*lineside, "engine", str(bundle), *good, "--layers", "--json"],
+        "speed": [sys.executable, "benchmarks/precision.py", str(bundle), "--backend", "tensorrt", "--json"],
+        "packages": [sys.executable, "-m", "pip", "freeze"],
+    }
 
 
 def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
@@ -46,20 +62,9 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
         folder = Path(name)
         bundle, cloth = folder / "demo-bundle", folder / "cloth"
         shutil.copytree(DEMO, bundle)
-        good = ["--good", str(cloth / "test" / "good")]
-        lineside = [sys.executable, "-m", "lineside"]
-        steps = {
-            "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q", "-rA"],
-            "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1",
-                      "--out", str(cloth)],
-            "threshold": [*lineside, "calibrate", str(bundle), *good, "--json"],
-            "engines": [*lineside, "engine", str(bundle), *good, "--layers", "--json"],
-            "speed": [sys.executable, "benchmarks/precision.py", str(bundle), "--backend", "tensorrt", "--json"],
-            "packages": [sys.executable, "-m", "pip", "freeze"],
-        }
         codes = {}
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
-        for step, command in steps.items():
+        for step, command in steps(folder, bundle, cloth).items():
             with console.status(f"{step} (a plan takes minutes the first time)"):
                 start = time.monotonic()
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)

@@ -84,8 +84,8 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
                 except EngineError as error:  # a graph of one's own may hold what a runtime does not take
                     results[precision] = Result(precision, None, reason=str(error).splitlines()[0])
             work.time(results)
-            timed = [result for result in results.values() if result.ms_per_image is not None and result.precision != "fp32"]
-            own = {result.precision: work.golden(result) for result in timed}
+            passed = [result for result in results.values() if result.passed and result.ms_per_image and result.precision != "fp32"]
+            own = {result.precision: work.golden(result) for result in passed}
         made = Quantisation(bundle, results, work.gate, limits, work.rate, work.calibration, len(work.ranged), device_name(),
                             time.monotonic() - work.begin)
         return replace(made, bundle=_put_into(bundle, work, results, own))

@@ -28,9 +28,8 @@ def test_without_a_gpu_the_tensorrt_tests_are_skipped_with_one_reason():
 
 
 def test_the_gpu_report_of_tensorrt_is_one_archive(mocks, tmp_path, lineside):
-    done = subprocess.run([sys.executable, "-m", "lineside", "doctor", "--gpu-report", tmp_path / "out", "--json"], capture_output=True,
-                          text=True, timeout=290, cwd=tmp_path,
-                          env=environment(mocks, LINESIDE_SOAK="20", PYTEST_ADDOPTS="-k soak"))
+    done = subprocess.run([sys.executable, HERE / "short_report.py", tmp_path / "out"], capture_output=True, text=True, timeout=290,
+                          cwd=tmp_path, env=environment(mocks, LINESIDE_SOAK="20", PYTEST_ADDOPTS="-k soak"))
     assert done.returncode == 0, done.stderr
     archive = json.loads(done.stdout)["archive"]
     with tarfile.open(archive) as opened:

@@ -261,3 +261,10 @@ def test_a_line_over_tensorrt_survives_a_failure_and_ends_with_a_lost_gpu(over_m
             process.kill()
             process.wait()
     assert os.path.exists(made.folder / "journal.db")
+
+
+def test_the_packaged_bundle_builds_with_tensorrt_rtx():
+    from edge.gpu_report import DEMO
+
+    done = build(DEMO / "model" / "fp32.onnx")
+    assert done.returncode == 0, done.stderr
