@@ -26,12 +26,13 @@ DEMO = ROOT / "edge" / "simulation" / "demo_bundle"
 
 
 def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
-    """The commands, by name: results go into ``folder``, ``bundle`` is a copy that they may change, ``cloth`` is where parts are rendered."""
+    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: where parts are rendered."""
     good = ["--good", str(cloth / "test" / "good")]
     lineside = [sys.executable, "-m", "lineside"]
     return {
         "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q", "-rA"],
-        "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1", "--out", str(cloth)],
+        "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1",
+                  "--out", str(cloth)],
         "threshold": [*lineside, "calibrate", str(bundle), *good, "--json"],
         "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY, "--json"],
         "engines": [*lineside, "engine", str(bundle), *good, "--layers", "--json"],
