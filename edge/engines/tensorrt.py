@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import statistics
 import time
 import traceback
@@ -50,19 +51,20 @@ def import_tensorrt() -> Any:
         import tensorrt as trt
     except ImportError as error:
         raise EngineError("TensorRT is not installed", got=str(error), next="`lineside doctor` says how to install it.") from error
-    if int(trt.__version__.split(".")[0]) < 10:
+    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 3):
         raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
                           next="See docs/jetson.md and docs/gpu-pc.md.")
     return trt
 
 
-def driver_version() -> str:
-    """The version of the GPU's kernel driver; of L4T on a Jetson; empty where neither says one."""
-    for path, word in ((Path("/proc/driver/nvidia/version"), "Module"), (Path("/etc/nv_tegra_release"), "#")):
+def driver_version(root: Path = Path("/")) -> str:
+    """The version of the GPU's kernel driver; of L4T on a Jetson without one; empty where neither says it."""
+    for name, pattern in (("proc/driver/nvidia/version", r"Kernel Module.*?\s(\d+(?:\.\d+)+)"),
+                          ("etc/nv_tegra_release", r"R(\d+).*?REVISION: (\d+(?:\.\d+)*)")):
         try:
-            words = path.read_text().split()
-            return " ".join(words[words.index(word) + 1 :][:4]) if word in words else words[0]
-        except (OSError, IndexError):
+            if (found := re.search(pattern, (root / name).read_text())) is not None:
+                return ".".join(found.groups())
+        except OSError:
             continue
     return ""
 
