@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 setup: .venv/ready
 
-.venv/ready: pyproject.toml constraints.txt setup.sh
+.venv/ready: pyproject.toml constraints.txt setup.sh tests/setup_gpu.sh
 	./setup.sh $(PYTHON)
 	touch $@
 
