@@ -78,4 +78,4 @@ systemctl daemon-reload
 udevadm control --reload || true
 echo "Installed. What this machine can do:"
 runuser -u lineside -- env XDG_CACHE_HOME=/var/cache $venv/bin/lineside doctor || true
-echo "Next: put a line file and its bundle into /etc/lineside, then: systemctl enable --now lineside@NAME"
+echo "Next: docs/gpu-pc.md, As a service: a line file with its journal in /var/lib/lineside, a bundle, then: systemctl enable --now lineside@NAME"
