@@ -49,9 +49,10 @@ pictures = "none"
 
 
 def resident_mb(pid: int) -> float:
-    """VmRSS of a process in MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    """VmRSS of a process and of those that it started, in MB."""
+    started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    status = [Path(f"/proc/{number}/status").read_text() for number in [pid, *started]]
+    return sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
 
 
 def watch(pid: int, journal: Path, samples: list[tuple[int, float]], done: threading.Event, report) -> None:

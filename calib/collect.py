@@ -90,7 +90,7 @@ def line_frames(line: Path, most: int) -> tuple[int, Iterator[Seen]]:
     def frames() -> Iterator[Seen]:
         failed = 0
         for number in range(most):
-            camera.expose(number, number, None)
+            camera.expose(number, number, None, time.monotonic())
             taken = camera.next(FRAME_TIMEOUT)
             if taken is not None and taken.cause is Cause.NO_FRAME:
                 return

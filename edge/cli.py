@@ -74,17 +74,30 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON at the end.")] = False,
 ) -> None:
     """Run a line until SIGINT or SIGTERM, then print its ledger."""
+    import os
     import signal
     import threading
 
     from rich.console import Console
     from rich.status import Status
 
-    from edge.runtime import Line
+    from edge.supervisor import SOCKET, Supervisor
 
     console = Console(stderr=True)
-    running = Line(line, parts=parts, precision=precision, backend=backend,
-                   say=lambda text: console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True))
+
+    def say(text: str) -> None:
+        console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    if SOCKET not in os.environ:
+        supervisor = Supervisor(line, parts, say)
+        code = supervisor.run()
+        if supervisor.ledger is not None and as_json:
+            print(json.dumps(supervisor.ledger))
+        raise typer.Exit(code)
+
+    from edge.runtime import Line
+
+    running = Line(line, control=Path(os.environ[SOCKET]), precision=precision, backend=backend, say=say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: running.stop())
     console.print(f"line {running.file.line.name} is ready in {running.precision} on {running.backend} and waits for the PLC on "
@@ -105,12 +118,12 @@ def run(
             watcher.join()
     else:
         result = running.run()
+    if running.error is not None:  # the supervisor starts the runtime again
+        raise running.error
     if as_json:
         print(json.dumps(result.as_json()))
     else:
         _print_ledger(result)
-    if running.error is not None:
-        raise running.error
     if result.journal["rows_lost"]:
         raise typer.Exit(1)
 

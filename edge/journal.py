@@ -35,8 +35,9 @@ CREATE TABLE IF NOT EXISTS runs (
     threshold REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS parts (
     id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, part INTEGER NOT NULL, triggered REAL NOT NULL, ended REAL NOT NULL,
-    encoder INTEGER, verdict TEXT NOT NULL, cause TEXT, score REAL, image TEXT, blobs TEXT, picture TEXT);
+    encoder INTEGER, verdict TEXT NOT NULL, cause TEXT, score REAL, image TEXT, blobs TEXT, picture TEXT, outcome TEXT);
 """
+INDEX = "CREATE UNIQUE INDEX IF NOT EXISTS outcomes ON parts (outcome)"  # an outcome that is told twice is one row
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class PartInfo:
 class Journal:
     """The journal of one run of a line."""
 
-    def __init__(self, path: Path, *, pictures: bool, quota_mb: float, failing: Callable[[str | None], None]) -> None:
-        """Open or create the database. ``failing`` is told when writing begins to fail, and None when it works again.
+    def __init__(self, path: Path, *, pictures: bool, quota_mb: float, failing: Callable[[str | None], None],
+                 written: Callable[[list[tuple[str, int]]], None] = lambda _: None) -> None:
+        """Open or create the database. ``failing`` is told when writing begins to fail, and None when it works again; ``written``
+        which outcomes (session, trigger) are on the disk.
 
         Raises InputError when the journal cannot be written.
         """
@@ -63,7 +66,7 @@ class Journal:
         self._path = path
         self._folder = path.with_name(f"{path.stem}-pictures") if pictures else None
         self._quota = quota_mb * 1e6
-        self._tell_failing = failing
+        self._tell_failing, self._tell_written = failing, written
         self._failing = False
         self._run = 0
         self._number = 0  # of the part in this run: names pictures, since a part id may come again
@@ -80,6 +83,9 @@ class Journal:
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=NORMAL")
             self._database.executescript(SCHEMA)
+            if "outcome" not in [row[1] for row in self._database.execute("PRAGMA table_info(parts)")]:
+                self._database.execute("ALTER TABLE parts ADD COLUMN outcome TEXT")  # of a journal from before there was one
+            self._database.execute(INDEX)
         except (sqlite3.Error, OSError) as error:
             raise InputError(f"cannot write the journal {path}", got=str(error), expected="a SQLite file in a writable folder with room",
                              next="Mend `path` under [journal] in the line file, or make room on the disk.") from error
@@ -108,9 +114,9 @@ class Journal:
         """From now on parts that no bundle has inspected belong to another run."""
         self._run = run
 
-    def part(self, ended: Ended) -> None:
+    def part(self, ended: Ended, info: PartInfo | None = None) -> None:
         """Take the outcome of a part; returns at once."""
-        info = ended.info if isinstance(ended.info, PartInfo) else PartInfo("")
+        info = info or PartInfo("")
         self._number += 1
         run = info.run or self._run
         picture, blobs = None, None
@@ -125,7 +131,7 @@ class Journal:
                 self.pictures_dropped += 1
         self._rows.append((run, ended.part, ended.triggered + self._clock, ended.ended + self._clock, ended.encoder,
                            ended.verdict.value, None if ended.cause is None else ended.cause.value, ended.score,
-                           info.image or None, blobs, picture))
+                           info.image or None, blobs, picture, (ended.session, ended.trigger)))
 
     @property
     def rows_waiting(self) -> int:
@@ -142,12 +148,13 @@ class Journal:
         if not count:
             return
         try:
-            batch = [(*row[:9], None if row[9] is None else json.dumps([asdict(blob) for blob in row[9]]), row[10])
-                     for row in list(self._rows)[:count]]
+            rows = list(self._rows)[:count]
+            batch = [(*row[:9], None if row[9] is None else json.dumps([asdict(blob) for blob in row[9]]), row[10],
+                      "-".join(map(str, row[11]))) for row in rows]
             self._database.execute("BEGIN")
             self._database.executemany(
-                "INSERT INTO parts (run, part, triggered, ended, encoder, verdict, cause, score, image, blobs, picture) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch)
+                "INSERT INTO parts (run, part, triggered, ended, encoder, verdict, cause, score, image, blobs, picture, outcome) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (outcome) DO NOTHING", batch)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
@@ -160,6 +167,7 @@ class Journal:
         for _ in range(count):
             self._rows.popleft()
         self.rows_written += count
+        self._tell_written([row[11] for row in rows])
         if self._failing:
             self._tell_failing(None)
         self._failing = False

@@ -42,6 +42,7 @@ class Cause(str, Enum):
     LINK = "link"  # the verdict could not be told to the PLC in time
     UNMATCHED = "unmatched"  # not certain which frame belongs to the part
     STOPPED = "stopped"  # the line was stopped
+    RESTART = "restart"  # a process of the line died, and was started again
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 from edge.bundle import load_bundle
 from edge.cameras import Camera, CameraFrame
 from edge.cameras.folder import FolderCamera
-from edge.control.events import Expose, PartVerdict
-from edge.control.line import LineControl
+from edge.control.client import ControlClient
+from edge.control.events import Ended, Expose, PartVerdict
 from edge.engines import pick_backend
 from edge.errors import EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden
@@ -24,7 +24,6 @@ from edge.inspection import Inspector
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
 from edge.operator import Operator
-from edge.plc.frames import FramesLink
 from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
@@ -63,8 +62,8 @@ class Live:
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
-    def __init__(self, path: Path, *, parts: int = 0, precision: str = "fp32", backend: str = "auto", say: Callable[[str], None]) -> None:
-        """parts: end after so many (0: never). precision, backend: or ``auto``, also of what a reload takes.
+    def __init__(self, path: Path, *, control: Path, precision: str = "fp32", backend: str = "auto", say: Callable[[str], None]) -> None:
+        """control: the socket at which line control is reached. precision, backend: or ``auto``, also of what a reload takes.
 
         ``say`` tells the operator of trouble; it may block or fail without harm to the line.
 
@@ -81,12 +80,12 @@ class Line:
         self._closers: list[Callable[[], object]] = []
         self.file: LineFile = read_line_file(path)
         try:
-            self._open(path, parts)
+            self._open(path, control)
         except BaseException:
             self._close()
             raise
 
-    def _open(self, path: Path, parts: int) -> None:
+    def _open(self, path: Path, control: Path) -> None:
         file = self.file
         inspector, threshold, remark = self._ready(file, path)
         if remark is not None:
@@ -96,15 +95,11 @@ class Line:
         self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
         self._camera.open()
         self._closers.append(self._camera.close)
-        link = FramesLink(str(file.resolve(path, file.plc.port)), file.plc.baud)
-        link.open()
-        self._closers.append(link.close)
-        self._link = link
+        self._control = ControlClient(control, expose=self._expose, ended=self._ended, alarm=self._operator.tell)
+        self._closers.append(self._control.close)
         self._journal = Journal(file.resolve(path, file.journal.path), pictures=file.journal.pictures == "rejects",
-                                quota_mb=file.journal.quota_mb, failing=self._journal_failing)
+                                quota_mb=file.journal.quota_mb, failing=self._journal_failing, written=self._control.written)
         self._closers.append(self._journal.close)
-        self._control = LineControl(link, file.belt.timing, file.belt.pulse_ms, parts=parts, expose=self._expose,
-                                    ended=self._journal.part, alarm=self._operator.tell)
         self._live = replace(self._live, run=self._add_run(file, inspector, threshold))
         self._journal.start(self._live.run)
         self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path), path), lambda: self._reload(path)).close)
@@ -171,7 +166,10 @@ class Line:
             self._next.inspector.close()
 
     def _expose(self, expose: Expose) -> None:
-        self._camera.expose(expose.trigger, expose.part, expose.encoder)
+        self._camera.expose(expose.trigger, expose.part, expose.encoder, expose.at)
+
+    def _ended(self, ended: Ended, info: object) -> None:
+        self._journal.part(ended, info if isinstance(info, PartInfo) else None)
 
     def _journal_failing(self, text: str | None) -> None:
         if text is None:
@@ -192,7 +190,7 @@ class Line:
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Triggers, passed, rejected, uninspected so far."""
-        ledger = self._control.state.ledger
+        ledger = self._control.ledger
         return ledger.triggers, ledger.passed, ledger.rejected, ledger.uninspected
 
     def stop(self) -> None:
@@ -200,7 +198,7 @@ class Line:
         self._control.stop()
 
     def run(self) -> LineResult:
-        """Inspect until stopped or until the last part. ``error`` holds what ended line control, if it was an error."""
+        """Inspect until stopped or until the last part. ``error`` holds what ended it, if it was an error."""
         previous = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL)
         budget = self.file.belt.timing.travel - self.file.belt.timing.lead
@@ -213,13 +211,14 @@ class Line:
                 self._switch()
                 frame = self._next_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
-                    self._control.verdict(self._inspect(frame))
-                if self._lost is not None:
-                    self._control.stop()
+                    self._control.verdict(*self._inspect(frame))
+                if self._lost is not None:  # line control goes on, and waits for the next runtime
+                    break
         finally:
-            service.tell("STOPPING=1")
-            self._control.stop()
-            self._control.wait(5)
+            if self._lost is None:
+                service.tell("STOPPING=1")
+                self._control.stop()
+                self._control.wait(5)
             sys.setswitchinterval(previous)
             self._closers.remove(self._journal.close)
             unwritten = self._journal.close()
@@ -227,7 +226,7 @@ class Line:
         if unwritten:
             self._rescue(unwritten)
         self._operator.close()
-        self.error = self._control.error or self._lost
+        self.error = self._lost
         return self._result(len(unwritten))
 
     def _next_frame(self) -> CameraFrame | None:
@@ -242,7 +241,7 @@ class Line:
         self._faulty.add(code)
         self._control.fault(code, text)
 
-    def _inspect(self, frame: CameraFrame) -> PartVerdict:
+    def _inspect(self, frame: CameraFrame) -> tuple[PartVerdict, PartInfo]:
         live = self._live
         info = PartInfo(frame.source, run=live.run)
         if frame.image is None or not frame.complete:
@@ -252,19 +251,19 @@ class Line:
                 self._operator.tell(text)
             else:
                 self._fault(FAULT_CAMERA, text)
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, cause, info=info, trigger=frame.trigger)
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, cause, trigger=frame.trigger), info
         try:
             inspection = live.inspector.inspect(frame.image, live.threshold)
         except InputError as error:
             self._operator.tell(f"{frame.source or 'a frame'}: {error}")
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, info=info, trigger=frame.trigger)
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, trigger=frame.trigger), info
         except EngineLostError as error:  # nothing runs on that GPU any more in this process: the runtime ends
             self._lost = error
             self._fault(FAULT_ENGINE, str(error))
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, trigger=frame.trigger), info
         except Exception as error:  # an EngineError, or a defect: the part is not inspected, and the line goes on
             self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, info=info, trigger=frame.trigger)
+            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, trigger=frame.trigger), info
         self._last_frame = frame.image
         while self._faulty:
             self._control.fault_over(self._faulty.pop())
@@ -272,7 +271,7 @@ class Line:
         assert inspection.verdict is not None
         if inspection.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
             info = PartInfo(frame.source, frame.image, inspection, live.run)
-        return PartVerdict(frame.part, inspection.verdict, None, inspection.score, info, frame.trigger)
+        return PartVerdict(frame.part, inspection.verdict, None, inspection.score, frame.trigger), info
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:
         try:
@@ -285,11 +284,10 @@ class Line:
                 self._operator.tell(json.dumps(row))
 
     def _result(self, unwritten: int) -> LineResult:
-        ledger = dict(vars(self._control.state.ledger))
-        ledger["causes"] = dict(ledger["causes"])
         ordered = sorted(self._latencies)
         latency = {} if not ordered else {
             "p50": ordered[len(ordered) // 2], "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], "max": ordered[-1]}
+        rounded = {name: round(value, 3) for name, value in latency.items()}
         journal = {"path": str(self._journal._path), "rows": self._journal.rows_written, "rows_lost": unwritten,
                    "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
-        return LineResult(ledger, self._link.counters(), {k: round(v, 3) for k, v in latency.items()}, journal, self._control.realtime)
+        return LineResult(self._control.ledger.as_json(), self._control.wire, rounded, journal, self._control.realtime)

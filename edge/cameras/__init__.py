@@ -16,7 +16,7 @@ class CameraFrame:
     trigger: int  # the line's count of triggers, as given to `expose`
     part: int
     frame_id: int
-    host_time: float  # s of time.monotonic
+    host_time: float  # s of time.monotonic: when the part stood before the camera
     image: Frame | None
     source: str = ""  # file name, where there is one
     device_time: float | None = None  # s of the camera's clock
@@ -32,8 +32,8 @@ class Camera(Protocol):
     def open(self) -> None:
         """Raises CameraError when it cannot be opened."""
 
-    def expose(self, trigger: int, part: int, encoder: int | None) -> None:
-        """Take a frame for a trigger; returns at once. Called from line control's thread."""
+    def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
+        """Take a frame for a trigger that came at ``at``; returns at once. Called from a thread of its own."""
 
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame in order of exposure, or None after ``timeout`` s."""

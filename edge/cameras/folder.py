@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from pathlib import Path
 
 from edge.cameras import CameraFrame
@@ -28,8 +27,8 @@ class FolderCamera:
         except InputError as error:
             raise CameraError(f"the folder camera cannot start: {error}", next="Mend `path` under [camera] in the line file.") from error
 
-    def expose(self, trigger: int, part: int, encoder: int | None) -> None:
-        self._exposed.put((trigger, part, encoder, time.monotonic()))
+    def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
+        self._exposed.put((trigger, part, encoder, at))
 
     def next(self, timeout: float) -> CameraFrame | None:
         try:

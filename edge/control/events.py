@@ -25,16 +25,12 @@ class TriggerRefused:
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """What the runtime found. ``info`` is passed on to the outcome untouched.
-
-    ``trigger`` is the count that Expose gave: a part id may come again, a trigger's count does not.
-    """
+    """What the runtime found. ``trigger`` is the count that Expose gave: a part id may come again, a trigger's count does not."""
 
     part: int
     verdict: Verdict
     cause: Cause | None = None
     score: float | None = None
-    info: object = None
     trigger: int | None = None
 
 
@@ -78,6 +74,16 @@ class BeltStopped:
 
 
 @dataclass(frozen=True)
+class RuntimeReady:
+    """What inspects is ready: triggers are taken from now on."""
+
+
+@dataclass(frozen=True)
+class RuntimeLost:
+    """What inspects is gone: no verdict comes for the parts on the belt."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -87,16 +93,20 @@ class Stop:
     """The line is stopped: all open parts end now."""
 
 
-Event = Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | BeltStopped | Tick | Stop
+Event = (
+    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | BeltStopped | RuntimeReady
+    | RuntimeLost | Tick | Stop
+)
 
 
 @dataclass(frozen=True)
 class Expose:
-    """Take a frame of this part. ``trigger`` counts the line's triggers from 1."""
+    """Take a frame of this part, which stood before the camera at ``at``. ``trigger`` counts the line's triggers from 1."""
 
     part: int
     encoder: int | None
     trigger: int
+    at: float
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ended:
-    """The one outcome of a part."""
+    """The one outcome of a part. ``session`` and ``trigger`` together are unique."""
 
     part: int
     verdict: Verdict
@@ -129,6 +139,8 @@ class Ended:
     encoder: int | None
     triggered: float
     ended: float
+    trigger: int = 0
+    session: str = ""
     info: object = None
 
 

@@ -15,7 +15,9 @@ A part's way, with ``due`` the moment at which it stands at the ejector:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from edge.control.events import (
     Action,
@@ -31,6 +33,8 @@ from edge.control.events import (
     OrderFailed,
     PartVerdict,
     Report,
+    RuntimeLost,
+    RuntimeReady,
     Stop,
     Trigger,
     TriggerRefused,
@@ -38,6 +42,7 @@ from edge.control.events import (
 )
 from edge.rule import Cause, Verdict
 
+SAME = 0.03  # s: a trigger that a restart hears again is told from a new one of the same id by its time
 LATE_IN_A_ROW = 3  # late verdicts that make a fault
 UNLIMITED = 1 << 30
 FAULT_LATE = 3  # its code on the PLC link
@@ -70,9 +75,15 @@ class Ledger:
     failed_orders: int = 0
     link_losses: int = 0
 
+    def as_json(self) -> dict[str, Any]:
+        """The counts as a dictionary of its own."""
+        return {**vars(self), "causes": dict(self.causes)}
+
 
 @dataclass
-class _Part:
+class BeltPart:
+    """A part on the belt. Times in seconds of the line's clock."""
+
     id: int
     trigger: int
     encoder: int | None
@@ -81,24 +92,29 @@ class _Part:
     verdict: Verdict | None = None
     cause: Cause | None = None
     score: float | None = None
-    info: object = None
     ended: bool = False
+    ended_at: float = 0.0
     to_eject: bool = False
     ordered: bool = False
     held: bool = False
     confirmed: bool = False
+    gone: bool = False  # it has left the belt
+    restored: bool = False  # known from a line control that died
 
 
 class LineState:
     """The parts on the belt and their ledger."""
 
-    def __init__(self, timing: BeltTiming, parts: int = 0) -> None:
-        """parts: after how many triggers no more are accepted; 0 for no limit."""
+    def __init__(self, timing: BeltTiming, parts: int = 0, *, session: str = "", running: bool = True) -> None:
+        """parts: after how many triggers no more are accepted; 0 for no limit. running: whether what inspects is ready from the start."""
         self.timing = timing
         self.ledger = Ledger()
         self.stopped = False
+        self.running = running
+        self.session = session
+        self._changed: dict[int, BeltPart] = {}
         self._limit = parts
-        self._belt: list[_Part] = []  # in order of arrival, and so of due times
+        self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
         self._late_in_a_row = 0
 
     @property
@@ -109,7 +125,7 @@ class LineState:
     @property
     def room(self) -> int:
         """How many more triggers may open parts."""
-        if self.stopped:
+        if self.stopped or not self.running:
             return 0
         return max(0, self._limit - self.ledger.triggers) if self._limit else UNLIMITED
 
@@ -120,14 +136,27 @@ class LineState:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: no trigger is accepted and no part is on the belt."""
-        return not self.accepting and not self._belt
+        """Whether nothing is left to do: the last trigger was taken, or the line was stopped, and no part is on the belt."""
+        return (self.stopped or 0 < self._limit <= self.ledger.triggers) and not self._belt
+
+    def changes(self) -> list[BeltPart]:
+        """The parts that `handle` changed since this was last asked."""
+        changed = list(self._changed.values())
+        self._changed.clear()
+        return changed
+
+    def restore(self, parts: list[BeltPart], ledger: Ledger, now: float) -> list[Action]:
+        """Take over the belt of a line control that died. Parts without an outcome are UNINSPECTED(restart)."""
+        self.ledger, self._belt = ledger, sorted(parts, key=lambda part: part.due)
+        for part in parts:
+            part.restored = True
+        return self._lose(now, lambda part: not part.ended)
 
     def next_due(self) -> float | None:
         """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""
         return min((moment for part in self._belt for moment in self._moments(part)), default=None)
 
-    def _moments(self, part: _Part) -> list[float]:
+    def _moments(self, part: BeltPart) -> list[float]:
         moments = [self._leaves(part)]
         if part.verdict is None or (part.to_eject and not part.ordered and not part.held):
             moments.append(part.due - self.timing.lead)
@@ -135,7 +164,7 @@ class LineState:
             moments.append(part.due - self.timing.lead / 2)
         return moments
 
-    def _leaves(self, part: _Part) -> float:
+    def _leaves(self, part: BeltPart) -> float:
         return part.due + self.timing.confirm if part.ordered and not part.confirmed else part.due
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -163,20 +192,28 @@ class LineState:
                 actions.append(Alarm(0, f"the PLC is not heard: {event.reason}"))
         elif isinstance(event, BeltStopped):
             self._hold(actions)
+        elif isinstance(event, RuntimeReady):
+            self.running = True
+        elif isinstance(event, RuntimeLost):
+            self.running = False
+            actions += self._lose(now, lambda part: part.verdict is None)
         elif isinstance(event, Stop):
             self._stop(now, actions)
         self._advance(now, actions)
         return actions
 
     def _trigger(self, event: Trigger, now: float, actions: list[Action]) -> None:
-        self.ledger.triggers += 1
         stood = now - event.age
-        part = _Part(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
+        if any(part.restored and part.id == event.part and abs(part.triggered - stood) < SAME for part in self._belt):
+            return  # said again, since the line control that kept it died before it acknowledged it
+        self.ledger.triggers += 1
+        part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
         twins = [other for other in self._belt if other.id == event.part]
         self._belt.append(part)
+        self._changed[part.trigger] = part
         self._belt.sort(key=lambda other: other.due)  # a repeated trigger comes after a younger one
         if not twins:
-            actions.append(Expose(part.id, part.encoder, part.trigger))
+            actions.append(Expose(part.id, part.encoder, part.trigger, stood))
             return
         actions.append(Alarm(0, f"part {part.id} was triggered twice while on the belt: the two cannot be told apart"))
         for twin in [*twins, part]:
@@ -193,23 +230,24 @@ class LineState:
         if self._late_in_a_row >= LATE_IN_A_ROW:
             actions.append(FaultOver(FAULT_LATE))
         self._late_in_a_row = 0
-        part.info = event.info
         if event.verdict is Verdict.UNINSPECTED:
             self._uninspected(part, event.cause or Cause.CAMERA, now, actions)
             return
         part.verdict, part.score = event.verdict, event.score
+        self._changed[part.trigger] = part
         actions.append(Report(part.id, part.verdict, None, part.score, part.verdict is Verdict.REJECT))
         if part.verdict is Verdict.REJECT:
             part.to_eject = True
             self._end(part, now, actions)
 
-    def _reject_late(self, part: _Part, now: float, actions: list[Action]) -> None:
+    def _reject_late(self, part: BeltPart, now: float, actions: list[Action]) -> None:
         """A part that is known to be bad is ejected, late or not, also where uninspected parts may pass."""
         if part.verdict is None:
             self._uninspected(part, Cause.LATE, now, actions)
             self._count_late(actions)
         if part.cause is Cause.LATE and not part.to_eject:
             part.to_eject = True
+            self._changed[part.trigger] = part
             actions.append(Report(part.id, Verdict.UNINSPECTED, Cause.LATE, None, True))
             self._order(part, actions)
 
@@ -226,10 +264,19 @@ class LineState:
         held = [part for part in self._belt if not part.ordered]
         for part in held:
             part.held = True
+            self._changed[part.trigger] = part
         if held:
             actions.append(Alarm(0, f"the belt stopped with {len(held)} parts on it: the PLC has to eject those without a PASS itself"))
 
-    def _uninspected(self, part: _Part, cause: Cause, now: float, actions: list[Action]) -> None:
+    def _lose(self, now: float, lost: Callable[[BeltPart], bool]) -> list[Action]:
+        """These parts get no verdict any more: take the safe action for them at once."""
+        actions: list[Action] = []
+        for part in self._belt:
+            if lost(part):
+                self._uninspected(part, Cause.RESTART, now, actions)
+        return actions
+
+    def _uninspected(self, part: BeltPart, cause: Cause, now: float, actions: list[Action]) -> None:
         part.verdict, part.cause, part.score = Verdict.UNINSPECTED, cause, None
         part.to_eject = self.timing.eject_uninspected
         actions.append(Report(part.id, part.verdict, cause, None, part.to_eject))
@@ -242,6 +289,7 @@ class LineState:
             actions.append(Alarm(0, f"part {event.part} left at the ejector without a command"))
             return
         part.confirmed = True
+        self._changed[part.trigger] = part
         self.ledger.confirmed += 1
 
     def _stop(self, now: float, actions: list[Action]) -> None:
@@ -274,18 +322,23 @@ class LineState:
                 self._order(part, actions)
         gone = [part for part in self._belt if now >= self._leaves(part)]
         self.ledger.unconfirmed += sum(part.ordered and not part.confirmed for part in gone)
+        for part in gone:
+            part.gone = True
+            self._changed[part.trigger] = part
         if gone:
             self._belt = [part for part in self._belt if now < self._leaves(part)]
 
-    def _order(self, part: _Part, actions: list[Action]) -> None:
+    def _order(self, part: BeltPart, actions: list[Action]) -> None:
         if part.held:
             return
         part.ordered = True
+        self._changed[part.trigger] = part
         actions.append(Order(part.id, part.due))
 
-    def _end(self, part: _Part, now: float, actions: list[Action]) -> None:
+    def _end(self, part: BeltPart, now: float, actions: list[Action]) -> None:
         assert part.verdict is not None and not part.ended
-        part.ended = True
+        part.ended, part.ended_at = True, now
+        self._changed[part.trigger] = part
         if part.verdict is Verdict.PASS:
             self.ledger.passed += 1
         elif part.verdict is Verdict.REJECT:
@@ -293,5 +346,9 @@ class LineState:
         else:
             self.ledger.uninspected += 1
             self.ledger.causes[(part.cause or Cause.CAMERA).value] += 1
-        actions.append(Ended(part.id, part.verdict, part.cause, part.score, part.encoder, part.triggered, now, part.info))
-        part.info = None  # it may hold a frame
+        actions.append(self.outcome(part))
+
+    def outcome(self, part: BeltPart) -> Ended:
+        """The outcome of a part that has one."""
+        assert part.verdict is not None
+        return Ended(part.id, part.verdict, part.cause, part.score, part.encoder, part.triggered, part.ended_at, part.trigger, self.session)

@@ -43,7 +43,13 @@ class PlcLink(Protocol):
         """Say that the line lives; called at least every 50 ms."""
 
     def read_events(self, timeout: float, wake: int) -> list[Event]:
-        """What has come in, waiting at most ``timeout`` s, or until the file descriptor ``wake`` can be read."""
+        """What has come in, waiting at most ``timeout`` s, or until the file descriptor ``wake`` can be read.
+
+        What the call before gave counts as kept now, and is acknowledged.
+        """
+
+    def counters(self) -> dict[str, int]:
+        """What went wrong on the wire so far."""
 
     def close(self) -> None:
         """Close the port."""

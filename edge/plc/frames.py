@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import select
 import stat
@@ -93,8 +92,14 @@ class FramesLink:
 
     def pulse(self, part: int, due: float, width_ms: int) -> None:
         # On the PLC's own clock, and from its own trigger time: no delay on either way moves the pulse.
-        trigger, triggered = self._triggers.get(part, (0, due))
-        time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
+        if part in self._triggers:
+            trigger, triggered = self._triggers[part]
+            time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
+        elif (reading := self._clock.reading(due)) is not None:  # line control was started again
+            time = reading
+        else:
+            self._pending.append(OrderFailed(part, "the PLC's clock is not known yet"))
+            return
         self._conversation.command(Type.REJECT, 0, part, width_ms, time, due + LATE_BY)
 
     def heartbeat(self, status: LineStatus) -> None:
@@ -127,28 +132,20 @@ class FramesLink:
             events += self._frame(frame, answer, now)
         if self._up and now - self._heard > HEARTBEAT_LIMIT:
             events += self._lost(f"no heartbeat for {1000 * HEARTBEAT_LIMIT:.0f} ms")
-        self._flush(now)  # acknowledgements go out at once
         events, self._pending = self._pending + events, []
-        return events
+        return events  # acknowledged by the next call: a trigger that is acknowledged must have been kept
 
     def _wait(self, timeout: float, wake: int) -> bytes:
         port = self._port
         if port is None:
-            ready, _, _ = select.select([wake], [], [], min(timeout, REOPEN_AFTER))
-            return self._drain(ready, wake)
+            select.select([wake], [], [], min(timeout, REOPEN_AFTER))
+            return b""
         try:
             ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
-            self._drain(ready, wake)
             return bytes(port.read(4096)) if port.fileno() in ready else b""
         except PORT_ERRORS as error:
             self._drop_port(str(error))
             return b""
-
-    @staticmethod
-    def _drain(ready: list[int], wake: int) -> bytes:
-        if wake in ready:
-            os.read(wake, 4096)
-        return b""
 
     def _frame(self, frame: Frame, answer: Ack, now: float) -> list[Event]:
         if frame.session != self._session:  # the PLC began anew, and so may its clock
@@ -214,7 +211,7 @@ class FramesLink:
 
     @property
     def idle(self) -> bool:
-        """Whether every command was acknowledged or given up."""
+        """Whether every command was acknowledged or given up, and every acknowledgement sent."""
         return self._conversation.idle
 
     def counters(self) -> dict[str, int]:

@@ -128,6 +128,12 @@ class PlcClock:
         """The PLC's time as a moment of our clock, s."""
         return self._offset + self._since_reference(time)
 
+    def reading(self, moment: float) -> int | None:
+        """What the PLC's clock shows at a moment of ours, ms; None while nothing was heard."""
+        if self._reference is None:
+            return None
+        return (self._reference + round(1000 * (moment - self._offset))) & 0xFFFFFFFF
+
 
 @dataclass
 class _Command:
@@ -263,8 +269,8 @@ class Conversation:
 
     @property
     def idle(self) -> bool:
-        """Whether every command is settled."""
-        return not self._waiting and not self._under_way
+        """Whether every command is settled, and nothing waits to be sent."""
+        return not self._waiting and not self._under_way and not self._out
 
     def abandon(self) -> list[Settled]:
         """Give up all commands, as when the port is gone."""

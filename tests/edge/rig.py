@@ -78,6 +78,19 @@ def wait_for(condition, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def children(line) -> dict[str, int]:
+    """The processes of a line: "control" and "runtime"."""
+    found = {}
+    for pid in Path(f"/proc/{line.pid}/task/{line.pid}/children").read_text().split():
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_text()
+        except OSError:
+            continue
+        if "edge.control.process" in command or "lineside" in command:  # else it is between fork and exec
+            found["control" if "edge.control.process" in command else "runtime"] = int(pid)
+    return found
+
+
 @pytest.fixture
 def rig(tmp_path, calibrated, cloth):
     rigs = []

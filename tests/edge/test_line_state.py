@@ -20,6 +20,8 @@ from edge.control.events import (
     OrderFailed,
     PartVerdict,
     Report,
+    RuntimeLost,
+    RuntimeReady,
     Stop,
     Tick,
     Trigger,
@@ -43,7 +45,7 @@ def drive(state, *steps):
 
 def test_a_good_part_passes_when_the_plc_has_heard_it():
     state = LineState(TIMING)
-    assert drive(state, (0.0, Trigger(7, 123))) == [Expose(7, 123, 1)]
+    assert drive(state, (0.0, Trigger(7, 123))) == [Expose(7, 123, 1, 0.0)]
     assert drive(state, (0.3, PartVerdict(7, Verdict.PASS, score=0.1))) == [Report(7, Verdict.PASS, None, 0.1, False)]
     assert state.ledger.passed == 0
     (ended,) = drive(state, (0.31, VerdictDelivered(7)))
@@ -188,10 +190,25 @@ def test_no_reject_is_timed_for_parts_on_a_belt_that_stopped():
     assert "belt stopped with 1 parts" in of(actions, Alarm)[0].text
 
 
-def test_what_belongs_to_a_part_is_let_go_when_it_ends():
+def test_without_what_inspects_no_trigger_is_taken_and_parts_without_a_verdict_are_safe_at_once():
     state = LineState(TIMING)
-    actions = drive(state, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.REJECT, info="a frame")))
-    assert of(actions, Ended)[0].info == "a frame" and state._belt[0].info is None
+    actions = drive(state, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.PASS)), (0.2, Trigger(2)), (0.3, RuntimeLost()))
+    assert [(ended.part, ended.cause) for ended in of(actions, Ended)] == [(2, Cause.RESTART)] and state.room == 0
+    assert of(drive(state, (0.31, VerdictDelivered(1)), (0.4, PartVerdict(2, Verdict.PASS))), Ended)[0].verdict is Verdict.PASS
+    assert of(drive(state, (1.1, Tick())), Order) == [Order(2, 1.2)]
+    drive(state, (1.5, RuntimeReady()))
+    assert state.room > 0 and not state.finished
+
+
+def test_a_line_control_that_was_started_again_takes_the_belt_over():
+    before = LineState(TIMING)
+    drive(before, (0.0, Trigger(1)), (0.1, PartVerdict(1, Verdict.PASS)), (0.1, VerdictDelivered(1)), (0.2, Trigger(2)),
+          (0.3, PartVerdict(2, Verdict.REJECT)), (0.4, Trigger(3)), (0.45, PartVerdict(3, Verdict.PASS)), (0.5, Trigger(4)))
+    after = LineState(TIMING, running=False)
+    actions = after.restore(before.changes(), before.ledger, 0.6)
+    assert [(ended.part, ended.trigger, ended.cause) for ended in of(actions, Ended)] == [(3, 3, Cause.RESTART), (4, 4, Cause.RESTART)]
+    assert [order.part for order in of(drive(after, (1.45, Tick())), Order)] == [2, 3, 4]
+    assert (after.ledger.triggers, after.ledger.passed, after.ledger.rejected, after.ledger.uninspected) == (4, 1, 1, 2)
 
 
 EVENTS = st.one_of(

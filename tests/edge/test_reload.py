@@ -12,7 +12,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from rig import LINESIDE, Rig, finish, reconcile, rig, wait_for
+from rig import LINESIDE, Rig, children, finish, reconcile, rig, wait_for
 from test_golden import seal_again, spoil
 
 from edge.bundle import load_bundle
@@ -91,6 +91,7 @@ def test_a_spoilt_bundle_does_not_start(rig):
     made = rig()
     spoil(made.folder / "bundle")
     with_new_seal(made.folder / "bundle")
+    made.plc(0)
     line = made.run()
     _, err = finish(line)
     assert line.returncode == 2 and "golden part 0" in err and "Traceback" not in err
@@ -136,7 +137,8 @@ def test_a_line_that_was_killed_leaves_no_socket_in_the_way(rig, lineside):
     made.plc(0, 10)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 2)
-    os.kill(line.pid, signal.SIGKILL)
+    for pid in [line.pid, *children(line).values()]:
+        os.kill(pid, signal.SIGKILL)
     line.wait()
     assert socket_path(made.folder / "journal.db", made.folder / "line.toml").exists()
     code, _, err = lineside("reload", made.folder / "line.toml")

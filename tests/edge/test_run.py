@@ -152,25 +152,30 @@ def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
     ('kind = "folder"', 'kind = "webcam"', "'folder'"), ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"),
     ("loop = false", 'loop = "no"', "camera.loop"), ('kind = "frames"', "", "plc.kind"), ("threads = 1", "threads = -1", "line.threads"),
 ])
-def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, lineside, old, new, words):
+def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, old, new, words):
     line = rig()
+    line.plc(0)
     path = line.folder / "line.toml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    code, _, err = lineside("run", path)
-    assert code == 2 and words in err
-    assert not (line.folder / "journal.db").exists()
+    process = line.run()
+    _, err = finish(process)
+    assert process.returncode == 2 and words in err and err.count("lineside:") == 1 and "Traceback" not in err
+    assert not (line.folder / "journal.db").exists() and not list(line.folder.glob("*.belt"))
 
 
-def test_other_reasons_not_to_start(rig, lineside, tmp_path):
+def test_other_reasons_not_to_start(rig, tmp_path):
     line = rig(camera=tmp_path / "empty")
+    line.plc(0)
     (tmp_path / "empty").mkdir()
-    assert "0 images" in lineside("run", line.folder / "line.toml")[2]
-    assert "no file" in lineside("run", tmp_path / "none.toml")[2]
+    assert "0 images" in finish(line.run())[1]
     decision = line.folder / "bundle" / "decision.toml"
     decision.write_text(decision.read_text().split("[[threshold]]")[0])
-    code, _, err = lineside("run", line.folder / "line.toml")
-    assert code == 2 and "lineside calibrate" in err
+    process = line.run()
+    _, err = finish(process)
+    assert process.returncode == 2 and "lineside calibrate" in err
+    (line.folder / "line.toml").unlink()
+    assert "no file" in finish(line.run())[1]
 
 
 def test_a_journal_that_cannot_be_written_stops_the_start(rig):

@@ -22,7 +22,7 @@ from export.fp16 import MULTIPLY, half_nodes, write_fp16
 from export.int8 import Int8Graphs, load_named, quantisable
 from export.onnx import write_graph
 from export.tensorrt import parse_batch
-from tests.edge.rig import Rig, finish, reconcile
+from tests.edge.rig import Rig, finish
 from tests.export.test_precisions import IMAGES, small_graph
 from tests.mocks import HERE, environment
 
@@ -233,8 +233,8 @@ def test_without_tensorrt_the_engine_command_says_what_is_missing(calibrated, cl
 
 
 @pytest.mark.parametrize(("code", "sticky"), [(701, 0), (719, 1)])
-def test_a_line_over_tensorrt_survives_a_failure_and_ends_with_a_lost_gpu(over_mocks, bundle_of, cloth, tmp_path, code, sticky):
-    """A failure that passes costs one part; one that stays ends the runtime with its exit code, and every part is accounted for."""
+def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bundle_of, cloth, tmp_path, code, sticky):
+    """A failure that passes costs one part; one that stays ends the runtime, which is started again; every part is accounted for."""
     good = cloth / "test" / "good"
     built, _, err = over_mocks("engine", bundle_of, "--good", good, "--precision", "fp32", "--batch", "1:1:1")
     assert built == 0, err
@@ -249,13 +249,13 @@ def test_a_line_over_tensorrt_survives_a_failure_and_ends_with_a_lost_gpu(over_m
         assert "is ready in fp32 on tensorrt" in told
         rows = made.rows()
         assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows), told
+        assert line.returncode == 0 and ledger["causes"].get("engine") == 1 and "Traceback" not in told, told
         if sticky:
-            assert line.returncode == 3 and "the GPU was lost" in told and ledger["triggers"] < 30, told
-            assert "Traceback" not in told and ledger["causes"]
+            assert "the GPU was lost" in told and "the runtime ended with exit code 3 and was started again" in told, told
         else:
-            assert line.returncode == 0 and ledger["causes"] == {"engine": 1} and ledger["uninspected"] == 1, told
-            summary, _ = finish(plc)
-            reconcile(ledger, summary, rows)
+            assert ledger["uninspected"] == 1, told
+        summary, _ = finish(plc)
+        assert summary["escaped_ids"] == [] and summary["triggers"] == len(rows) + summary["refused"] + summary["unacknowledged"]
     finally:
         for process in made.processes:
             process.kill()

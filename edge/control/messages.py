@@ -1,0 +1,111 @@
+"""Messages between line control and the runtime: pickled, one for each packet of a SEQPACKET socket in a folder of the user's own.
+
+The end of the file means that the other side died: the kernel says so at once, which no time-out does.
+"""
+
+from __future__ import annotations
+
+import pickle
+import socket
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.control.state import Ledger
+
+LONGEST = 65_536  # bytes of a message
+WAITING = 20_000  # messages kept for a side that does not read; then it counts as dead
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """Line control's first message. realtime: whether it has the priority that it needs."""
+
+    session: str
+    realtime: bool
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Written:
+    """The journal has these outcomes."""
+
+    triggers: list[int]
+
+
+@dataclass(frozen=True)
+class Told:
+    """Text for the operator."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class State:
+    """The counts of the ledger and of the wire so far."""
+
+    ledger: Ledger
+    wire: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """Line control has ended, as it should."""
+
+
+class Channel:
+    """One end. ``send`` and ``receive`` never wait."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._waiting: deque[bytes] = deque()
+        self._deaf = False  # the other side reads nothing any more; what it said before is still to be read
+        self.closed = False
+
+    def fileno(self) -> int:
+        """For select."""
+        return self._socket.fileno()
+
+    def send(self, message: Any) -> None:
+        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped."""
+        self._waiting.append(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits as far as the other side takes it."""
+        while self._waiting and not self._deaf:
+            try:
+                self._socket.send(self._waiting[0])
+            except BlockingIOError:
+                self._deaf = len(self._waiting) > WAITING
+                break
+            except OSError:
+                self._deaf = True
+                break
+            self._waiting.popleft()
+        if self._deaf:
+            self._waiting.clear()
+
+    def receive(self, most: int = 1000) -> list[Any]:
+        """What has come in; sets ``closed`` at the end of the file."""
+        messages: list[Any] = []
+        while not self.closed and len(messages) < most:
+            try:
+                data = self._socket.recv(LONGEST)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:  # it went with messages unread; what it sent comes next
+                continue
+            except OSError:
+                data = b""
+            if not data:
+                self.closed = True
+                break
+            messages.append(pickle.loads(data))
+        return messages
+
+    def close(self) -> None:
+        """Close; the other side sees the end of the file."""
+        self.closed = self._deaf = True
+        self._socket.close()

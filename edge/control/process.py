@@ -1,0 +1,81 @@
+"""The process of line control. A busy interpreter makes timers late, so it has an interpreter, a scheduling class and memory of its own.
+
+Started by `edge.supervisor`, with its task as JSON: python -m edge.control.process TASK
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from edge.control.belt_file import BeltFile
+from edge.control.line import LineControl
+from edge.control.messages import Welcome
+from edge.control.state import BeltTiming, LineState
+from edge.errors import LinesideError, LinkError
+from edge.plc.frames import FramesLink
+
+PRIORITY = 50  # SCHED_FIFO
+MCL_CURRENT, MCL_FUTURE = 1, 2
+PR_SET_NAME, PR_SET_TIMERSLACK = 15, 29
+
+
+def become_realtime() -> str:
+    """Take a fixed priority, lock the memory, and stop the collector. Returns what could not be had, or nothing."""
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(PR_SET_NAME, b"lineside-ctl", 0, 0, 0)
+    library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # ns
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    missing = []
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except OSError as error:
+        missing.append(f"no real-time priority ({error.strerror})")
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and os.geteuid() != 0:
+        missing.append("no right to lock its memory")  # with a limit, a lock of what comes later makes allocations fail
+    elif library.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
+        missing.append(f"its memory is not locked ({os.strerror(ctypes.get_errno())})")
+    return " and ".join(missing)
+
+
+def main() -> int:
+    """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
+    task = json.loads(sys.argv[1])
+    link = FramesLink(task["port"], task["baud"])
+    try:
+        if task["again"]:
+            with contextlib.suppress(LinkError):  # it is opened again and again
+                link.open()
+        else:
+            link.open()
+        belt = BeltFile(Path(task["belt_file"]), task["session"])
+    except LinesideError as error:
+        print(f"lineside: {error}", file=sys.stderr)
+        return error.exit_code
+    why_not = become_realtime()
+    state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
+    control = LineControl(link, state, belt, socket.socket(fileno=task["listener"]), pulse_ms=task["pulse_ms"],
+                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"])
+
+    def stop(*_: object) -> None:
+        control.stopping = True
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    control.run()
+    print(json.dumps(state.ledger.as_json()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

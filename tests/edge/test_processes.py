@@ -1,0 +1,127 @@
+"""Whatever process of a line is killed, no part gets past uninspected, every part has one row, and the line comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from rig import children, finish, rig, wait_for
+
+__all__ = ["rig"]
+
+
+def check(rig, ledger: dict, plc: dict) -> list:
+    """Every part has one row and one outcome on both sides, and what was not inspected was ejected."""
+    rows = rig.rows()
+    assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows)
+    assert plc["triggers"] == len(rows) + plc["refused"] + plc["unacknowledged"]  # what was not taken, the PLC ejects itself
+    assert len({row["part"] for row in rows}) == len(rows)
+    assert plc["escaped_ids"] == [] and plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0
+    assert set(row["part"] for row in rows if row["verdict"] != "PASS") <= set(plc["ejected_ids"])
+    assert sum(ledger["causes"].values()) == ledger["uninspected"]
+    return rows
+
+
+def test_a_killed_runtime_costs_the_parts_without_a_verdict_and_comes_back(rig):
+    made = rig(loop=True, travel=1000)
+    plc = made.plc(60, 20)
+    line = made.run("--parts", "60")
+    wait_for(lambda: len(made.rows()) > 10)
+    before = children(line)
+    os.kill(before["runtime"], signal.SIGKILL)
+    ledger, told = finish(line)
+    summary, _ = finish(plc)
+    rows = check(made, ledger, summary)
+    assert line.returncode == 0 and "the runtime ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert {row["cause"] for row in rows if row["verdict"] == "UNINSPECTED"} <= {"restart"}
+    assert ledger["triggers"] == 60 and "late" not in ledger["causes"] and ledger["link_losses"] == 0
+    assert sorted(summary["ejected_ids"]) == sorted(row["part"] for row in rows if row["verdict"] != "PASS")
+    assert not list(made.folder.glob("*.belt"))
+
+
+def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_uninspected(rig):
+    made = rig(loop=True, travel=1500)
+    plc = made.plc(80, 20)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 10)
+    pids = children(line)
+    os.kill(pids["runtime"], signal.SIGSTOP)  # parts without a verdict
+    time.sleep(0.3)
+    os.kill(pids["control"], signal.SIGKILL)
+    os.kill(pids["runtime"], signal.SIGCONT)
+    summary, _ = finish(plc)
+    line.send_signal(signal.SIGTERM)
+    ledger, told = finish(line)
+    rows = check(made, ledger, summary)
+    assert line.returncode == 0
+    assert "line control ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert ledger["causes"].get("restart", 0) >= 1
+    log = [json.loads(text) for text in (made.folder / "plc.jsonl").read_text().splitlines()]
+    lost = next(entry["t"] for entry in log if entry["event"] == "heartbeat_lost")
+    assert next(entry["t"] for entry in log if entry["event"] == "heartbeat_back") - lost < 2.0
+    assert {row["cause"] for row in rows if row["verdict"] == "UNINSPECTED"} == {"restart"}
+
+
+def test_a_process_that_dies_again_and_again_ends_the_line(rig):
+    made = rig(loop=True)
+    plc = made.plc(0)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 2)
+    old = 0
+    for _ in range(6):
+        wait_for(lambda old=old: children(line).get("control", old) != old)
+        old = children(line)["control"]
+        time.sleep(0.3)
+        os.kill(old, signal.SIGKILL)
+    _, told = finish(line)
+    assert line.returncode == 1 and "for the 6th time in 5 minutes: the line ends" in told, told
+    plc.send_signal(signal.SIGTERM)
+    assert finish(plc)[0]["escaped_ids"] == []
+
+
+def test_when_the_supervisor_is_killed_the_others_end_and_the_next_run_writes_what_was_left(rig):
+    made = rig(loop=True, travel=1500)
+    plc = made.plc(0, 20)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 10)
+    pids = children(line)
+    os.kill(pids["runtime"], signal.SIGSTOP)  # so that it cannot write what line control ends
+    time.sleep(0.3)
+    line.kill()
+    wait_for(lambda: not Path(f"/proc/{pids['control']}").exists() or "Z" in Path(f"/proc/{pids['control']}/stat").read_text(), 15)
+    os.kill(pids["runtime"], signal.SIGKILL)
+    assert list(made.folder.glob("*.belt"))
+    count = len(made.rows())
+    second = made.run()
+    wait_for(lambda: len(made.rows()) > count + 5)
+    second.send_signal(signal.SIGTERM)
+    _, told = finish(second)
+    assert second.returncode == 0, told
+    plc.send_signal(signal.SIGTERM)
+    summary, _ = finish(plc)
+    rows = made.rows()
+    assert len({row["part"] for row in rows}) == len(rows) == summary["triggers"] - summary["refused"] - summary["unacknowledged"]
+    assert summary["escaped_ids"] == [] and {row["cause"] for row in rows} <= {None, "restart", "stopped"}
+
+
+@pytest.mark.parametrize("name", ["control", "runtime"])
+def test_a_process_that_stands_still_lets_nothing_pass_uninspected(rig, name):
+    made = rig(loop=True, travel=800)
+    plc = made.plc(60, 20)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 10)
+    pid = children(line)[name]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.kill(pid, signal.SIGCONT)
+    summary, _ = finish(plc)
+    line.send_signal(signal.SIGTERM)
+    ledger, told = finish(line)
+    rows = made.rows()
+    assert line.returncode == 0 and ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows), told
+    assert summary["escaped_ids"] == [] and summary["wrong_part"] == 0
+    assert ledger["uninspected"] >= 1
