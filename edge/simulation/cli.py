@@ -51,6 +51,7 @@ def plc_simulator(
     noise: Annotated[float, typer.Option(help="Probability that a frame on the wire is corrupted.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of jitter and noise.")] = 0,
     start_timeout: Annotated[float, typer.Option(help="Seconds to wait for the line to become ready.")] = 60.0,
+    faults: Annotated[Path | None, typer.Option(help="A scenario's fault board, from `lineside simulate`.", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play the PLC and its belt: trigger parts, check the line's answers, log which parts were ejected."""
@@ -64,7 +65,7 @@ def plc_simulator(
         signal.signal(number, lambda *_: stop.set())
     settings = PlcSettings(rate=rate, parts=parts, travel_ms=travel_ms, jitter=jitter, noise=noise, seed=seed,
                            start_timeout_s=start_timeout)
-    summary = simulate(port, log, settings, stop.is_set)
+    summary = simulate(port, log, settings, stop.is_set, faults)
     print(json.dumps(summary) if as_json else _plc_lines(summary))
 
 

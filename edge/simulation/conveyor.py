@@ -88,7 +88,7 @@ class Conveyor:
 
     ``receive`` and ``advance`` move it on, ``next_due`` says when ``advance`` has something to do, ``outgoing`` holds the
     frames to be sent (the caller empties it). ``session`` and ``sequence`` are the ones this side begins with; ``note``
-    gets every event.
+    gets every event. ``encoder_error`` (counts) is added to what the encoder says, ``sensor_sees`` is whether CONFIRMs are sent.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Conveyor:
         self.settings, self.session, self.outgoing = settings, session, list[Frame]()
         self.reader, self.inbox, self.outbox = Reader(), Inbox(), Outbox(sequence)
         self.fed = 0
+        self.encoder_error = 0
+        self.sensor_sees = settings.confirm
         self._note, self._start, self._random = note, now, random.Random(settings.seed)
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._order = count()  # first come, first served among things due at the same time
@@ -200,7 +202,7 @@ class Conveyor:
         return self._start + ((clock + 5000 + (1 << 31)) % (1 << 32) - (1 << 31)) / 1000
 
     def _encoder(self, now: float) -> int:
-        counts = int((now - self._start) * (self.settings.encoder_per_s or 0))
+        counts = int((now - self._start) * (self.settings.encoder_per_s or 0)) + self.encoder_error
         return (counts + (1 << 31)) % (1 << 32) - (1 << 31)
 
     def _beat(self, due: float, now: float) -> None:
@@ -262,7 +264,7 @@ class Conveyor:
         self._ejected.append(part.id)
         self._note(when, "ejected", part=part.id, by=by, **fields)
         self._depart(part, when)
-        if self.settings.confirm:
+        if self.sensor_sees:
             self._counts["confirms"] += 1
             self._note(when, "confirm", part=part.id)
             self.outbox.post(Kind.CONFIRM, part=part.id, value=self._encoder(when), time=self._clock(when))
@@ -296,7 +298,11 @@ class Conveyor:
 
     def _acknowledged(self, ack: Frame, now: float) -> None:
         command = self.outbox.acknowledged(ack)
-        if command is None or ack.code == Ack.DONE:
+        if command is None:
+            return
+        if ack.code == Ack.DONE:
+            if command.kind is Kind.TRIGGER:
+                self._note(now, "taken", part=ack.part)
             return
         self._counts["refused " + command.kind.name] += 1
         self._note(now, "refused", part=ack.part, type=command.kind.name, code=ack.code)

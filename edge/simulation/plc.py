@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edge.errors import InputError
 from edge.simulation.conveyor import BEAT_S, Conveyor, Note, PlcSettings
+from edge.simulation.plc_faults import PlcFaults
 from edge.simulation.plc_port import Wire
 
 
@@ -64,18 +65,21 @@ def _realtime() -> Iterator[bool]:
             os.sched_setscheduler(0, *before)
 
 
-def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bool] = lambda: False) -> dict[str, object]:
+def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bool] = lambda: False,
+             faults: Path | None = None) -> dict[str, object]:
     """Play the PLC at ``port`` until its parts have passed, the line never becomes ready, or ``stop()`` says so.
 
     Writes events to ``log`` as JSON lines (``t``: s since the start) and the summary as its last one; returns the summary,
     see ``Conveyor.summary``. ``ended`` in it is "parts", "stopped" or "line not ready"; ``own_lateness_ms`` is the most
     that this process was late itself: figures below that are not the line's. ``stop`` is asked at least every 50 ms.
+    ``faults`` is the folder of a scenario's fault board.
     Raises LinkError if the port, InputError if the log cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         wire = stack.enter_context(contextlib.closing(Wire(port, settings.baud, noise=settings.noise, seed=settings.seed)))
         journal = stack.enter_context(contextlib.closing(_Log(log)))
         realtime = stack.enter_context(_realtime())
+        disturbed = PlcFaults(faults, settings.seed)
         start = time.monotonic()
 
         def note(when: float, event: str, **fields: object) -> None:
@@ -83,10 +87,11 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
 
         # Not seeded: a line that outlives two runs would take the second one's commands for repetitions of the first.
         conveyor = Conveyor(settings, session=secrets.randbits(16), sequence=secrets.randbits(16), now=start, note=note)
+        note(start, "start", monotonic=start, unix=time.time())
         ended = "stopped"
         try:
             while not stop():
-                now = _turn(wire, conveyor, note)
+                now = _turn(wire, conveyor, disturbed, note)
                 if (reason := conveyor.ended(now)) is not None:
                     ended = reason
                     break
@@ -95,7 +100,7 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
         finally:
             now = time.monotonic()
             conveyor.stop(now)
-            _flush(wire, conveyor)
+            _flush(wire, conveyor, disturbed)
             summary = conveyor.summary(now) | {
                 "ended": ended, "duration_s": round(now - start, 3), "realtime": realtime, "unsent_frames": wire.unsent,
                 "log_lines_lost": journal.lost,
@@ -104,23 +109,26 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
         return summary
 
 
-def _turn(wire: Wire, conveyor: Conveyor, note: Note) -> float:
+def _turn(wire: Wire, conveyor: Conveyor, disturbed: PlcFaults, note: Note) -> float:
     """Wait for bytes or the next thing due, and do it; the time afterwards."""
+    disturbed.look(wire, conveyor)
     port = wire.fd
     timeout = min(max(conveyor.next_due() - time.monotonic(), 0.0), BEAT_S)
     readable, _, _ = select.select([] if port is None else [port], [], [], timeout)
     now = time.monotonic()
     # First what came, then what is due: should this process have been held up, the line's frames were there in time.
-    for frame in conveyor.reader.feed(wire.read()) if readable else ():
-        conveyor.receive(frame, now)
+    for frame in conveyor.reader.feed(disturbed.heard(wire.read())) if readable else ():
+        if disturbed.takes(frame):
+            conveyor.receive(frame, now)
     conveyor.advance(now)
-    _flush(wire, conveyor)
+    _flush(wire, conveyor, disturbed)
     if port is not None and wire.fd is None:
         note(now, "port_lost")
     return now
 
 
-def _flush(wire: Wire, conveyor: Conveyor) -> None:
+def _flush(wire: Wire, conveyor: Conveyor, disturbed: PlcFaults) -> None:
     for frame in conveyor.outgoing:
-        wire.write(frame.encode())
+        if data := disturbed.said(frame):
+            wire.write(data)
     conveyor.outgoing.clear()

@@ -30,6 +30,7 @@ class Wire:
         self._path, self._baud, self._noise, self._random = path, baud, noise, random.Random(seed)
         self._port: serial.Serial | None = None
         self._far: int | None = None
+        self._pulled = False
         self._link = ""
         if path.exists():
             self._open_device()
@@ -59,6 +60,16 @@ class Wire:
             sent = 0
             self._lose()
         self.unsent += sent < len(data)
+
+    def plug(self, in_: bool) -> None:
+        """Pull the plug of a pty made here, or put it in again: a new pty behind the same link. Does nothing to a port that exists."""
+        if in_ and self._pulled:
+            self._make_pty()
+        elif not in_ and self._far is not None:
+            self.close()
+            self._pulled = True
+            return
+        self._pulled = self._pulled and not in_
 
     def close(self) -> None:
         """Close the port, and remove the link if it is still the one made here."""
