@@ -1,4 +1,4 @@
-"""``lineside render``, ``lineside plc-simulator`` and ``lineside demo``: a line to try before there is a camera."""
+"""``lineside render``, ``plc-simulator``, ``demo`` and ``simulate``: a line to try before there is a camera, and to try it by faults."""
 
 from __future__ import annotations
 
@@ -91,4 +91,39 @@ def demo(
     else:
         print_demo(summary, out)
     if not summary["reconciled"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[Path, typer.Argument(help="The scenario file.", metavar="SCENARIO.toml")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run, its report and pictures; out/simulate/NAME unless given.")] = None,
+    count: Annotated[int, typer.Option(help="So many parts, whatever the file says.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="This seed, whatever the file says; -1: the file's.", min=-1)] = -1,
+    as_json: AsJson = False,
+) -> None:
+    """Run a line with the faults of a scenario, and reconcile every part: truth, verdict, reject commanded, ejected."""
+    from edge.simulation.scenario import read_scenario
+
+    file = read_scenario(scenario, {name: value for name, value in (("count", count or None), ("seed", None if seed < 0 else seed))
+                                    if value is not None})
+    if file.scenario.time == "virtual":
+        from edge.simulation.virtual import print_virtual, simulate_virtual
+
+        figures = simulate_virtual(file)
+        if as_json:
+            print(json.dumps(figures))
+        else:
+            print_virtual(figures)
+        return
+    from edge.simulation.report import print_report
+    from edge.simulation.simulate import simulate_scenario
+
+    folder = out or Path("out/simulate") / file.name
+    result, report = simulate_scenario(file, folder)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print_report(result, report, folder)
+    if result.failures:
         raise typer.Exit(1)

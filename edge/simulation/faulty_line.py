@@ -36,13 +36,13 @@ def step_clock(board: FaultBoard) -> None:
 
 def wrap_control(folder: str) -> None:
     """Start line control through this module as well."""
-    class Popen(subprocess.Popen):  # type: ignore[type-arg]
+    class Popen(subprocess.Popen[Any]):
         def __init__(self, command: list[str], **options: Any) -> None:
             if command[1:3] == ["-m", CONTROL]:
                 command = [command[0], "-m", "edge.simulation.faulty_line", folder, *command[2:]]
             super().__init__(command, **options)
 
-    subprocess.Popen = Popen  # type: ignore[misc]
+    subprocess.Popen = Popen  # type: ignore[misc, assignment]
 
 
 def fill_disk(board: FaultBoard) -> None:

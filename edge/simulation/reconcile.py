@@ -6,6 +6,7 @@ Pure: it takes the journal's rows, the PLC's log, the ledgers and the faults, an
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -100,7 +101,7 @@ class Reconciliation:
                 "differences": [asdict(part) for part in self.differences]}
 
 
-def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: dict[str, int] | None = None, restarts: int = 0,
+def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: Mapping[str, int] | None = None, restarts: int = 0,
               may_pass: bool = False) -> Reconciliation:
     """allowed: causes that need no fault; seen: how many parts of each cause there must be; restarts: how many at least;
     may_pass: whether the scenario lets parts without a PASS through."""
@@ -134,10 +135,10 @@ def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen
 def _parts(evidence: Evidence) -> dict[int, PartRecord]:
     parts: dict[int, PartRecord] = {}
     for entry in evidence.log:
-        event, id = entry["event"], entry.get("part")
+        event, id = entry["event"], entry.get("part", 0)
         if event == "trigger":
             parts[id] = PartRecord(id, evidence.truth.get(id, "unknown"), entry["t"])
-        part = parts.get(id) if id is not None else None
+        part = parts.get(id)
         if part is None:
             continue
         if event == "taken":

@@ -29,7 +29,7 @@ class Fault(Settings):
         return self
 
 
-class _OfParts(Fault):
+class OfParts(Fault):
     """It befalls `count` parts from `at_part` on."""
 
     at_part: int = Field(ge=1)
@@ -37,36 +37,36 @@ class _OfParts(Fault):
     count: int = Field(default=1, ge=1)
 
 
-class _Lasting(Fault):
+class Lasting(Fault):
     for_s: float = Field(gt=0, le=600)
 
 
-class FrameFault(_OfParts):
+class FrameFault(OfParts):
     """The frame never comes, comes twice, after the next part's, or only its upper half does."""
 
     kind: Literal["frame-dropped", "frame-duplicated", "frames-swapped", "frame-truncated"]
 
 
-class FrameLate(_OfParts):
+class FrameLate(OfParts):
     """The frame comes so much later; those behind it overtake it."""
 
     kind: Literal["frame-late"]
     by_ms: float = Field(gt=0, le=60_000)
 
 
-class CameraFault(_Lasting):
+class CameraFault(Lasting):
     """The camera delivers nothing, or fails each time it is asked; what it was exposed for comes afterwards."""
 
     kind: Literal["camera-stall", "camera-error"]
 
 
-class EngineFault(_OfParts):
+class EngineFault(OfParts):
     """The inference fails; or the GPU is lost, and the runtime with it."""
 
     kind: Literal["engine-error", "engine-lost"]
 
 
-class SlowInference(_OfParts):
+class SlowInference(OfParts):
     """The inference takes so much longer."""
 
     kind: Literal["slow-inference"]
@@ -81,7 +81,7 @@ class Kill(Fault):
     pause_s: float = Field(default=0.5, ge=0, le=60)
 
 
-class Freeze(_Lasting):
+class Freeze(Lasting):
     """SIGSTOP, and SIGCONT after `for_s`."""
 
     kind: Literal["freeze"]
@@ -95,20 +95,20 @@ class Restart(Fault):
     pause_s: float = Field(default=0.5, ge=0, le=60)
 
 
-class LinkFault(_Lasting):
+class LinkFault(Lasting):
     """The PLC's port is gone; the PLC hears nothing; the PLC says nothing."""
 
     kind: Literal["unplug", "deaf-plc", "mute-plc"]
 
 
-class WireFault(_Lasting):
+class WireFault(Lasting):
     """With probability `share` for each frame: random bytes before it, only half of it, or its loss if it is an acknowledgement."""
 
     kind: Literal["garbage", "half-frames", "lost-acks"]
     share: float = Field(default=0.5, gt=0, le=1)
 
 
-class SensorFault(_Lasting):
+class SensorFault(Lasting):
     """The encoder jumps by `by` counts and back with each part; or the sensor behind the ejector sees nothing."""
 
     kind: Literal["encoder-glitch", "confirm-missing"]
@@ -122,13 +122,13 @@ class ClockStep(Fault):
     by_s: float = Field(allow_inf_nan=False)
 
 
-class DiskFull(_Lasting):
+class DiskFull(Lasting):
     """Nothing that the runtime writes into a file is taken (RLIMIT_FSIZE)."""
 
     kind: Literal["disk-full"]
 
 
-class Hogs(_Lasting):
+class Hogs(Lasting):
     """Processes that compute without end."""
 
     kind: Literal["cpu-hogs"]
@@ -144,8 +144,8 @@ FAULTS: dict[str, type[Fault]] = {
 class Expect(Settings):
     """[expect]: what a scenario allows beyond what its faults explain, and what must have been seen."""
 
-    causes: list[CauseName] = []  # of UNINSPECTED, whatever part they befall
-    seen: dict[CauseName, int] = {}  # at least so many parts of each cause; else the fault did nothing
+    causes: list[CauseName] = Field(default=[])  # of UNINSPECTED, whatever part they befall
+    seen: dict[CauseName, int] = Field(default={})  # at least so many parts of each cause; else the fault did nothing
     restarts: int = Field(default=0, ge=0)  # of processes by the supervisor, at least
     may_pass: bool = False  # parts without a PASS pass the ejector, for `uninspected = "pass"`
 
@@ -220,10 +220,13 @@ def kind_of(fault: Fault) -> str:
     return str(fault.kind)  # type: ignore[attr-defined]
 
 
-def read_scenario(path: Path) -> ScenarioFile:
-    """Read a scenario file. Raises InputError naming each wrong key, what it got, and what it expects."""
+def read_scenario(path: Path, instead: dict[str, Any] | None = None) -> ScenarioFile:
+    """Read a scenario file; ``instead``: keys that take the place of the file's.
+
+    Raises InputError naming each wrong key, what it got, and what it expects.
+    """
     advice = f"Mend {path}; docs/simulate.md lists all keys and faults."
-    data = read_toml(path, InputError, advice)
+    data = read_toml(path, InputError, advice) | (instead or {})
     given = data.pop("fault", [])
     if not isinstance(given, list):
         raise InputError(f"{path}: 'fault' is one table", expected="[[fault]], with two brackets", next=advice)
