@@ -44,6 +44,8 @@ class BeltSection(Settings):
     pulse_ms: int = Field(default=20, ge=1, le=10_000)
     confirm_ms: float = Field(default=300, ge=0, le=60_000)  # after the ejector, within which a confirmation counts
     uninspected: Literal["eject", "pass"] = "eject"
+    travel_counts: int | None = Field(default=None, ge=1, lt=1 << 30)  # camera to ejector by the encoder, for a belt whose speed varies
+    fastest_counts_per_s: float = Field(default=1e6, gt=0, allow_inf_nan=False)  # an encoder that shows more is wrong
 
     @model_validator(mode="after")
     def _lead(self) -> BeltSection:
@@ -54,7 +56,8 @@ class BeltSection(Settings):
     @property
     def timing(self) -> BeltTiming:
         """The same in seconds."""
-        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject")
+        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject",
+                          self.travel_counts, self.fastest_counts_per_s)
 
 
 class JournalSection(Settings):

@@ -22,17 +22,18 @@ from edge.control.state import BeltPart, Ledger
 from edge.errors import InputError
 from edge.rule import Cause, Verdict
 
-MAGIC = b"lineside belt 1\n"
+MAGIC = b"lineside belt 2\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
 HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
 COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]
 CAUSES = list(Cause)
 VERDICTS = list(Verdict)
-PART = struct.Struct("<QQIiddddBBH")  # number of the record, trigger, id, encoder, triggered, due, score, ended; verdict, cause, flags
+# Number of the record, trigger, id, encoder, target; triggered, due, score, ended; verdict, cause, flags.
+PART = struct.Struct("<QQIiiddddBBH")
 LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES)}I")
 CRC = struct.Struct("<I")
-FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "gone")
-ENCODER, WRITTEN = 1 << len(FLAGS), 2 << len(FLAGS)
+FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
+ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
 SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
 
@@ -104,14 +105,14 @@ class BeltFile:
         self._number += 1
         slot = 0 if part is None else part.trigger % SLOTS + 1
         if part is None:
-            body = PART.pack(self._number, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+            body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
             flags = sum(1 << bit for bit, name in enumerate(FLAGS) if getattr(part, name))
             verdict = 0 if part.verdict is None else 1 + VERDICTS.index(part.verdict)
             cause = 0 if part.cause is None else 1 + CAUSES.index(part.cause)
-            flags |= ENCODER * (part.encoder is not None) | WRITTEN * (part.trigger in self._written)
+            flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
             body = PART.pack(
-                self._number, part.trigger, part.id, part.encoder or 0, part.triggered, part.due,
+                self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
                 math.nan if part.score is None else part.score, part.ended_at, verdict, cause, flags)
         body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause.value] for cause in CAUSES))
         body += CRC.pack(zlib.crc32(body))
@@ -134,7 +135,7 @@ class BeltFile:
             return None
         left, newest = Left(session.decode(), clock, Ledger(), [], []), None
         for body in self._records():
-            number, trigger, id, encoder, triggered, due, score, ended_at, verdict, cause, flags = PART.unpack_from(body)
+            number, trigger, id, encoder, target, triggered, due, score, ended_at, verdict, cause, flags = PART.unpack_from(body)
             if number > self._number:
                 self._number, newest = number, CAUSES[cause - 1].value if cause else None
                 counts = LEDGER.unpack_from(body, PART.size)
@@ -144,7 +145,7 @@ class BeltFile:
                 continue
             part = BeltPart(id, trigger, encoder if flags & ENCODER else None, triggered, due,
                             VERDICTS[verdict - 1] if verdict else None, CAUSES[cause - 1] if cause else None,
-                            None if math.isnan(score) else score, ended_at=ended_at)
+                            None if math.isnan(score) else score, ended_at=ended_at, target=target if flags & TARGET else None)
             for bit, name in enumerate(FLAGS):
                 setattr(part, name, bool(flags & 1 << bit))
             if part.gone and flags & WRITTEN:

@@ -69,6 +69,14 @@ class LinkBack:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """The belt's encoder showed this count ``age`` seconds ago."""
+
+    count: int
+    age: float = 0.0
+
+
+@dataclass(frozen=True)
 class BeltStopped:
     """The PLC says that the belt stands."""
 
@@ -94,8 +102,8 @@ class Stop:
 
 
 Event = (
-    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | BeltStopped | RuntimeReady
-    | RuntimeLost | Tick | Stop
+    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Encoder | BeltStopped
+    | RuntimeReady | RuntimeLost | Tick | Stop
 )
 
 
@@ -122,10 +130,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Order:
-    """Have the PLC eject a part at ``due``."""
+    """Have a part ejected at ``due``, or where ``count`` is given when the encoder shows that."""
 
     part: int
     due: float
+    count: int | None = None
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,7 @@ class LineControl:
             if isinstance(action, Report):
                 self._link.report(action)
             elif isinstance(action, Order):
-                self._link.pulse(action.part, action.due, self._pulse_ms)
+                self._link.pulse(action.part, action.due, self._pulse_ms, action.count)
             elif isinstance(action, (Ended, Expose)):
                 self._tell(action)
             elif isinstance(action, Alarm):

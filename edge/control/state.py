@@ -14,16 +14,19 @@ A part's way, with ``due`` the moment at which it stands at the ejector:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.control.encoder import BeltPosition, wrapped
 from edge.control.events import (
     Action,
     Alarm,
     BeltStopped,
     Confirm,
+    Encoder,
     Ended,
     Event,
     Expose,
@@ -56,6 +59,8 @@ class BeltTiming:
     lead: float
     confirm: float = 0.3
     eject_uninspected: bool = True
+    counts: int | None = None  # camera to ejector by the encoder; then ``travel`` holds at the highest speed alone
+    fastest: float = 1e6  # counts a second that the belt cannot go beyond
 
 
 @dataclass
@@ -74,6 +79,7 @@ class Ledger:
     unexpected_confirms: int = 0
     failed_orders: int = 0
     link_losses: int = 0
+    encoder_glitches: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The counts as a dictionary of its own."""
@@ -98,7 +104,9 @@ class BeltPart:
     ordered: bool = False
     held: bool = False
     confirmed: bool = False
+    arrived: bool = False  # by the encoder: it stood before the ejector at ``due``
     gone: bool = False  # it has left the belt
+    target: int | None = None  # the encoder's count at which it stands before the ejector
     restored: bool = False  # known from a line control that died
 
 
@@ -116,6 +124,7 @@ class LineState:
         self._limit = parts
         self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
         self._late_in_a_row = 0
+        self.position = BeltPosition(timing.fastest) if timing.counts is not None else None
 
     @property
     def accepting(self) -> bool:
@@ -154,7 +163,8 @@ class LineState:
 
     def next_due(self) -> float | None:
         """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""
-        return min((moment for part in self._belt for moment in self._moments(part)), default=None)
+        first = min((moment for part in self._belt for moment in self._moments(part)), default=math.inf)
+        return None if math.isinf(first) else first
 
     def _moments(self, part: BeltPart) -> list[float]:
         moments = [self._leaves(part)]
@@ -165,6 +175,8 @@ class LineState:
         return moments
 
     def _leaves(self, part: BeltPart) -> float:
+        if part.target is not None and not part.arrived:
+            return math.inf
         return part.due + self.timing.confirm if part.ordered and not part.confirmed else part.due
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -190,8 +202,15 @@ class LineState:
             if self.accepting or self.open_parts or any(part.to_eject and not part.ordered and not part.held for part in self._belt):
                 self.ledger.link_losses += 1  # after the last part the PLC may go
                 actions.append(Alarm(0, f"the PLC is not heard: {event.reason}"))
+        elif isinstance(event, Encoder):
+            if self.position is not None:
+                self._move(self.position, event, now, actions)
         elif isinstance(event, BeltStopped):
-            self._hold(actions)
+            if self.position is not None:
+                self.position.stop()
+                self._project(self.position)
+            else:
+                self._hold(actions)
         elif isinstance(event, RuntimeReady):
             self.running = True
         elif isinstance(event, RuntimeLost):
@@ -208,17 +227,58 @@ class LineState:
             return  # said again, since the line control that kept it died before it acknowledged it
         self.ledger.triggers += 1
         part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
+        lost = self.position is not None and not self._track(part, self.position)
         twins = [other for other in self._belt if other.id == event.part]
         self._belt.append(part)
         self._changed[part.trigger] = part
         self._belt.sort(key=lambda other: other.due)  # a repeated trigger comes after a younger one
-        if not twins:
+        if lost:
+            actions.append(Alarm(0, f"part {part.id} came with encoder count {part.encoder}, which cannot be"))
+            self._uninspected(part, Cause.UNMATCHED, now, actions)
+        if not twins and not lost:
             actions.append(Expose(part.id, part.encoder, part.trigger, stood))
+            return
+        if not twins:
             return
         actions.append(Alarm(0, f"part {part.id} was triggered twice while on the belt: the two cannot be told apart"))
         for twin in [*twins, part]:
             if not twin.ended:
                 self._uninspected(twin, Cause.UNMATCHED, now, actions)
+
+    def _track(self, part: BeltPart, position: BeltPosition) -> bool:
+        """Note where the ejector is for a part. False: its count is missing or wrong, and only the time since its trigger is known."""
+        assert self.timing.counts is not None
+        if part.encoder is None or not position.read(part.encoder, part.triggered):
+            return False
+        part.target = wrapped(part.encoder + self.timing.counts)
+        if not math.isinf(moment := position.moment(part.target)):
+            part.due = moment
+        return True
+
+    def _move(self, position: BeltPosition, event: Encoder, now: float, actions: list[Action]) -> None:
+        before = position.count
+        if not position.read(event.count, now - event.age):
+            self.ledger.encoder_glitches += 1
+            if position.count != before:  # it goes on from another count: where the parts are is not known any more
+                for part in self._belt:
+                    part.target, part.held = None, True
+                    if part.verdict is None:
+                        self._uninspected(part, Cause.UNMATCHED, now, actions)
+                actions.append(Alarm(0, f"the encoder jumped from {before} to {event.count}: the PLC has to eject what lies there itself"))
+            return
+        self._project(position, now)
+
+    def _project(self, position: BeltPosition, now: float = math.inf) -> None:
+        """When each part comes to the ejector at this speed."""
+        for part in self._belt:
+            if part.target is None or part.arrived:
+                continue
+            if position.count is not None and position.distance(part.target) <= 0:
+                part.arrived, part.due = True, min(part.due, now)
+                self._changed[part.trigger] = part
+            else:
+                part.due = position.moment(part.target) if position.count is not None else part.due
+        self._belt.sort(key=lambda part: part.due)
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
         part = next((p for p in self._belt if p.id == event.part and event.trigger in (None, p.trigger)), None)
@@ -333,9 +393,11 @@ class LineState:
             return
         part.ordered = True
         self._changed[part.trigger] = part
-        actions.append(Order(part.id, part.due))
+        actions.append(Order(part.id, part.due, part.target))
 
     def _end(self, part: BeltPart, now: float, actions: list[Action]) -> None:
+        if part.to_eject and part.target is not None and not part.ordered:
+            self._order(part, actions)  # by count: it may be said at any time before
         assert part.verdict is not None and not part.ended
         part.ended, part.ended_at = True, now
         self._changed[part.trigger] = part

@@ -41,7 +41,7 @@ class Ack(IntEnum):
     UNKNOWN_PART = 3
 
 
-PLC_CODES = {Type.PLC_HEARTBEAT: 1, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3}  # the highest valid code of each
+PLC_CODES = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3}  # the highest valid code of each
 
 
 @dataclass(frozen=True)

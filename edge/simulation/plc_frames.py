@@ -42,8 +42,8 @@ FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_A
 FROM_LINE = frozenset(Kind) - FROM_PLC
 COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
 CODES: dict[Kind, range] = {
-    Kind.PLC_HEARTBEAT: range(2), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
-    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(1), Kind.FAULT: range(5), Kind.LINE_ACK: range(4),
+    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
+    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2), Kind.FAULT: range(5), Kind.LINE_ACK: range(4),
 }
 STATES = ("offline", "starting", "ready", "degraded", "fault")  # by code of LINE_HEARTBEAT
 VERDICTS = ("pass", "reject", "uninspected_eject", "uninspected_release")  # by code of VERDICT
