@@ -44,7 +44,8 @@ HOG = "while True: pass"
 
 def task_of(folder: Path, port: str, listener: int, supervisor: int) -> dict[str, Any]:
     """What the supervisor would tell line control."""
-    return {"port": port, "baud": 115200, "timing": {"travel": TRAVEL, "lead": LEAD, "confirm": 0.0, "eject_uninspected": True},
+    return {"port": port, "baud": 115200, "line_times": True,
+            "timing": {"travel": TRAVEL, "lead": LEAD, "confirm": 0.0, "eject_uninspected": True},
             "pulse_ms": 10, "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": str(folder / "belt"),
             "listener": listener, "supervisor": supervisor}
 

@@ -143,6 +143,34 @@ def reload(
 
 
 @app.command()
+def clear(
+    line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+) -> None:
+    """Let a line that a fault has stopped (stop_on) take parts again, after a person has seen to it."""
+    print(_command(line, "clear"))
+
+
+@app.command()
+def challenge(
+    line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+) -> None:
+    """Let a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave."""
+    print(_command(line, "challenge"))
+
+
+def _command(line: Path, command: str) -> str:
+    from edge.errors import LinkError
+    from edge.line_file import read_line_file
+    from edge.reload import ask
+
+    file = read_line_file(line)
+    told = ask(file.resolve(line, file.journal.path), line, command)
+    if not told["ok"]:
+        raise LinkError(str(told["text"]))
+    return str(told["text"])
+
+
+@app.command()
 def doctor(
     gpu_report: Annotated[Path | None, typer.Option(metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an "
                                                     "archive with all of it to DIR.")] = None,

@@ -34,6 +34,7 @@ class FramesSection(Settings):
     kind: Literal["frames"]
     port: str
     baud: int = Field(default=115200, ge=57_600, le=4_000_000)  # below that a command and its answer take longer than a retry
+    timing: Literal["line", "plc"] = "line"  # who times the ejector
 
 
 class BeltSection(Settings):
@@ -46,6 +47,9 @@ class BeltSection(Settings):
     uninspected: Literal["eject", "pass"] = "eject"
     travel_counts: int | None = Field(default=None, ge=1, lt=1 << 30)  # camera to ejector by the encoder, for a belt whose speed varies
     fastest_counts_per_s: float = Field(default=1e6, gt=0, allow_inf_nan=False)  # an encoder that shows more is wrong
+    late_in_a_row: int = Field(default=3, ge=1)  # late verdicts that make a fault
+    rejects_in_a_row: int = Field(default=0, ge=0)  # rejected parts that make one; 0: never
+    stop_on: list[Literal["late", "rejects", "unconfirmed", "challenge"]] = Field(default_factory=list)  # until a person clears them
 
     @model_validator(mode="after")
     def _lead(self) -> BeltSection:
@@ -57,7 +61,7 @@ class BeltSection(Settings):
     def timing(self) -> BeltTiming:
         """The same in seconds."""
         return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject",
-                          self.travel_counts, self.fastest_counts_per_s)
+                          self.travel_counts, self.fastest_counts_per_s, self.late_in_a_row, self.rejects_in_a_row, tuple(self.stop_on))
 
 
 class JournalSection(Settings):

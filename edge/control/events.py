@@ -92,6 +92,16 @@ class RuntimeLost:
 
 
 @dataclass(frozen=True)
+class Clear:
+    """A person has seen to the faults that stopped the line."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The next part is known to be bad: let the line prove that it is rejected, ejected, and seen to leave."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -103,7 +113,7 @@ class Stop:
 
 Event = (
     Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Encoder | BeltStopped
-    | RuntimeReady | RuntimeLost | Tick | Stop
+    | RuntimeReady | RuntimeLost | Clear | Challenge | Tick | Stop
 )
 
 
@@ -162,10 +172,19 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Challenged:
+    """What came of a challenge."""
+
+    part: int
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
 class FaultOver:
     """A fault that an Alarm told has passed."""
 
     code: int
 
 
-Action = Expose | Report | Order | Ended | Alarm | FaultOver
+Action = Expose | Report | Order | Ended | Alarm | FaultOver | Challenged

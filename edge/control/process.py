@@ -51,7 +51,7 @@ def become_realtime() -> str:
 def main() -> int:
     """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
     task = json.loads(sys.argv[1])
-    link = FramesLink(task["port"], task["baud"])
+    link = FramesLink(task["port"], task["baud"], line_times=task["line_times"])
     try:
         if task["again"]:
             with contextlib.suppress(LinkError):  # it is opened again and again

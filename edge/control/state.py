@@ -25,6 +25,9 @@ from edge.control.events import (
     Action,
     Alarm,
     BeltStopped,
+    Challenge,
+    Challenged,
+    Clear,
     Confirm,
     Encoder,
     Ended,
@@ -46,9 +49,9 @@ from edge.control.events import (
 from edge.rule import Cause, Verdict
 
 SAME = 0.03  # s: a trigger that a restart hears again is told from a new one of the same id by its time
-LATE_IN_A_ROW = 3  # late verdicts that make a fault
 UNLIMITED = 1 << 30
-FAULT_LATE = 3  # its code on the PLC link
+FAULT_LATE, FAULT_REJECTS, FAULT_UNCONFIRMED, FAULT_CHALLENGE = 3, 5, 6, 7  # codes on the PLC link
+STOPPING = {"late": FAULT_LATE, "rejects": FAULT_REJECTS, "unconfirmed": FAULT_UNCONFIRMED, "challenge": FAULT_CHALLENGE}
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class BeltTiming:
     eject_uninspected: bool = True
     counts: int | None = None  # camera to ejector by the encoder; then ``travel`` holds at the highest speed alone
     fastest: float = 1e6  # counts a second that the belt cannot go beyond
+    late_in_a_row: int = 3  # late verdicts that make a fault
+    rejects_in_a_row: int = 0  # parts ejected one after the other that make a fault; 0: never
+    stop_on: tuple[str, ...] = ()  # faults that stop the line until a person clears them: keys of STOPPING
 
 
 @dataclass
@@ -107,6 +113,7 @@ class BeltPart:
     arrived: bool = False  # by the encoder: it stood before the ejector at ``due``
     gone: bool = False  # it has left the belt
     target: int | None = None  # the encoder's count at which it stands before the ejector
+    challenge: bool = False  # known to be bad
     restored: bool = False  # known from a line control that died
 
 
@@ -123,7 +130,9 @@ class LineState:
         self._changed: dict[int, BeltPart] = {}
         self._limit = parts
         self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
-        self._late_in_a_row = 0
+        self._late_in_a_row = self._rejects_in_a_row = 0
+        self.latched: set[int] = set()  # faults that a person has to clear
+        self._challenge = False
         self.position = BeltPosition(timing.fastest) if timing.counts is not None else None
 
     @property
@@ -134,7 +143,7 @@ class LineState:
     @property
     def room(self) -> int:
         """How many more triggers may open parts."""
-        if self.stopped or not self.running:
+        if self.stopped or not self.running or self.latched:
             return 0
         return max(0, self._limit - self.ledger.triggers) if self._limit else UNLIMITED
 
@@ -211,6 +220,12 @@ class LineState:
                 self._project(self.position)
             else:
                 self._hold(actions)
+        elif isinstance(event, Clear):
+            actions += [FaultOver(code) for code in sorted(self.latched)]
+            self.latched.clear()
+            self._late_in_a_row = self._rejects_in_a_row = 0
+        elif isinstance(event, Challenge):
+            self._challenge = True
         elif isinstance(event, RuntimeReady):
             self.running = True
         elif isinstance(event, RuntimeLost):
@@ -227,6 +242,7 @@ class LineState:
             return  # said again, since the line control that kept it died before it acknowledged it
         self.ledger.triggers += 1
         part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
+        part.challenge, self._challenge = self._challenge, False
         lost = self.position is not None and not self._track(part, self.position)
         twins = [other for other in self._belt if other.id == event.part]
         self._belt.append(part)
@@ -287,11 +303,15 @@ class LineState:
             if part is not None and event.verdict is Verdict.REJECT and now < part.due:
                 self._reject_late(part, now, actions)
             return  # a part without a verdict is ended by _advance
-        if self._late_in_a_row >= LATE_IN_A_ROW:
+        if self._late_in_a_row >= self.timing.late_in_a_row and FAULT_LATE not in self.latched:
             actions.append(FaultOver(FAULT_LATE))
         self._late_in_a_row = 0
         if event.verdict is Verdict.UNINSPECTED:
             self._uninspected(part, event.cause or Cause.CAMERA, now, actions)
+            return
+        if part.challenge and event.verdict is Verdict.PASS:
+            self._uninspected(part, Cause.CHALLENGE, now, actions)
+            part.to_eject = True
             return
         part.verdict, part.score = event.verdict, event.score
         self._changed[part.trigger] = part
@@ -313,8 +333,15 @@ class LineState:
 
     def _count_late(self, actions: list[Action]) -> None:
         self._late_in_a_row += 1
-        if self._late_in_a_row == LATE_IN_A_ROW:
-            actions.append(Alarm(FAULT_LATE, f"{LATE_IN_A_ROW} verdicts in a row were late: slow the belt, or lengthen its travel"))
+        if self._late_in_a_row == self.timing.late_in_a_row:
+            self._alarm(FAULT_LATE, f"{self._late_in_a_row} verdicts in a row were late: slow the belt, or lengthen its travel", actions)
+
+    def _alarm(self, code: int, text: str, actions: list[Action]) -> None:
+        """Tell a fault; some stop the line."""
+        if code in (STOPPING[name] for name in self.timing.stop_on):
+            self.latched.add(code)
+            text += ". The line takes no parts until it is cleared: `lineside clear LINE.toml`, or CLEAR of the PLC"
+        actions.append(Alarm(code, text))
 
     def _hold(self, actions: list[Action]) -> None:
         """The times of the parts on the belt are worth nothing any more: no REJECT is timed by them.
@@ -381,12 +408,28 @@ class LineState:
             if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
         gone = [part for part in self._belt if now >= self._leaves(part)]
-        self.ledger.unconfirmed += sum(part.ordered and not part.confirmed for part in gone)
+        unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
+        self.ledger.unconfirmed += len(unconfirmed)
+        if unconfirmed and "unconfirmed" in self.timing.stop_on:
+            self._alarm(FAULT_UNCONFIRMED, f"part {unconfirmed[0].id} was to be ejected and was not seen to leave", actions)
+        for part in gone:
+            if part.challenge:
+                self._challenged(part, actions)
         for part in gone:
             part.gone = True
             self._changed[part.trigger] = part
         if gone:
             self._belt = [part for part in self._belt if now < self._leaves(part)]
+
+    def _challenged(self, part: BeltPart, actions: list[Action]) -> None:
+        said = part.verdict.value if part.verdict is not None else "no verdict"
+        why = f" ({part.cause.value})" if part.cause else ""
+        text = (f"challenge part {part.id}: {said}{why}, {'' if part.ordered else 'not '}commanded, "
+                f"{'' if part.confirmed else 'not '}seen to leave")
+        passed = part.verdict is Verdict.REJECT and part.ordered and part.confirmed
+        actions.append(Challenged(part.id, passed, text))
+        if not passed:
+            self._alarm(FAULT_CHALLENGE, text, actions)
 
     def _order(self, part: BeltPart, actions: list[Action]) -> None:
         if part.held:
@@ -409,6 +452,12 @@ class LineState:
             self.ledger.uninspected += 1
             self.ledger.causes[(part.cause or Cause.CAMERA).value] += 1
         actions.append(self.outcome(part))
+        self._rejects_in_a_row = self._rejects_in_a_row + 1 if part.verdict is Verdict.REJECT else 0
+        if self._rejects_in_a_row == self.timing.rejects_in_a_row > 0:
+            text = f"{self._rejects_in_a_row} parts in a row were rejected: look at the parts, the camera and the light"
+            self._alarm(FAULT_REJECTS, text, actions)
+        elif self._rejects_in_a_row == 0 < self.timing.rejects_in_a_row and FAULT_REJECTS not in self.latched:
+            actions.append(FaultOver(FAULT_REJECTS))
 
     def outcome(self, part: BeltPart) -> Ended:
         """The outcome of a part that has one."""

@@ -14,6 +14,7 @@ import serial
 
 from edge.control.events import (
     BeltStopped,
+    Clear,
     Confirm,
     Encoder,
     Event,
@@ -41,10 +42,11 @@ PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeE
 class FramesLink:
     """The line's side of the protocol on one port. Used by one thread."""
 
-    def __init__(self, port: str, baud: int) -> None:
+    def __init__(self, port: str, baud: int, *, line_times: bool = True) -> None:
+        """line_times: whether the line sends REJECTs; otherwise the PLC ejects by the verdicts, with a shift register of its own."""
         self.room = 0
         self.reopened = 0
-        self._name, self._baud = port, baud
+        self._name, self._baud, self._line_times = port, baud, line_times
         self._belt_moves = True
         self._port: serial.Serial | None = None
         self._conversation = Conversation(0)
@@ -92,6 +94,8 @@ class FramesLink:
         self._conversation.command(Type.FAULT, code, part)
 
     def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
+        if not self._line_times:
+            return
         if count is not None:
             self._conversation.command(Type.REJECT, 1, part, width_ms, count & 0xFFFFFFFF)
             return
@@ -172,7 +176,7 @@ class FramesLink:
             if len(self._triggers) > PARTS_KNOWN:
                 self._triggers.popitem(last=False)
             return [Trigger(frame.part, frame.value if frame.code == 1 else None, now - stood)]
-        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else []
+        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else [Clear()] if frame.type == Type.CLEAR else []
 
     @staticmethod
     def _settled(settled: Settled) -> list[Event]:

@@ -54,6 +54,7 @@ def plc_simulator(
     speeds: Annotated[str, typer.Option(metavar="SECONDS:SHARE,...", help="Shares of the nominal speed, each for a while: 3:1,1:0,2:0.5; "
                                         "below 0 the belt runs back.")] = "",
     by_encoder: Annotated[bool, typer.Option("--by-encoder", help="Send the encoder count with each heartbeat.")] = False,
+    clear: Annotated[float | None, typer.Option(metavar="SECONDS", help="Clear a fault after so long.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play the PLC and its belt: trigger parts, check the line's answers, log which parts were ejected."""
@@ -71,7 +72,7 @@ def plc_simulator(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     settings = PlcSettings(rate=rate, parts=parts, travel_ms=travel_ms, jitter=jitter, noise=noise, seed=seed,
-                           start_timeout_s=start_timeout, speeds=profile, by_encoder=by_encoder)
+                           start_timeout_s=start_timeout, speeds=profile, by_encoder=by_encoder, clear_s=clear)
     summary = simulate(port, log, settings, stop.is_set)
     print(json.dumps(summary) if as_json else _plc_lines(summary))
 

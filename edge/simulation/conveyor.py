@@ -35,7 +35,8 @@ class PlcSettings:
     triggers vary; ``encoder_per_s``: encoder counts a second, None for triggers without; ``confirm``: send CONFIRM for
     ejected parts; ``noise``: probability that a sent frame or a received chunk is corrupted; ``start_timeout_s``: how
     long to wait for a line that does not become ready; ``baud``: of a real port; ``speeds``: (seconds, share of the nominal
-    speed) from the start on, for a belt whose speed varies; ``by_encoder``: heartbeats have the encoder count.
+    speed) from the start on, for a belt whose speed varies; ``by_encoder``: heartbeats have the encoder count;
+    ``clear_s``: after so long in state fault the operator clears it, None for never.
     """
 
     rate: float = 10.0
@@ -52,6 +53,7 @@ class PlcSettings:
     baud: int = 115200
     speeds: tuple[tuple[float, float], ...] = ()
     by_encoder: bool = False
+    clear_s: float | None = None
 
     def __post_init__(self) -> None:
         above_0 = "a finite number above 0"
@@ -294,9 +296,15 @@ class Conveyor:
         self._last_beat = now
         if frame.code != self._state:
             self._state = frame.code
+            if STATES[frame.code] == "fault" and self.settings.clear_s is not None:
+                self._at(now + self.settings.clear_s, self._clear)
             if STATES[frame.code] not in self._states:
                 self._states.append(STATES[frame.code])
             self._note(now, "line_state", state=STATES[frame.code])
+
+    def _clear(self, due: float, now: float) -> None:
+        self._note(now, "clear")
+        self.outbox.post(Kind.CLEAR, time=self._clock(now))
 
     def _listen(self, due: float, now: float) -> None:
         if due < self._heard + SILENCE_S:
