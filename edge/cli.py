@@ -145,29 +145,34 @@ def reload(
 @app.command()
 def clear(
     line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Let a line that a fault has stopped (stop_on) take parts again, after a person has seen to it."""
-    print(_command(line, "clear"))
+    _command(line, "clear", as_json)
 
 
 @app.command()
 def challenge(
     line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Let a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave."""
-    print(_command(line, "challenge"))
+    _command(line, "challenge", as_json)
 
 
-def _command(line: Path, command: str) -> str:
+def _command(line: Path, command: str, as_json: bool) -> None:
     from edge.errors import LinkError
     from edge.line_file import read_line_file
     from edge.reload import ask
 
     file = read_line_file(line)
     told = ask(file.resolve(line, file.journal.path), line, command)
+    if as_json:
+        print(json.dumps(told))
     if not told["ok"]:
         raise LinkError(str(told["text"]))
-    return str(told["text"])
+    if not as_json:
+        print(told["text"])
 
 
 @app.command()
