@@ -34,7 +34,7 @@ def test_every_key_of_the_line_file_is_documented():
     for name, section in LineFile.model_fields.items():
         assert f"[{name}]" in text
         for key in section.annotation.model_fields:
-            assert re.search(rf"^{key} = ", text, re.M), f"{name}.{key}"
+            assert re.search(rf"^ *{key} = ", text, re.M), f"{name}.{key}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").glob("*.*"))], ids=lambda p: p.name)
