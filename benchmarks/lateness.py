@@ -44,7 +44,7 @@ HOG = "while True: pass"
 
 def task_of(folder: Path, port: str, listener: int, supervisor: int) -> dict[str, Any]:
     """What the supervisor would tell line control."""
-    return {"port": port, "baud": 115200, "line_times": True,
+    return {"plc": {"kind": "frames", "port": port, "baud": 115200},
             "timing": {"travel": TRAVEL, "lead": LEAD, "confirm": 0.0, "eject_uninspected": True},
             "pulse_ms": 10, "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": str(folder / "belt"),
             "listener": listener, "supervisor": supervisor}
@@ -57,7 +57,7 @@ def as_thread(task: dict[str, Any]) -> None:
     from edge.control.state import BeltTiming, LineState
     from edge.plc.frames import FramesLink
 
-    link = FramesLink(task["port"], task["baud"])
+    link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
     link.open()
     state = LineState(BeltTiming(**task["timing"]), 0, session=task["session"], running=False)
     control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), socket.socket(fileno=task["listener"]),

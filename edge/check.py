@@ -152,7 +152,7 @@ def _control(progress: Progress) -> list[float]:
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        task = {"port": os.ttyname(far), "baud": 115200, "line_times": True, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
+        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
                 "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": f"{name}/belt", "listener": listener.fileno(),
                 "supervisor": lifeline}
         process = subprocess.Popen([sys.executable, "-m", "edge.control.process", json.dumps(task)],

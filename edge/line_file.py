@@ -37,6 +37,20 @@ class FramesSection(Settings):
     timing: Literal["line", "plc"] = "line"  # who times the ejector
 
 
+class LinesSection(Settings):
+    """[plc] kind = "lines": the modem lines of a serial port, no messages"""
+
+    kind: Literal["lines"]
+    port: str
+    trigger: Literal["rising", "falling"] = "rising"  # the edge of CTS at which a part stands before the camera
+    dsr: Literal["confirm", "enable", "none"] = "confirm"  # a sensor behind the ejector; the PLC takes part; not connected
+    dsr_active: Literal["high", "low"] = "high"
+    reject: Literal["high", "low"] = "low"  # RTS while the ejector fires; low: also while nobody holds the port
+    ready: Literal["blink", "level"] = "blink"  # DTR while parts are taken: changes every 50 ms, or is high
+    gap_ms: float = Field(default=5, ge=0, le=1000)  # least time between two pulses
+    debounce_ms: float = Field(default=2, ge=0, le=1000)  # a trigger's line has to stay so long
+
+
 class BeltSection(Settings):
     """[belt]"""
 
@@ -77,9 +91,15 @@ class LineFile(Settings):
 
     line: LineSection
     camera: FolderSection
-    plc: FramesSection
+    plc: FramesSection | LinesSection = Field(discriminator="kind")
     belt: BeltSection
     journal: JournalSection = JournalSection()
+
+    @model_validator(mode="after")
+    def _encoder(self) -> LineFile:
+        if self.plc.kind == "lines" and self.belt.travel_counts is not None:
+            raise ValueError("no travel_counts under [belt]: the link `lines` has no encoder")
+        return self
 
     def resolve(self, source: Path, path: str) -> Path:
         """A path of the line file ``source``."""

@@ -21,7 +21,7 @@ from edge.control.line import LineControl
 from edge.control.messages import Welcome
 from edge.control.state import BeltTiming, LineState
 from edge.errors import LinesideError, LinkError
-from edge.plc.frames import FramesLink
+from edge.plc.open import make_link
 
 PRIORITY = 50  # SCHED_FIFO
 MCL_CURRENT, MCL_FUTURE = 1, 2
@@ -51,7 +51,7 @@ def become_realtime() -> str:
 def main() -> int:
     """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
     task = json.loads(sys.argv[1])
-    link = FramesLink(task["port"], task["baud"], line_times=task["line_times"])
+    link = make_link(task["plc"])
     try:
         if task["again"]:
             with contextlib.suppress(LinkError):  # it is opened again and again

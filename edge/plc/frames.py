@@ -42,11 +42,11 @@ PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeE
 class FramesLink:
     """The line's side of the protocol on one port. Used by one thread."""
 
-    def __init__(self, port: str, baud: int, *, line_times: bool = True) -> None:
-        """line_times: whether the line sends REJECTs; otherwise the PLC ejects by the verdicts, with a shift register of its own."""
+    def __init__(self, port: str, baud: int, timing: str = "line") -> None:
+        """timing: ``line`` sends REJECTs; with ``plc`` the PLC ejects by the verdicts, with a shift register of its own."""
         self.room = 0
         self.reopened = 0
-        self._name, self._baud, self._line_times = port, baud, line_times
+        self._name, self._baud, self._line_times = port, baud, timing == "line"
         self._belt_moves = True
         self._port: serial.Serial | None = None
         self._conversation = Conversation(0)
