@@ -61,7 +61,8 @@ def as_thread(task: dict[str, Any]) -> None:
     link.open()
     state = LineState(BeltTiming(**task["timing"]), 0, session=task["session"], running=False)
     control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), socket.socket(fileno=task["listener"]),
-                          pulse_ms=10, welcome=Welcome(task["session"], False), supervisor=task["supervisor"])
+                          pulse_ms=10, welcome=Welcome(task["session"], False), supervisor=task["supervisor"],
+                          asked_to_stop=threading.Event())
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without

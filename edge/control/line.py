@@ -6,6 +6,7 @@ import contextlib
 import gc
 import select
 import socket
+import threading
 import time
 
 from edge.control.belt_file import BeltFile, left_over
@@ -41,10 +42,10 @@ class LineControl:
     """Runs the belt until it is stopped or finished."""
 
     def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, listener: socket.socket, *, pulse_ms: int, welcome: Welcome,
-                 supervisor: int) -> None:
+                 supervisor: int, asked_to_stop: threading.Event) -> None:
         """listener: where the runtime connects. supervisor: a file descriptor that ends when the supervisor is gone. The link is open."""
         self.state = state
-        self.stopping = False  # set by a signal
+        self._asked_to_stop = asked_to_stop  # by a signal
         self._link, self._belt, self._listener, self._supervisor = link, belt, listener, supervisor
         self._pulse_ms, self._welcome = pulse_ms, welcome
         self._runtime: Channel | None = None
@@ -127,7 +128,7 @@ class LineControl:
     def _heard(self) -> list[Event | Alarm | FaultOver]:
         """What the runtime, the supervisor and signals say."""
         heard: list[Event | Alarm | FaultOver] = []
-        if self.stopping and not self.state.stopped:
+        if self._asked_to_stop.is_set() and not self.state.stopped:
             heard.append(Stop())
         for descriptor, _ in self._poll.poll(0):
             if descriptor == self._listener.fileno():

@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from edge.control.belt_file import BeltFile
@@ -50,6 +51,9 @@ def become_realtime() -> str:
 
 def main() -> int:
     """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
     task = json.loads(sys.argv[1])
     link = make_link(task["plc"])
     try:
@@ -65,13 +69,7 @@ def main() -> int:
     why_not = become_realtime()
     state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
     control = LineControl(link, state, belt, socket.socket(fileno=task["listener"]), pulse_ms=task["pulse_ms"],
-                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"])
-
-    def stop(*_: object) -> None:
-        control.stopping = True
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"], asked_to_stop=asked)
     control.run()
     print(json.dumps(state.ledger.as_json()))
     return 0
