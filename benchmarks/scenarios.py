@@ -26,7 +26,7 @@ def run(path: Path, out: Path) -> dict[str, object]:
     """Run one scenario in a process of its own; its figures."""
     began = time.monotonic()
     process = subprocess.run([sys.executable, "-m", "lineside", "simulate", str(path), "--out", str(out / path.stem), "--json"],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=FOLDER.parents[1])
+                             capture_output=True, text=True, cwd=FOLDER.parents[1])
     report = json.loads(process.stdout) if process.stdout.strip().startswith("{") else {}
     return {"scenario": path.stem, "exit_code": process.returncode, "seconds": round(time.monotonic() - began, 1),
             "message": process.stderr.strip()[-500:] if process.returncode else "", "report": report}

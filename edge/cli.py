@@ -129,6 +129,62 @@ def run(
 
 
 @app.command()
+def check(
+    line: Annotated[Path, typer.Argument(help="The line file. The line must not run.", metavar="LINE.toml")],
+    rate: Annotated[float | None, typer.Option(help="Parts a second.", min=0.001)] = None,
+    speed: Annotated[float | None, typer.Option(help="Of the belt, in mm a second.", min=0.001)] = None,
+    pitch: Annotated[float | None, typer.Option(help="From part to part, in mm; with --speed this gives the rate.", min=0.001)] = None,
+    frames: Annotated[int, typer.Option(help="How many to measure; p99.9 needs 1000.", min=50)] = 1000,
+    precision: PRECISION = "fp32",
+    backend: BACKEND = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON.")] = False,
+) -> None:
+    """Measure a line's latency budget on this machine: margin, highest safe speed, what to change. Exit code 1 where it does not fit."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edge.check import advice, measure
+    from edge.console import progress_bars
+    from edge.errors import InputError
+
+    if pitch is not None:
+        if speed is None or rate is not None:
+            raise InputError("--pitch gives the rate together with --speed", got="--rate too" if rate else "no --speed",
+                             next="Give --rate alone, or --speed and --pitch.")
+        rate = speed / pitch
+    with progress_bars() as progress:
+        file, budget = measure(line, precision=precision, backend=backend, frames=frames, rate=rate, progress=progress)
+    said = advice(budget, precision)
+    shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+    if as_json:
+        print(json.dumps({
+            "stages": {stage.name: {name: round(stage.at(share), 3) for name, share in shares.items()} for stage in budget.stages},
+            "frame": budget.frame,
+            "available_ms": budget.available, "needed_ms": round(budget.needed, 3), "margin_ms": round(budget.margin, 3),
+            "lead_ms": budget.lead, "lead_needed_ms": round(budget.lead_needed, 3), "rate": rate,
+            "highest_rate": round(budget.highest_rate, 3), "highest_speed_share": round(budget.highest_speed, 4),
+            "highest_speed_mm_s": None if speed is None else round(speed * budget.highest_speed, 1), "fits": budget.fits, "advice": said}))
+    else:
+        table = Table("stage", *(f"{name} ms" for name in shares), title=f"{file.line.name}: from the trigger to the verdict, frames of "
+                                                                   + " x ".join(map(str, budget.frame)))
+        for stage in budget.stages:
+            table.add_row(stage.name, *(f"{stage.at(share):.2f}" for share in shares.values()))
+        console = Console()
+        console.print(table)
+        colour = "green" if budget.margin >= 0 else "red"
+        console.print(f"needed at p99.9: {budget.needed:.1f} ms of {budget.available:g} ms (travel_ms - lead_ms); "
+                      f"margin [{colour}]{budget.margin:.1f} ms", soft_wrap=True, highlight=False)
+        asked = f", of {rate:.1f} now" if rate else ""
+        console.print(f"highest safe rate: {budget.highest_rate:.1f} parts a second{asked}", highlight=False)
+        now = "" if speed is None else f" ({speed * budget.highest_speed:.0f} mm/s, of {speed:g} now)"
+        console.print(f"highest safe speed: {budget.highest_speed:.2f} times that of now{now}", highlight=False)
+        for text in said:
+            console.print(f"change: {text}", soft_wrap=True, highlight=False)
+    if not budget.fits:
+        raise typer.Exit(1)
+
+
+@app.command()
 def reload(
     line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
@@ -140,6 +196,39 @@ def reload(
     file = read_line_file(line)
     text = ask_to_reload(file.resolve(line, file.journal.path), line)
     print(json.dumps({"live": str(file.resolve(line, file.line.bundle)), "text": text}) if as_json else text)
+
+
+@app.command()
+def clear(
+    line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Let a line that a fault has stopped (stop_on) take parts again, after a person has seen to it."""
+    _command(line, "clear", as_json)
+
+
+@app.command()
+def challenge(
+    line: Annotated[Path, typer.Argument(help="The line file of a running line.", metavar="LINE.toml")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Let a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave."""
+    _command(line, "challenge", as_json)
+
+
+def _command(line: Path, command: str, as_json: bool) -> None:
+    from edge.errors import LinkError
+    from edge.line_file import read_line_file
+    from edge.reload import ask
+
+    file = read_line_file(line)
+    told = ask(file.resolve(line, file.journal.path), line, command)
+    if as_json:
+        print(json.dumps(told))
+    if not told["ok"]:
+        raise LinkError(str(told["text"]))
+    if not as_json:
+        print(told["text"])
 
 
 @app.command()

@@ -34,6 +34,21 @@ class FramesSection(Settings):
     kind: Literal["frames"]
     port: str
     baud: int = Field(default=115200, ge=57_600, le=4_000_000)  # below that a command and its answer take longer than a retry
+    timing: Literal["line", "plc"] = "line"  # who times the ejector
+
+
+class LinesSection(Settings):
+    """[plc] kind = "lines": the modem lines of a serial port, no messages"""
+
+    kind: Literal["lines"]
+    port: str
+    trigger: Literal["rising", "falling"] = "rising"  # the edge of CTS at which a part stands before the camera
+    dsr: Literal["confirm", "enable", "none"] = "confirm"  # a sensor behind the ejector; the PLC takes part; not connected
+    dsr_active: Literal["high", "low"] = "high"
+    reject: Literal["high", "low"] = "low"  # RTS while the ejector fires; low: also while nobody holds the port
+    ready: Literal["blink", "level"] = "blink"  # DTR while parts are taken: changes every 50 ms, or is high
+    gap_ms: float = Field(default=5, ge=0, le=1000)  # least time between two pulses
+    debounce_ms: float = Field(default=2, ge=0, le=1000)  # a trigger's line has to stay so long
 
 
 class BeltSection(Settings):
@@ -44,6 +59,11 @@ class BeltSection(Settings):
     pulse_ms: int = Field(default=20, ge=1, le=10_000)
     confirm_ms: float = Field(default=300, ge=0, le=60_000)  # after the ejector, within which a confirmation counts
     uninspected: Literal["eject", "pass"] = "eject"
+    travel_counts: int | None = Field(default=None, ge=1, lt=1 << 30)  # camera to ejector by the encoder, for a belt whose speed varies
+    fastest_counts_per_s: float = Field(default=1e6, gt=0, allow_inf_nan=False)  # an encoder that shows more is wrong
+    late_in_a_row: int = Field(default=3, ge=1)  # late verdicts that make a fault
+    rejects_in_a_row: int = Field(default=0, ge=0)  # rejected parts that make one; 0: never
+    stop_on: list[Literal["late", "rejects", "unconfirmed", "challenge"]] = Field(default_factory=list)  # until a person clears them
 
     @model_validator(mode="after")
     def _lead(self) -> BeltSection:
@@ -54,7 +74,8 @@ class BeltSection(Settings):
     @property
     def timing(self) -> BeltTiming:
         """The same in seconds."""
-        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject")
+        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject",
+                          self.travel_counts, self.fastest_counts_per_s, self.late_in_a_row, self.rejects_in_a_row, tuple(self.stop_on))
 
 
 class JournalSection(Settings):
@@ -70,9 +91,15 @@ class LineFile(Settings):
 
     line: LineSection
     camera: FolderSection
-    plc: FramesSection
+    plc: FramesSection | LinesSection = Field(discriminator="kind")
     belt: BeltSection
     journal: JournalSection = JournalSection()
+
+    @model_validator(mode="after")
+    def _encoder(self) -> LineFile:
+        if self.plc.kind == "lines" and self.belt.travel_counts is not None:
+            raise ValueError("no travel_counts under [belt]: the link `lines` has no encoder")
+        return self
 
     def resolve(self, source: Path, path: str) -> Path:
         """A path of the line file ``source``."""

@@ -1,4 +1,4 @@
-"""`lineside reload`: asks a running line to take its bundle anew, over a socket in the folder of the line's journal."""
+"""What a running line is told: `lineside reload`, `clear` and `challenge`, over a socket in the folder of the line's journal."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def _short(path: Path) -> Iterator[str]:
 class ReloadServer:
     """Listens in a thread of its own until it is closed."""
 
-    def __init__(self, path: Path, reload: Callable[[], str]) -> None:
-        """reload: does it and returns what is to be told; a LinesideError is told in its place. Raises InputError."""
-        self._path, self._reload = path, reload
+    def __init__(self, path: Path, commands: dict[str, Callable[[], str]]) -> None:
+        """commands: each does it and returns what is to be told; a LinesideError is told in its place. Raises InputError."""
+        self._path, self._commands = path, commands
         self._closing = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(POLL)
@@ -65,14 +65,15 @@ class ReloadServer:
                 continue
             with connection, contextlib.suppress(OSError):  # whoever asked has gone
                 connection.settimeout(POLL)
-                if connection.recv(64).strip() != b"reload":
+                command = self._commands.get(connection.recv(64).strip().decode(errors="replace"))
+                if command is None:
                     continue
                 connection.settimeout(TIMEOUT)
-                connection.sendall(json.dumps(self._answer()).encode())
+                connection.sendall(json.dumps(self._answer(command)).encode())
 
-    def _answer(self) -> dict[str, object]:
+    def _answer(self, command: Callable[[], str]) -> dict[str, object]:
         try:
-            return {"ok": True, "text": self._reload()}
+            return {"ok": True, "text": command()}
         except LinesideError as error:
             return {"ok": False, "text": str(error)}
         except Exception as error:  # a defect must not end the line that runs
@@ -88,16 +89,24 @@ class ReloadServer:
 
 def ask_to_reload(journal: Path, line: Path) -> str:
     """Ask the line with this journal, and return what it tells. Raises InputError where none runs, BundleError where the old one stays."""
+    told = ask(journal, line, "reload")
+    if not told["ok"]:
+        raise BundleError(f"the line goes on with what it had: {told['text']}")
+    return str(told["text"])
+
+
+def ask(journal: Path, line: Path, command: str) -> dict[str, object]:
+    """Give a command to the line with this journal; returns ``ok`` and ``text``. Raises InputError where none runs."""
     path = socket_path(journal, line)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(TIMEOUT)
         try:
             with _short(path) as address:
                 asking.connect(address)
-            asking.sendall(b"reload")
+            asking.sendall(command.encode())
             asking.shutdown(socket.SHUT_WR)
             answer = b"".join(iter(lambda: asking.recv(LONGEST), b""))
-            told = json.loads(answer)
+            told: dict[str, object] = json.loads(answer)
         except TimeoutError as error:
             raise InputError(f"the line of {line} did not answer", got=f"nothing for {TIMEOUT:g} s", next="See what it says.") from error
         except PermissionError as error:
@@ -106,6 +115,4 @@ def ask_to_reload(journal: Path, line: Path) -> str:
         except (OSError, ValueError) as error:
             raise InputError(f"no line runs from {line}", got=f"no answer at {path}", expected="a line that is running",
                              next=f"Start it: lineside run {line}") from error
-    if not told["ok"]:
-        raise BundleError(f"the line goes on with what it had: {told['text']}")
-    return str(told["text"])
+    return told

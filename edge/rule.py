@@ -43,6 +43,7 @@ class Cause(str, Enum):
     UNMATCHED = "unmatched"  # not certain which frame belongs to the part
     STOPPED = "stopped"  # the line was stopped
     RESTART = "restart"  # a process of the line died, and was started again
+    CHALLENGE = "challenge"  # a part known to be bad, which the line was to prove itself on, was not rejected
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,8 @@ class Line:
         self._closers.append(self._journal.close)
         self._live = replace(self._live, run=self._add_run(file, inspector, threshold))
         self._journal.start(self._live.run)
-        self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path), path), lambda: self._reload(path)).close)
+        self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path), path), {
+            "reload": lambda: self._reload(path), "clear": self._clear, "challenge": self._control.challenge}).close)
 
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
@@ -150,6 +151,10 @@ class Line:
         text = f"{inspector.bundle.folder} is live in {inspector.precision}, threshold {threshold:.6g}"
         self._operator.tell(text)
         return text if remark is None else f"{text}; {remark}"
+
+    def _clear(self) -> str:
+        self._control.clear()
+        return "the faults are cleared; the line takes parts again"
 
     def _switch(self) -> None:
         """Between two parts: let what was loaded beside the line take over."""

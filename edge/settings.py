@@ -46,16 +46,26 @@ def validate(model: type[Model], data: dict[str, Any], source: Path, error: type
 
 def _describe(model: type[BaseModel], problem: Any) -> str:
     location = problem["loc"]
-    key = ".".join(map(str, location))
+    key = ".".join(str(name) for number, name in enumerate(location) if not _is_tag(model, location, number))
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
         hint = f"did you mean {close[0]!r}?" if close else "expected one of " + ", ".join(known)
         return f"unknown key {key!r}, {hint}"
-    if problem["type"] == "missing":
+    if problem["type"].startswith("union_tag"):
+        key = f"{key}.{problem['ctx']['discriminator'].strip(chr(39))}"
+        if problem["type"] == "union_tag_invalid":
+            return f"key {key!r} got {problem['ctx']['tag']!r}, expected {problem['ctx']['expected_tags']}"
+    if problem["type"] in ("missing", "union_tag_not_found"):
         return f"key {key!r} is missing"
     expected = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"key {key!r} got {problem['input']!r}, expected {expected}"
+
+
+def _is_tag(model: type[BaseModel], location: tuple[Any, ...], number: int) -> bool:
+    """Whether a name in a location is no key, but says which model of a union was taken."""
+    field = model.model_fields.get(str(location[0]))
+    return number == 1 and field is not None and field.discriminator is not None and len(location) > 2
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -64,6 +74,9 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         if field is None:  # an index into a list, or the tag of a union
             continue
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        if field.discriminator is not None:  # the tag comes next
+            tag = location[location.index(name) + 1] if len(location) > 1 else None
+            candidates = [c for c in candidates if hasattr(c, "model_fields") and tag in c.model_fields["kind"].annotation.__args__]
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
     return list(model.model_fields)
 

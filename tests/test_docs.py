@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tomlkit
@@ -33,8 +34,12 @@ def test_every_key_of_the_line_file_is_documented():
     text = (ROOT / "docs" / "line-file.md").read_text()
     for name, section in LineFile.model_fields.items():
         assert f"[{name}]" in text
-        for key in section.annotation.model_fields:
-            assert re.search(rf"^{key} = ", text, re.M), f"{name}.{key}"
+        for model in get_args(section.annotation) or [section.annotation]:
+            kind = get_args(model.model_fields["kind"].annotation)[0] if "kind" in model.model_fields else ""
+            page = ROOT / "docs" / f"{name}-{kind}.md"
+            more = page.read_text() if page.exists() else ""
+            for key in model.model_fields:
+                assert re.search(rf"^ *{key} = ", text + more, re.M), f"{name}.{key}"
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").glob("*.*"))], ids=lambda p: p.name)

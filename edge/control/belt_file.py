@@ -22,30 +22,32 @@ from edge.control.state import BeltPart, Ledger
 from edge.errors import InputError
 from edge.rule import Cause, Verdict
 
-MAGIC = b"lineside belt 1\n"
+MAGIC = b"lineside belt 3\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
 HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
 COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]
 CAUSES = list(Cause)
 VERDICTS = list(Verdict)
-PART = struct.Struct("<QQIiddddBBH")  # number of the record, trigger, id, encoder, triggered, due, score, ended; verdict, cause, flags
-LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES)}I")
+# Number of the record, trigger, id, encoder, target; triggered, due, score, ended; verdict, cause, flags.
+PART = struct.Struct("<QQIiiddddBBH")
+LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; a bit for each fault that a person has to clear
 CRC = struct.Struct("<I")
-FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "gone")
-ENCODER, WRITTEN = 1 << len(FLAGS), 2 << len(FLAGS)
+FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
+ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
 SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
 
 
 @dataclass
 class Left:
-    """What a file held. parts: still on the belt; unwritten: with an outcome that the journal does not have."""
+    """What a file held. parts: still on the belt; unwritten: with an outcome that the journal does not have; latched: fault codes."""
 
     session: str
     clock: float
     ledger: Ledger
     parts: list[BeltPart]
     unwritten: list[BeltPart]
+    latched: set[int]
 
 
 class BeltFile:
@@ -54,6 +56,7 @@ class BeltFile:
     def __init__(self, path: Path, session: str) -> None:
         """session: 16 hexadecimal digits, of one run of a line and its restarts. ``left`` is what was there. Raises InputError."""
         self.path = path
+        self.latched: set[int] = set()  # faults that a person has to clear, kept with each record
         self._number = 0
         self._written: set[int] = set()  # outcomes that the journal has, of parts that are still on the belt
         self._on_belt: dict[int, BeltPart] = {}
@@ -104,16 +107,17 @@ class BeltFile:
         self._number += 1
         slot = 0 if part is None else part.trigger % SLOTS + 1
         if part is None:
-            body = PART.pack(self._number, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
+            body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
             flags = sum(1 << bit for bit, name in enumerate(FLAGS) if getattr(part, name))
             verdict = 0 if part.verdict is None else 1 + VERDICTS.index(part.verdict)
             cause = 0 if part.cause is None else 1 + CAUSES.index(part.cause)
-            flags |= ENCODER * (part.encoder is not None) | WRITTEN * (part.trigger in self._written)
+            flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
             body = PART.pack(
-                self._number, part.trigger, part.id, part.encoder or 0, part.triggered, part.due,
+                self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
                 math.nan if part.score is None else part.score, part.ended_at, verdict, cause, flags)
-        body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause.value] for cause in CAUSES))
+        body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause.value] for cause in CAUSES),
+                            sum(1 << code for code in self.latched))
         body += CRC.pack(zlib.crc32(body))
         start = HEADER.size + slot * 2 * COPY
         self._map[start:start + COPY] = body
@@ -132,19 +136,20 @@ class BeltFile:
         magic, session, clock = HEADER.unpack(self._map[:HEADER.size])
         if magic != MAGIC:
             return None
-        left, newest = Left(session.decode(), clock, Ledger(), [], []), None
+        left, newest = Left(session.decode(), clock, Ledger(), [], [], set()), None
         for body in self._records():
-            number, trigger, id, encoder, triggered, due, score, ended_at, verdict, cause, flags = PART.unpack_from(body)
+            number, trigger, id, encoder, target, triggered, due, score, ended_at, verdict, cause, flags = PART.unpack_from(body)
             if number > self._number:
                 self._number, newest = number, CAUSES[cause - 1].value if cause else None
                 counts = LEDGER.unpack_from(body, PART.size)
+                left.latched = {code for code in range(32) if counts[-1] >> code & 1}
                 left.ledger = Ledger(**dict(zip(COUNTS, counts, strict=False)), causes=Counter(
-                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS):], strict=True) if count}))
+                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS):-1], strict=True) if count}))
             if not trigger:
                 continue
             part = BeltPart(id, trigger, encoder if flags & ENCODER else None, triggered, due,
                             VERDICTS[verdict - 1] if verdict else None, CAUSES[cause - 1] if cause else None,
-                            None if math.isnan(score) else score, ended_at=ended_at)
+                            None if math.isnan(score) else score, ended_at=ended_at, target=target if flags & TARGET else None)
             for bit, name in enumerate(FLAGS):
                 setattr(part, name, bool(flags & 1 << bit))
             if part.gone and flags & WRITTEN:

@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.control.events import Alarm, Ended, Expose, FaultOver, PartVerdict, RuntimeReady, Stop
+from edge.control.events import Alarm, Challenge, Challenged, Clear, Ended, Expose, FaultOver, PartVerdict, RuntimeReady, Stop
 from edge.control.messages import Channel, Done, State, Told, Welcome, Written
 from edge.control.state import Ledger
 from edge.errors import LinkError
 
 POLL = 0.05  # s
+CHALLENGE = 60.0  # s that the next part has to leave the belt in
 CONNECT = 10.0  # s that line control has to answer in when the line starts
 
 
@@ -35,6 +36,7 @@ class ControlClient:
         self._faults: dict[int, str] = {}
         self._done, self._stopping = threading.Event(), threading.Event()
         self._ready = False
+        self._challenged: Challenged | None = None
         channel = self._connect()
         if channel is None:
             raise LinkError("line control does not answer", got=f"nothing for {CONNECT:g} s")
@@ -94,6 +96,24 @@ class ControlClient:
         """The journal has the outcomes of these (session, trigger). Any thread."""
         self._send(Written([trigger for session, trigger in outcomes if session == self._session]))
 
+    def clear(self) -> None:
+        """A person has seen to the faults that stopped the line. Any thread."""
+        self._send(Clear())
+
+    def challenge(self) -> str:
+        """Let the line prove that the next part is ejected; waits for that. Any thread. Raises LinkError where it is not."""
+        self._challenged = None
+        self._send(Challenge())
+        deadline = time.monotonic() + CHALLENGE
+        while self._challenged is None and time.monotonic() < deadline and not self._done.wait(POLL):
+            pass
+        if (result := self._challenged) is None:
+            raise LinkError("the challenge has no result", got=f"no part that has left the belt within {CHALLENGE:g} s",
+                            next="The next part is still taken for the challenge.")
+        if not result.passed:
+            raise LinkError(result.text, expected="REJECT, commanded, seen to leave", next="Do not rely on the line before this is mended.")
+        return result.text
+
     def stop(self) -> None:
         """End every open part; returns at once. May be called from a signal handler."""
         self._stopping.set()
@@ -132,6 +152,8 @@ class ControlClient:
             self._alarm(message.text)
         elif isinstance(message, State):
             self.ledger, self.wire = message.ledger, message.wire
+        elif isinstance(message, Challenged):
+            self._challenged = message
         elif isinstance(message, Done):
             self._done.set()
 

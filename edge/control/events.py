@@ -69,6 +69,14 @@ class LinkBack:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """The belt's encoder showed this count ``age`` seconds ago."""
+
+    count: int
+    age: float = 0.0
+
+
+@dataclass(frozen=True)
 class BeltStopped:
     """The PLC says that the belt stands."""
 
@@ -84,6 +92,16 @@ class RuntimeLost:
 
 
 @dataclass(frozen=True)
+class Clear:
+    """A person has seen to the faults that stopped the line."""
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """The next part is known to be bad: let the line prove that it is rejected, ejected, and seen to leave."""
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -94,8 +112,8 @@ class Stop:
 
 
 Event = (
-    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | BeltStopped | RuntimeReady
-    | RuntimeLost | Tick | Stop
+    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Encoder | BeltStopped
+    | RuntimeReady | RuntimeLost | Clear | Challenge | Tick | Stop
 )
 
 
@@ -122,10 +140,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Order:
-    """Have the PLC eject a part at ``due``."""
+    """Have a part ejected at ``due``, or where ``count`` is given when the encoder shows that."""
 
     part: int
     due: float
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -153,10 +172,19 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Challenged:
+    """What came of a challenge."""
+
+    part: int
+    passed: bool
+    text: str
+
+
+@dataclass(frozen=True)
 class FaultOver:
     """A fault that an Alarm told has passed."""
 
     code: int
 
 
-Action = Expose | Report | Order | Ended | Alarm | FaultOver
+Action = Expose | Report | Order | Ended | Alarm | FaultOver | Challenged

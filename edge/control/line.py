@@ -6,12 +6,14 @@ import contextlib
 import gc
 import select
 import socket
+import threading
 import time
 
 from edge.control.belt_file import BeltFile, left_over
 from edge.control.events import (
     Action,
     Alarm,
+    Challenged,
     Ended,
     Event,
     Expose,
@@ -25,7 +27,7 @@ from edge.control.events import (
     Tick,
 )
 from edge.control.messages import Channel, Done, State, Told, Welcome, Written
-from edge.control.state import FAULT_LATE, LineState
+from edge.control.state import STOPPING, LineState
 from edge.plc import LineStatus, PlcLink
 
 HEARTBEAT = 0.050  # s
@@ -40,10 +42,10 @@ class LineControl:
     """Runs the belt until it is stopped or finished."""
 
     def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, listener: socket.socket, *, pulse_ms: int, welcome: Welcome,
-                 supervisor: int) -> None:
+                 supervisor: int, asked_to_stop: threading.Event) -> None:
         """listener: where the runtime connects. supervisor: a file descriptor that ends when the supervisor is gone. The link is open."""
         self.state = state
-        self.stopping = False  # set by a signal
+        self._asked_to_stop = asked_to_stop  # by a signal
         self._link, self._belt, self._listener, self._supervisor = link, belt, listener, supervisor
         self._pulse_ms, self._welcome = pulse_ms, welcome
         self._runtime: Channel | None = None
@@ -68,9 +70,12 @@ class LineControl:
 
     def _restored(self) -> list[Action]:
         left, now = self._belt.left, time.monotonic()
+        self._belt.latched = self.state.latched
         if left is None:
             return []
         if left.session == self.state.session:
+            self.state.latched.update(left.latched)
+            self._faults.update(left.latched)
             actions = self.state.restore(left.parts, left.ledger, now)
             self._belt.write(self.state.changes(), self.state.ledger)
             return [Alarm(0, f"line control was started again with {len(left.parts)} parts on the belt"), *actions]
@@ -113,17 +118,17 @@ class LineControl:
 
     def _handle(self, event: Event, now: float) -> None:
         """Take an event in; what it changes is kept before it is acted on."""
-        ledger = vars(self.state.ledger).copy()
+        before = {**vars(self.state.ledger), "latched": len(self.state.latched)}
         actions = self.state.handle(event, now)
         changed = self.state.changes()
-        if changed or ledger != vars(self.state.ledger):
+        if changed or before != {**vars(self.state.ledger), "latched": len(self.state.latched)}:
             self._belt.write(changed, self.state.ledger)
         self._act(actions)
 
     def _heard(self) -> list[Event | Alarm | FaultOver]:
         """What the runtime, the supervisor and signals say."""
         heard: list[Event | Alarm | FaultOver] = []
-        if self.stopping and not self.state.stopped:
+        if self._asked_to_stop.is_set() and not self.state.stopped:
             heard.append(Stop())
         for descriptor, _ in self._poll.poll(0):
             if descriptor == self._listener.fileno():
@@ -163,7 +168,7 @@ class LineControl:
         self._runtime = None
         if self._ready:
             heard.append(RuntimeLost())
-            heard += [FaultOver(code) for code in self._faults if code != FAULT_LATE]  # the next one tells its own
+            heard += [FaultOver(code) for code in self._faults if code not in STOPPING.values()]  # the next one tells its own
         self._ready = False
 
     def _tell(self, message: object) -> None:
@@ -193,6 +198,8 @@ class LineControl:
     def _status(self) -> LineStatus:
         if not self.state.running and not self.state.stopped:
             return LineStatus.STARTING
+        if self.state.latched:
+            return LineStatus.FAULT
         if not self.state.accepting:
             return LineStatus.OFFLINE
         return LineStatus.DEGRADED if self._faults or not self._welcome.realtime else LineStatus.READY
@@ -202,15 +209,15 @@ class LineControl:
             if isinstance(action, Report):
                 self._link.report(action)
             elif isinstance(action, Order):
-                self._link.pulse(action.part, action.due, self._pulse_ms)
-            elif isinstance(action, (Ended, Expose)):
+                self._link.pulse(action.part, action.due, self._pulse_ms, action.count)
+            elif isinstance(action, (Ended, Expose, Challenged)):
                 self._tell(action)
             elif isinstance(action, Alarm):
                 self._tell(Told(action.text))
                 if action.code and action.code not in self._faults:
                     self._faults.add(action.code)
                     self._link.fault(action.code)
-            elif action.code in self._faults:  # FaultOver
+            elif isinstance(action, FaultOver) and action.code in self._faults:
                 self._faults.discard(action.code)
                 if not self._faults:
                     self._link.fault(0)

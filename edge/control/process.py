@@ -14,6 +14,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
 
 from edge.control.belt_file import BeltFile
@@ -21,7 +22,7 @@ from edge.control.line import LineControl
 from edge.control.messages import Welcome
 from edge.control.state import BeltTiming, LineState
 from edge.errors import LinesideError, LinkError
-from edge.plc.frames import FramesLink
+from edge.plc.open import make_link
 
 PRIORITY = 50  # SCHED_FIFO
 MCL_CURRENT, MCL_FUTURE = 1, 2
@@ -50,8 +51,11 @@ def become_realtime() -> str:
 
 def main() -> int:
     """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: asked.set())
     task = json.loads(sys.argv[1])
-    link = FramesLink(task["port"], task["baud"])
+    link = make_link(task["plc"])
     try:
         if task["again"]:
             with contextlib.suppress(LinkError):  # it is opened again and again
@@ -65,13 +69,7 @@ def main() -> int:
     why_not = become_realtime()
     state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
     control = LineControl(link, state, belt, socket.socket(fileno=task["listener"]), pulse_ms=task["pulse_ms"],
-                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"])
-
-    def stop(*_: object) -> None:
-        control.stopping = True
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"], asked_to_stop=asked)
     control.run()
     print(json.dumps(state.ledger.as_json()))
     return 0

@@ -14,16 +14,22 @@ A part's way, with ``due`` the moment at which it stands at the ejector:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.control.encoder import BeltPosition, wrapped
 from edge.control.events import (
     Action,
     Alarm,
     BeltStopped,
+    Challenge,
+    Challenged,
+    Clear,
     Confirm,
+    Encoder,
     Ended,
     Event,
     Expose,
@@ -43,9 +49,9 @@ from edge.control.events import (
 from edge.rule import Cause, Verdict
 
 SAME = 0.03  # s: a trigger that a restart hears again is told from a new one of the same id by its time
-LATE_IN_A_ROW = 3  # late verdicts that make a fault
 UNLIMITED = 1 << 30
-FAULT_LATE = 3  # its code on the PLC link
+FAULT_LATE, FAULT_REJECTS, FAULT_UNCONFIRMED, FAULT_CHALLENGE = 3, 5, 6, 7  # codes on the PLC link
+STOPPING = {"late": FAULT_LATE, "rejects": FAULT_REJECTS, "unconfirmed": FAULT_UNCONFIRMED, "challenge": FAULT_CHALLENGE}
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class BeltTiming:
     lead: float
     confirm: float = 0.3
     eject_uninspected: bool = True
+    counts: int | None = None  # camera to ejector by the encoder; then ``travel`` holds at the highest speed alone
+    fastest: float = 1e6  # counts a second that the belt cannot go beyond
+    late_in_a_row: int = 3  # late verdicts that make a fault
+    rejects_in_a_row: int = 0  # parts ejected one after the other that make a fault; 0: never
+    stop_on: tuple[str, ...] = ()  # faults that stop the line until a person clears them: keys of STOPPING
 
 
 @dataclass
@@ -74,6 +85,7 @@ class Ledger:
     unexpected_confirms: int = 0
     failed_orders: int = 0
     link_losses: int = 0
+    encoder_glitches: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The counts as a dictionary of its own."""
@@ -98,7 +110,10 @@ class BeltPart:
     ordered: bool = False
     held: bool = False
     confirmed: bool = False
+    arrived: bool = False  # by the encoder: it stood before the ejector at ``due``
     gone: bool = False  # it has left the belt
+    target: int | None = None  # the encoder's count at which it stands before the ejector
+    challenge: bool = False  # known to be bad
     restored: bool = False  # known from a line control that died
 
 
@@ -115,7 +130,10 @@ class LineState:
         self._changed: dict[int, BeltPart] = {}
         self._limit = parts
         self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
-        self._late_in_a_row = 0
+        self._late_in_a_row = self._rejects_in_a_row = 0
+        self.latched: set[int] = set()  # faults that a person has to clear
+        self._challenge = False
+        self.position = BeltPosition(timing.fastest) if timing.counts is not None else None
 
     @property
     def accepting(self) -> bool:
@@ -125,7 +143,7 @@ class LineState:
     @property
     def room(self) -> int:
         """How many more triggers may open parts."""
-        if self.stopped or not self.running:
+        if self.stopped or not self.running or self.latched:
             return 0
         return max(0, self._limit - self.ledger.triggers) if self._limit else UNLIMITED
 
@@ -154,7 +172,8 @@ class LineState:
 
     def next_due(self) -> float | None:
         """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""
-        return min((moment for part in self._belt for moment in self._moments(part)), default=None)
+        first = min((moment for part in self._belt for moment in self._moments(part)), default=math.inf)
+        return None if math.isinf(first) else first
 
     def _moments(self, part: BeltPart) -> list[float]:
         moments = [self._leaves(part)]
@@ -165,6 +184,8 @@ class LineState:
         return moments
 
     def _leaves(self, part: BeltPart) -> float:
+        if part.target is not None and not part.arrived:
+            return math.inf
         return part.due + self.timing.confirm if part.ordered and not part.confirmed else part.due
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -190,8 +211,21 @@ class LineState:
             if self.accepting or self.open_parts or any(part.to_eject and not part.ordered and not part.held for part in self._belt):
                 self.ledger.link_losses += 1  # after the last part the PLC may go
                 actions.append(Alarm(0, f"the PLC is not heard: {event.reason}"))
+        elif isinstance(event, Encoder):
+            if self.position is not None:
+                self._move(self.position, event, now, actions)
         elif isinstance(event, BeltStopped):
-            self._hold(actions)
+            if self.position is not None:
+                self.position.stop()
+                self._project(self.position)
+            else:
+                self._hold(actions)
+        elif isinstance(event, Clear):
+            actions += [FaultOver(code) for code in sorted(self.latched)]
+            self.latched.clear()
+            self._late_in_a_row = self._rejects_in_a_row = 0
+        elif isinstance(event, Challenge):
+            self._challenge = True
         elif isinstance(event, RuntimeReady):
             self.running = True
         elif isinstance(event, RuntimeLost):
@@ -208,17 +242,59 @@ class LineState:
             return  # said again, since the line control that kept it died before it acknowledged it
         self.ledger.triggers += 1
         part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
+        part.challenge, self._challenge = self._challenge, False
+        lost = self.position is not None and not self._track(part, self.position)
         twins = [other for other in self._belt if other.id == event.part]
         self._belt.append(part)
         self._changed[part.trigger] = part
         self._belt.sort(key=lambda other: other.due)  # a repeated trigger comes after a younger one
-        if not twins:
+        if lost:
+            actions.append(Alarm(0, f"part {part.id} came with encoder count {part.encoder}, which cannot be"))
+            self._uninspected(part, Cause.UNMATCHED, now, actions)
+        if not twins and not lost:
             actions.append(Expose(part.id, part.encoder, part.trigger, stood))
+            return
+        if not twins:
             return
         actions.append(Alarm(0, f"part {part.id} was triggered twice while on the belt: the two cannot be told apart"))
         for twin in [*twins, part]:
             if not twin.ended:
                 self._uninspected(twin, Cause.UNMATCHED, now, actions)
+
+    def _track(self, part: BeltPart, position: BeltPosition) -> bool:
+        """Note where the ejector is for a part. False: its count is missing or wrong, and only the time since its trigger is known."""
+        assert self.timing.counts is not None
+        if part.encoder is None or not position.read(part.encoder, part.triggered):
+            return False
+        part.target = wrapped(part.encoder + self.timing.counts)
+        if not math.isinf(moment := position.moment(part.target)):
+            part.due = moment
+        return True
+
+    def _move(self, position: BeltPosition, event: Encoder, now: float, actions: list[Action]) -> None:
+        before = position.count
+        if not position.read(event.count, now - event.age):
+            self.ledger.encoder_glitches += 1
+            if position.count != before:  # it goes on from another count: where the parts are is not known any more
+                for part in self._belt:
+                    part.target, part.held = None, True
+                    if part.verdict is None:
+                        self._uninspected(part, Cause.UNMATCHED, now, actions)
+                actions.append(Alarm(0, f"the encoder jumped from {before} to {event.count}: the PLC has to eject what lies there itself"))
+            return
+        self._project(position, now)
+
+    def _project(self, position: BeltPosition, now: float = math.inf) -> None:
+        """When each part comes to the ejector at this speed."""
+        for part in self._belt:
+            if part.target is None or part.arrived:
+                continue
+            if position.count is not None and position.distance(part.target) <= 0:
+                part.arrived, part.due = True, min(part.due, now)
+                self._changed[part.trigger] = part
+            else:
+                part.due = position.moment(part.target) if position.count is not None else part.due
+        self._belt.sort(key=lambda part: part.due)
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
         part = next((p for p in self._belt if p.id == event.part and event.trigger in (None, p.trigger)), None)
@@ -227,11 +303,15 @@ class LineState:
             if part is not None and event.verdict is Verdict.REJECT and now < part.due:
                 self._reject_late(part, now, actions)
             return  # a part without a verdict is ended by _advance
-        if self._late_in_a_row >= LATE_IN_A_ROW:
+        if self._late_in_a_row >= self.timing.late_in_a_row and FAULT_LATE not in self.latched:
             actions.append(FaultOver(FAULT_LATE))
         self._late_in_a_row = 0
         if event.verdict is Verdict.UNINSPECTED:
             self._uninspected(part, event.cause or Cause.CAMERA, now, actions)
+            return
+        if part.challenge and event.verdict is Verdict.PASS:
+            self._uninspected(part, Cause.CHALLENGE, now, actions)
+            part.to_eject = True
             return
         part.verdict, part.score = event.verdict, event.score
         self._changed[part.trigger] = part
@@ -253,8 +333,15 @@ class LineState:
 
     def _count_late(self, actions: list[Action]) -> None:
         self._late_in_a_row += 1
-        if self._late_in_a_row == LATE_IN_A_ROW:
-            actions.append(Alarm(FAULT_LATE, f"{LATE_IN_A_ROW} verdicts in a row were late: slow the belt, or lengthen its travel"))
+        if self._late_in_a_row == self.timing.late_in_a_row:
+            self._alarm(FAULT_LATE, f"{self._late_in_a_row} verdicts in a row were late: slow the belt, or lengthen its travel", actions)
+
+    def _alarm(self, code: int, text: str, actions: list[Action]) -> None:
+        """Tell a fault; some stop the line."""
+        if code in (STOPPING[name] for name in self.timing.stop_on):
+            self.latched.add(code)
+            text += ". The line takes no parts until it is cleared: `lineside clear LINE.toml`, or CLEAR of the PLC"
+        actions.append(Alarm(code, text))
 
     def _hold(self, actions: list[Action]) -> None:
         """The times of the parts on the belt are worth nothing any more: no REJECT is timed by them.
@@ -321,21 +408,39 @@ class LineState:
             if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
         gone = [part for part in self._belt if now >= self._leaves(part)]
-        self.ledger.unconfirmed += sum(part.ordered and not part.confirmed for part in gone)
+        unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
+        self.ledger.unconfirmed += len(unconfirmed)
+        if unconfirmed and "unconfirmed" in self.timing.stop_on:
+            self._alarm(FAULT_UNCONFIRMED, f"part {unconfirmed[0].id} was to be ejected and was not seen to leave", actions)
+        for part in gone:
+            if part.challenge:
+                self._challenged(part, actions)
         for part in gone:
             part.gone = True
             self._changed[part.trigger] = part
         if gone:
             self._belt = [part for part in self._belt if now < self._leaves(part)]
 
+    def _challenged(self, part: BeltPart, actions: list[Action]) -> None:
+        said = part.verdict.value if part.verdict is not None else "no verdict"
+        why = f" ({part.cause.value})" if part.cause else ""
+        text = (f"challenge part {part.id}: {said}{why}, {'' if part.ordered else 'not '}commanded, "
+                f"{'' if part.confirmed else 'not '}seen to leave")
+        passed = part.verdict is Verdict.REJECT and part.ordered and part.confirmed
+        actions.append(Challenged(part.id, passed, text))
+        if not passed:
+            self._alarm(FAULT_CHALLENGE, text, actions)
+
     def _order(self, part: BeltPart, actions: list[Action]) -> None:
         if part.held:
             return
         part.ordered = True
         self._changed[part.trigger] = part
-        actions.append(Order(part.id, part.due))
+        actions.append(Order(part.id, part.due, part.target))
 
     def _end(self, part: BeltPart, now: float, actions: list[Action]) -> None:
+        if part.to_eject and part.target is not None and not part.ordered:
+            self._order(part, actions)  # by count: it may be said at any time before
         assert part.verdict is not None and not part.ended
         part.ended, part.ended_at = True, now
         self._changed[part.trigger] = part
@@ -347,6 +452,12 @@ class LineState:
             self.ledger.uninspected += 1
             self.ledger.causes[(part.cause or Cause.CAMERA).value] += 1
         actions.append(self.outcome(part))
+        self._rejects_in_a_row = self._rejects_in_a_row + 1 if part.verdict is Verdict.REJECT else 0
+        if self._rejects_in_a_row == self.timing.rejects_in_a_row > 0:
+            text = f"{self._rejects_in_a_row} parts in a row were rejected: look at the parts, the camera and the light"
+            self._alarm(FAULT_REJECTS, text, actions)
+        elif self._rejects_in_a_row == 0 < self.timing.rejects_in_a_row and FAULT_REJECTS not in self.latched:
+            actions.append(FaultOver(FAULT_REJECTS))
 
     def outcome(self, part: BeltPart) -> Ended:
         """The outcome of a part that has one."""

@@ -36,8 +36,8 @@ class PlcLink(Protocol):
     def fault(self, code: int, part: int = 0) -> None:
         """Tell a fault, or with code 0 that it is over."""
 
-    def pulse(self, part: int, due: float, width_ms: int) -> None:
-        """Have the ejector fire for ``width_ms`` at the moment ``due``, when this part stands before it."""
+    def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
+        """Have the ejector fire for ``width_ms`` when this part stands before it: at ``due``, or when the encoder shows ``count``."""
 
     def heartbeat(self, status: LineStatus) -> None:
         """Say that the line lives; called at least every 50 ms."""

@@ -14,7 +14,9 @@ import serial
 
 from edge.control.events import (
     BeltStopped,
+    Clear,
     Confirm,
+    Encoder,
     Event,
     LinkBack,
     LinkLost,
@@ -40,10 +42,11 @@ PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeE
 class FramesLink:
     """The line's side of the protocol on one port. Used by one thread."""
 
-    def __init__(self, port: str, baud: int) -> None:
+    def __init__(self, port: str, baud: int, timing: str = "line") -> None:
+        """timing: ``line`` sends REJECTs; with ``plc`` the PLC ejects by the verdicts, with a shift register of its own."""
         self.room = 0
         self.reopened = 0
-        self._name, self._baud = port, baud
+        self._name, self._baud, self._line_times = port, baud, timing == "line"
         self._belt_moves = True
         self._port: serial.Serial | None = None
         self._conversation = Conversation(0)
@@ -90,7 +93,12 @@ class FramesLink:
     def fault(self, code: int, part: int = 0) -> None:
         self._conversation.command(Type.FAULT, code, part)
 
-    def pulse(self, part: int, due: float, width_ms: int) -> None:
+    def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
+        if not self._line_times:
+            return
+        if count is not None:
+            self._conversation.command(Type.REJECT, 1, part, width_ms, count & 0xFFFFFFFF)
+            return
         # On the PLC's own clock, and from its own trigger time: no delay on either way moves the pulse.
         if part in self._triggers:
             trigger, triggered = self._triggers[part]
@@ -128,6 +136,8 @@ class FramesLink:
             if not self._up:
                 self._up = True
                 events.insert(0, LinkBack())
+        for frame, _ in frames:  # of those that waited, the last one tells the time best: before any is dated by it
+            self._hear(frame, now)
         for frame, answer in frames:
             events += self._frame(frame, answer, now)
         if self._up and now - self._heard > HEARTBEAT_LIMIT:
@@ -147,14 +157,17 @@ class FramesLink:
             self._drop_port(str(error))
             return b""
 
-    def _frame(self, frame: Frame, answer: Ack, now: float) -> list[Event]:
+    def _hear(self, frame: Frame, now: float) -> None:
         if frame.session != self._session:  # the PLC began anew, and so may its clock
             self._session, self._clock = frame.session, PlcClock()
         self._clock.heard(frame.time, now)
+
+    def _frame(self, frame: Frame, answer: Ack, now: float) -> list[Event]:
         if frame.type == Type.PLC_HEARTBEAT:
-            stopped = self._belt_moves and frame.code == 0
-            self._belt_moves = frame.code == 1
-            return [BeltStopped()] if stopped else []
+            moves = bool(frame.code & 1)
+            stopped, self._belt_moves = self._belt_moves and not moves, moves
+            events: list[Event] = [BeltStopped()] if stopped else []
+            return [*events, Encoder(frame.value, now - self._clock.moment(frame.time))] if frame.code & 2 else events
         if frame.type == Type.TRIGGER:
             if answer is Ack.NOT_READY:
                 return [TriggerRefused(frame.part)]
@@ -163,7 +176,7 @@ class FramesLink:
             if len(self._triggers) > PARTS_KNOWN:
                 self._triggers.popitem(last=False)
             return [Trigger(frame.part, frame.value if frame.code == 1 else None, now - stood)]
-        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else []
+        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else [Clear()] if frame.type == Type.CLEAR else []
 
     @staticmethod
     def _settled(settled: Settled) -> list[Event]:

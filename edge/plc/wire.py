@@ -25,6 +25,7 @@ class Type(IntEnum):
     TRIGGER = 0x02
     CONFIRM = 0x03
     PLC_ACK = 0x04
+    CLEAR = 0x05
     LINE_HEARTBEAT = 0x81
     VERDICT = 0x82
     REJECT = 0x83
@@ -41,7 +42,7 @@ class Ack(IntEnum):
     UNKNOWN_PART = 3
 
 
-PLC_CODES = {Type.PLC_HEARTBEAT: 1, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3}  # the highest valid code of each
+PLC_CODES = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}  # the highest valid code of each
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ class Frame:
         """The frame's 24 bytes."""
         body = BODY.pack(SYNC, self.type, self.code, self.session, self.sequence, self.part, self.value, self.time)
         return body + CRC.pack(zlib.crc32(body))
+
+
+    @staticmethod
+    def decode(data: bytes) -> Frame:
+        """The frame of 24 bytes that are known to be one."""
+        return Frame(*BODY.unpack(data[:BODY.size])[1:])
 
 
 class Decoder:

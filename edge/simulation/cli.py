@@ -52,19 +52,28 @@ def plc_simulator(
     seed: Annotated[int, typer.Option(help="Of jitter and noise.")] = 0,
     start_timeout: Annotated[float, typer.Option(help="Seconds to wait for the line to become ready.")] = 60.0,
     faults: Annotated[Path | None, typer.Option(help="A scenario's fault board, from `lineside simulate`.", hidden=True)] = None,
+    speeds: Annotated[str, typer.Option(metavar="SECONDS:SHARE,...", help="Shares of the nominal speed, each for a while: 3:1,1:0,2:0.5; "
+                                        "below 0 the belt runs back.")] = "",
+    by_encoder: Annotated[bool, typer.Option("--by-encoder", help="Send the encoder count with each heartbeat.")] = False,
+    clear: Annotated[float | None, typer.Option(metavar="SECONDS", help="Clear a fault after so long.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play the PLC and its belt: trigger parts, check the line's answers, log which parts were ejected."""
     import signal
     import threading
 
+    from edge.errors import InputError
     from edge.simulation.plc import PlcSettings, simulate
 
+    try:
+        profile = tuple((float(seconds), float(share)) for seconds, share in (piece.split(":") for piece in speeds.split(",") if piece))
+    except ValueError as error:
+        raise InputError("--speeds is none", got=speeds, expected="SECONDS:SHARE,..., such as 3:1,1:0,2:0.5") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     settings = PlcSettings(rate=rate, parts=parts, travel_ms=travel_ms, jitter=jitter, noise=noise, seed=seed,
-                           start_timeout_s=start_timeout)
+                           start_timeout_s=start_timeout, speeds=profile, by_encoder=by_encoder, clear_s=clear)
     summary = simulate(port, log, settings, stop.is_set, faults)
     print(json.dumps(summary) if as_json else _plc_lines(summary))
 

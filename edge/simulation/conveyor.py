@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from edge.errors import InputError
+from edge.simulation.belt import BeltMotion
 from edge.simulation.plc_frames import COMMANDS, STATES, VERDICTS, Ack, Frame, Inbox, Kind, Outbox, Reader
 
 BEAT_S = 0.050
@@ -33,7 +34,9 @@ class PlcSettings:
     far off a part's centre the ejector may fire, default 40 % of the part pitch; ``jitter``: share of the pitch by which
     triggers vary; ``encoder_per_s``: encoder counts a second, None for triggers without; ``confirm``: send CONFIRM for
     ejected parts; ``noise``: probability that a sent frame or a received chunk is corrupted; ``start_timeout_s``: how
-    long to wait for a line that does not become ready; ``baud``: of a real port.
+    long to wait for a line that does not become ready; ``baud``: of a real port; ``speeds``: (seconds, share of the nominal
+    speed) from the start on, for a belt whose speed varies; ``by_encoder``: heartbeats have the encoder count;
+    ``clear_s``: after so long in state fault the operator clears it, None for never.
     """
 
     rate: float = 10.0
@@ -48,6 +51,9 @@ class PlcSettings:
     seed: int = 0
     start_timeout_s: float = 60.0
     baud: int = 115200
+    speeds: tuple[tuple[float, float], ...] = ()
+    by_encoder: bool = False
+    clear_s: float | None = None
 
     def __post_init__(self) -> None:
         above_0 = "a finite number above 0"
@@ -58,6 +64,8 @@ class PlcSettings:
             ("encoder_per_s", self.encoder_per_s is None or 0 < self.encoder_per_s < math.inf, above_0),
             ("first_part", 1 <= self.first_part < 1 << 32, "1 to 4294967295"), ("noise", 0 <= self.noise < 1, "0 to below 1"),
             ("start_timeout_s", self.start_timeout_s > 0, "a number above 0"), ("baud", self.baud > 0, above_0),
+            ("speeds", all(0 < s < math.inf and -math.inf < share < math.inf for s, share in self.speeds), "(seconds above 0, share)"),
+            ("by_encoder", not self.by_encoder or self.encoder_per_s is not None, "an encoder"),
         ):
             if not good:
                 raise InputError(f"the PLC simulator's {name} cannot be used", got=getattr(self, name), expected=expected)
@@ -77,6 +85,8 @@ class PlcSettings:
 class _Part:
     id: int
     centre: float  # when it is in front of the ejector, s
+    way: float  # belt seconds there
+    leaves: float  # when the ejector cannot reach it any more, s
     verdict: int | None = None
     commanded: bool = False
     refused: bool = False
@@ -105,7 +115,8 @@ class Conveyor:
         self._belt: dict[int, _Part] = {}
         self._gone: dict[int, _Part] = {}
         self._firings: list[tuple[float, _Part]] = []
-        self._next_id, self._slot, self._beats = settings.first_part, now, 0
+        self._motion = BeltMotion(settings.speeds, now)
+        self._next_id, self._slot, self._beats = settings.first_part, 0.0, 0
         self._state: int | None = None
         self._heard = self._last_beat = -math.inf  # the line's last valid frame, its last heartbeat
         self._linked = False
@@ -202,11 +213,13 @@ class Conveyor:
         return self._start + ((clock + 5000 + (1 << 31)) % (1 << 32) - (1 << 31)) / 1000
 
     def _encoder(self, now: float) -> int:
-        counts = int((now - self._start) * (self.settings.encoder_per_s or 0)) + self.encoder_error
+        counts = math.floor(self._motion.way(now) * (self.settings.encoder_per_s or 0)) + self.encoder_error
         return (counts + (1 << 31)) % (1 << 32) - (1 << 31)
 
     def _beat(self, due: float, now: float) -> None:
-        self._send(Frame(Kind.PLC_HEARTBEAT, 1, value=self._beats, time=self._clock(now)))
+        moves, by_encoder = self._motion.share(now) != 0, self.settings.by_encoder
+        value = self._encoder(now) if by_encoder else self._beats
+        self._send(Frame(Kind.PLC_HEARTBEAT, moves + 2 * by_encoder, value=value, time=self._clock(now)))
         self._beats += 1
         self._at(due + BEAT_S if now - due < BEAT_S else now + BEAT_S, self._beat)
 
@@ -215,10 +228,11 @@ class Conveyor:
         if s.parts and self.fed >= s.parts:
             return
         if now - due > s.pitch_s / 2:
-            self._slot = now  # this process was held up; parts do not lie on top of each other because of it
+            self._slot = self._motion.way(now)  # this process was held up; parts do not lie on top of each other because of it
         if self.ready(now):
             # The part stands in front of the camera when the frame goes out, not when it should have.
-            part = _Part(self._next_id, now + s.travel_ms / 1000)
+            way = self._motion.way(now) + s.travel_ms / 1000
+            part = _Part(self._next_id, self._motion.moment(way, now), way, self._motion.moment(way + s.tolerance_s, now))
             self._belt[part.id] = part
             self._next_id = self._next_id % 0xFFFFFFFF + 1
             self.fed += 1
@@ -226,14 +240,13 @@ class Conveyor:
             self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder, time=self._clock(now))
             self._note(now, "trigger", part=part.id, encoder=encoder)
             self._at(part.centre, self._arrive, part)
-            self._at(part.centre + s.tolerance_s, self._leave, part)
+            self._at(part.leaves, self._leave, part)
         self._slot += s.pitch_s
-        self._at(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, self._feed)
+        self._at(self._motion.moment(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, now), self._feed)
 
     def _arrive(self, due: float, now: float, part: _Part) -> None:
         """The fail-safe rule. A REJECT that fires while the part is still in reach does the work itself."""
-        in_reach = part.centre + self.settings.tolerance_s
-        coming = any(p is part and at <= in_reach for at, p in self._firings)
+        coming = any(p is part and at <= part.leaves for at, p in self._firings)
         if part.id in self._belt and part.verdict not in RELEASED and not coming:
             self._failsafe.append(part.id)
             self._eject(part, due, "failsafe")
@@ -250,8 +263,9 @@ class Conveyor:
         self._firings.remove((due, part))
         lateness_ms = round((due - part.centre) * 1000, 3)
         self._lateness_ms.append(lateness_ms)
-        hit = min(self._belt.values(), key=lambda p: abs(p.centre - due), default=None)
-        if hit is None or width_ms <= 0 or abs(hit.centre - due) > self.settings.tolerance_s:
+        way = self._motion.way(due)
+        hit = min(self._belt.values(), key=lambda p: abs(p.way - way), default=None)
+        if hit is None or width_ms <= 0 or abs(hit.way - way) > self.settings.tolerance_s:
             self._counts["missed"] += 1
             self._note(due, "missed", part=part.id, lateness_ms=lateness_ms, width_ms=width_ms)
             return
@@ -284,9 +298,15 @@ class Conveyor:
         self._last_beat = now
         if frame.code != self._state:
             self._state = frame.code
+            if STATES[frame.code] == "fault" and self.settings.clear_s is not None:
+                self._at(now + self.settings.clear_s, self._clear)
             if STATES[frame.code] not in self._states:
                 self._states.append(STATES[frame.code])
             self._note(now, "line_state", state=STATES[frame.code])
+
+    def _clear(self, due: float, now: float) -> None:
+        self._note(now, "clear")
+        self.outbox.post(Kind.CLEAR, time=self._clock(now))
 
     def _listen(self, due: float, now: float) -> None:
         if due < self._heard + SILENCE_S:
@@ -339,7 +359,7 @@ class Conveyor:
     def _reject(self, frame: Frame, now: float) -> int:
         part, code = self._find(frame)
         # What came while this process was held up may have come at once: it is given the benefit of the doubt.
-        fires = max(self._moment(frame.time), self._advanced)
+        fires = max(self._count_moment(frame.time, now) if frame.code == 1 else self._moment(frame.time), self._advanced)
         width_ms = frame.value
         self._note(now, "reject", part=frame.part, in_ms=round((fires - now) * 1000, 3), width_ms=width_ms, ack=code)
         if part is None or code != Ack.DONE:
@@ -351,6 +371,11 @@ class Conveyor:
         self._firings.append((fires, part))
         self._at(fires, self._fire, part, width_ms)
         return code
+
+    def _count_moment(self, count: int, now: float) -> float:
+        """When the encoder comes to a count."""
+        ahead = (count - self._encoder(now) + (1 << 31)) % (1 << 32) - (1 << 31)
+        return self._motion.moment(self._motion.way(now) + ahead / (self.settings.encoder_per_s or 1.0), now)
 
     def _contradiction(self, part: _Part, found: bool, now: float) -> None:
         if found and not part.contradicted:

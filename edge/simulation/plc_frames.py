@@ -31,6 +31,7 @@ class Kind(IntEnum):
     TRIGGER = 0x02
     CONFIRM = 0x03
     PLC_ACK = 0x04
+    CLEAR = 0x05
     LINE_HEARTBEAT = 0x81
     VERDICT = 0x82
     REJECT = 0x83
@@ -38,12 +39,12 @@ class Kind(IntEnum):
     LINE_ACK = 0x85
 
 
-FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_ACK})
+FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_ACK, Kind.CLEAR})
 FROM_LINE = frozenset(Kind) - FROM_PLC
-COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
+COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.CLEAR, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
 CODES: dict[Kind, range] = {
-    Kind.PLC_HEARTBEAT: range(2), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
-    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(1), Kind.FAULT: range(5), Kind.LINE_ACK: range(4),
+    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4), Kind.CLEAR: range(1),
+    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2), Kind.FAULT: range(8), Kind.LINE_ACK: range(4),
 }
 STATES = ("offline", "starting", "ready", "degraded", "fault")  # by code of LINE_HEARTBEAT
 VERDICTS = ("pass", "reject", "uninspected_eject", "uninspected_release")  # by code of VERDICT

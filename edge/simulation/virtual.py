@@ -140,8 +140,9 @@ class VirtualLine:
         self._unsettled[item.serial] = item
         self._arm()
         self._to_line(self._trigger, item)
-        for rate, fault in ((r.lost_links, self._lose_link), (r.lost_runtimes, self._lose_runtime), (r.control_restarts, self._kill_control),
-                            (r.belt_stops, self._stop_belt), (r.speed_changes, self._change_speed), (r.false_confirms, self._false_confirm)):
+        for rate, fault in (
+                (r.lost_links, self._lose_link), (r.lost_runtimes, self._lose_runtime), (r.control_restarts, self._kill_control),
+                (r.belt_stops, self._stop_belt), (r.speed_changes, self._change_speed), (r.false_confirms, self._false_confirm)):
             if self._chance(rate):
                 self._at(self.now + draw.random() * self._pitch, fault)
 

@@ -42,11 +42,11 @@ class Rig:
         (folder / "line.toml").write_text(LINE.format(camera=camera, loop=str(loop).lower(), travel=travel, belt=belt))
         self.processes: list[subprocess.Popen] = []
 
-    def plc(self, parts: int, rate: float = 15, **options) -> subprocess.Popen:
+    def plc(self, parts: int, rate: float = 15, *flags: str, **options) -> subprocess.Popen:
         extra = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         plc = subprocess.Popen(
             [*LINESIDE, "plc-simulator", "--port", str(self.folder / "plc"), "--log", str(self.folder / "plc.jsonl"), "--parts", str(parts),
-             "--rate", str(rate), "--travel-ms", str(self.travel), "--json", *extra], stdout=subprocess.PIPE, text=True)
+             "--rate", str(rate), "--travel-ms", str(self.travel), "--json", *extra, *flags], stdout=subprocess.PIPE, text=True)
         self.processes.append(plc)
         wait_for(lambda: (self.folder / "plc").exists())
         return plc

@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from edge.control.events import (
     Alarm,
     BeltStopped,
+    Challenge,
+    Challenged,
+    Clear,
     Confirm,
     Ended,
     Expose,
@@ -209,6 +212,46 @@ def test_a_line_control_that_was_started_again_takes_the_belt_over():
     assert [(ended.part, ended.trigger, ended.cause) for ended in of(actions, Ended)] == [(3, 3, Cause.RESTART), (4, 4, Cause.RESTART)]
     assert [order.part for order in of(drive(after, (1.45, Tick())), Order)] == [2, 3, 4]
     assert (after.ledger.triggers, after.ledger.passed, after.ledger.rejected, after.ledger.uninspected) == (4, 1, 1, 2)
+
+
+def rejected(state: LineState, first: int, count: int, verdict=Verdict.REJECT):
+    return [a for n in range(first, first + count) for a in drive(state, (3.0 * n, Trigger(n)), (3.0 * n + 0.1, PartVerdict(n, verdict)),
+            (3.0 * n + 0.1, VerdictDelivered(n)), (3.0 * n + 0.95, Tick()),
+            *([(3.0 * n + 1.0, Confirm(n))] if verdict is Verdict.REJECT else []), (3.0 * n + 2.0, Tick()))]
+
+
+def test_a_fault_that_stops_the_line_stays_until_a_person_clears_it():
+    state = LineState(BeltTiming(1.0, 0.1, late_in_a_row=2, stop_on=("late",)))
+    alarms = of(drive(state, (0, Trigger(1)), (2, Trigger(2)), (4, Tick())), Alarm)
+    assert [alarm.code for alarm in alarms] == [3] and "lineside clear" in alarms[0].text and state.latched == {3} and state.room == 0
+    assert drive(state, (5, TriggerRefused(3)))[0] == Alarm(0, "part 3 came while the line was not ready")
+    assert drive(state, (6, Clear())) == [FaultOver(3)] and state.room > 0
+
+
+def test_rejects_in_a_row_are_a_fault_that_the_next_good_part_ends():
+    state = LineState(BeltTiming(1.0, 0.1, rejects_in_a_row=3))
+    assert [alarm.code for alarm in of(rejected(state, 1, 5), Alarm)] == [5] and not state.latched
+    assert FaultOver(5) in rejected(state, 6, 1, Verdict.PASS)
+    assert not of(rejected(state, 7, 2), Alarm) and of(rejected(state, 9, 1), Alarm)
+
+
+def test_an_ejection_that_nobody_saw_may_stop_the_line():
+    state = LineState(BeltTiming(1.0, 0.1, stop_on=("unconfirmed",)))
+    alarms = of(drive(state, (0, Trigger(1)), (0.1, PartVerdict(1, Verdict.REJECT)), (0.9, Tick()), (1.5, Tick())), Alarm)
+    assert [alarm.code for alarm in alarms] == [6] and "not seen to leave" in alarms[0].text and state.latched == {6}
+
+
+@pytest.mark.parametrize(("verdict", "confirmed", "passed"), [
+    (Verdict.REJECT, True, True), (Verdict.REJECT, False, False), (Verdict.PASS, True, False), (None, True, False)])
+def test_a_challenge_part_has_to_be_rejected_commanded_and_seen_to_leave(verdict, confirmed, passed):
+    state = LineState(TIMING)
+    steps = [(0.0, Challenge()), (0.1, Trigger(1)), (0.2, Trigger(2)), (0.3, PartVerdict(2, Verdict.PASS)), (0.3, VerdictDelivered(2))]
+    steps += [(0.4, PartVerdict(1, verdict, score=0.2))] if verdict else []
+    actions = drive(state, *steps, (1.05, Tick()), *([(1.15, Confirm(1))] if confirmed else []), (2.0, Tick()))
+    (result,) = of(actions, Challenged)
+    assert (result.part, result.passed) == (1, passed) and [order.part for order in of(actions, Order)] == [1]
+    assert [alarm.code for alarm in of(actions, Alarm)] == ([] if passed else [7])
+    assert state.ledger.causes == ({"challenge": 1} if verdict is Verdict.PASS else {"late": 1} if verdict is None else {})
 
 
 EVENTS = st.one_of(

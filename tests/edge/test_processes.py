@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -125,3 +126,25 @@ def test_a_process_that_stands_still_lets_nothing_pass_uninspected(rig, name):
     assert line.returncode == 0 and ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows), told
     assert summary["escaped_ids"] == [] and summary["wrong_part"] == 0
     assert ledger["uninspected"] >= 1
+
+
+def test_a_challenge_part_is_proved_to_be_ejected_and_a_fault_stops_the_line_until_it_is_cleared(rig, lineside, cloth, tmp_path):
+    (tmp_path / "bad").mkdir()
+    made = rig(loop=True, camera=tmp_path / "bad", belt='rejects_in_a_row = 12\nstop_on = ["rejects"]')
+    inspected = json.loads(lineside("inspect", made.folder / "bundle", cloth / "test", "--out", tmp_path / "overlays", "--json")[1])
+    for row in inspected:
+        if row["verdict"] == "REJECT":
+            shutil.copy(row["image"], tmp_path / "bad" / f"{len(list((tmp_path / 'bad').iterdir()))}.png")
+    plc = made.plc(30, 10, clear=1.0)
+    line = made.run()
+    wait_for(lambda: len(made.rows()) > 2)
+    code, out, err = lineside("challenge", made.folder / "line.toml")
+    assert code == 0 and "REJECT, commanded, seen to leave" in out, err
+    summary, _ = finish(plc)
+    code, out, _ = lineside("clear", made.folder / "line.toml")
+    assert code == 0 and "takes parts again" in out
+    line.send_signal(signal.SIGTERM)
+    ledger, told = finish(line)
+    check(made, ledger, summary)
+    assert summary["faults"].get("5", 0) >= 1 and "fault" in summary["line_states_seen"] and "12 parts in a row were rejected" in told
+    assert lineside("challenge", made.folder / "line.toml")[0] == 2

@@ -155,7 +155,7 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
     deep = tmp_path / ("folder" * 20)
     deep.mkdir()
     journal, line = deep / "journal.db", deep / "line.toml"
-    server = ReloadServer(socket_path(journal, line), lambda: 1 / 0)
+    server = ReloadServer(socket_path(journal, line), {"reload": lambda: 1 / 0})
     try:
         with pytest.raises(BundleError, match="goes on with what it had: ZeroDivisionError"):
             ask_to_reload(journal, line)
@@ -166,7 +166,7 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
 
 def test_two_lines_with_one_journal_are_asked_each_on_its_own(tmp_path):
     journal, lines = tmp_path / "journal.db", [tmp_path / "a.toml", tmp_path / "b.toml"]
-    servers = [ReloadServer(socket_path(journal, line), lambda line=line: f"{line.name} is live") for line in lines]
+    servers = [ReloadServer(socket_path(journal, line), {"reload": lambda line=line: f"{line.name} is live"}) for line in lines]
     try:
         assert [ask_to_reload(journal, line) for line in lines] == ["a.toml is live", "b.toml is live"]
         servers.pop().close()
@@ -185,7 +185,7 @@ def test_a_stop_waits_for_a_reload_that_is_under_way(tmp_path):
         ended.append(True)
         return "live"
 
-    server = ReloadServer(socket_path(tmp_path / "j", tmp_path / "l"), slow)
+    server = ReloadServer(socket_path(tmp_path / "j", tmp_path / "l"), {"reload": slow})
     asking = threading.Thread(target=ask_to_reload, args=(tmp_path / "j", tmp_path / "l"))
     asking.start()
     assert under_way.wait(5)

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""How late does the REJECT of a part go out on the wire? Line control in a process of its own, beside a thread in a busy process.
+
+A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and every core is kept busy by a hog. Lateness is
+from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last byte on the other end of the pty.
+
+    benchmarks/lateness.py --rejects 20000 --out lateness.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tty
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from edge.control.events import Expose, PartVerdict, RuntimeReady
+from edge.control.messages import Channel, Welcome, Written
+from edge.rule import Verdict
+from edge.simulation.plc_frames import Frame, Kind, Reader
+
+TRAVEL, LEAD = 0.300, 0.100  # s
+BEAT = 0.050  # s
+WARM_UP = 1.0  # s
+HOG = "while True: pass"
+
+
+def task_of(folder: Path, port: str, listener: int, supervisor: int) -> dict[str, Any]:
+    """What the supervisor would tell line control."""
+    return {"plc": {"kind": "frames", "port": port, "baud": 115200},
+            "timing": {"travel": TRAVEL, "lead": LEAD, "confirm": 0.0, "eject_uninspected": True},
+            "pulse_ms": 10, "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": str(folder / "belt"),
+            "listener": listener, "supervisor": supervisor}
+
+
+def as_thread(task: dict[str, Any]) -> None:
+    """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
+    from edge.control.belt_file import BeltFile
+    from edge.control.line import LineControl
+    from edge.control.state import BeltTiming, LineState
+    from edge.plc.frames import FramesLink
+
+    link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
+    link.open()
+    state = LineState(BeltTiming(**task["timing"]), 0, session=task["session"], running=False)
+    control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), socket.socket(fileno=task["listener"]),
+                          pulse_ms=10, welcome=Welcome(task["session"], False), supervisor=task["supervisor"],
+                          asked_to_stop=threading.Event())
+    thread = threading.Thread(target=control.run)
+    thread.start()
+    while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without
+        hashlib.sha256(bytes(200_000)).digest()
+        sum(range(20_000))
+
+
+def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str, Any]:
+    """Run one of the two; returns lateness in ms, sorted, and what was counted."""
+    near, far = os.openpty()
+    tty.setraw(far)
+    os.set_blocking(near, False)
+    lifeline, held = os.pipe()
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"{name}/control")
+        listener.listen(1)
+        task = json.dumps(task_of(Path(name), os.ttyname(far), listener.fileno(), lifeline))
+        command = ["-m", "edge.control.process"] if how == "process" else [__file__, "--thread"]
+        process = subprocess.Popen([sys.executable, *command, task], pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(f"{name}/control")
+        try:
+            return run_parts(near, Channel(connection), arguments.rejects, arguments.rate, progress)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            os.close(held)
+            connection.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            process.kill()
+            for descriptor in (near, far, lifeline):
+                os.close(descriptor)
+
+
+def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: Any) -> dict[str, Any]:
+    """The PLC's and the runtime's part. The PLC's clock is ours in ms, and parts stand before the camera at whole ms of it."""
+    reader, began = Reader(), time.monotonic()
+    pitch = max(1, round(1000 / rate))  # ms
+    due: dict[int, float] = {}
+    late: list[float] = []
+    realtime, sequence, beat, part, stands = False, 0, 0.0, 0, 0
+    acknowledged = refused = 0
+    while len(late) < rejects and time.monotonic() - began < 60 + 3 * rejects / rate:
+        now = time.monotonic()
+        clock = int((now - began) * 1000)
+        if now >= beat:
+            os.write(port, Frame(Kind.PLC_HEARTBEAT, 1, 7, 0, 0, 0, clock).encode())
+            beat = now + BEAT
+        if runtime_ready(runtime, now - began) and now - began > WARM_UP and clock >= stands and part < rejects:
+            part, sequence, stands = part + 1, (sequence + 1) & 0xFFFF, max(stands, clock - pitch) + pitch
+            os.write(port, Frame(Kind.TRIGGER, 0, 7, sequence, part, 0, clock).encode())
+            due[part] = began + clock / 1000 + TRAVEL - LEAD
+        select.select([port, runtime], [], [], max(0.0, min(beat, began + stands / 1000) - time.monotonic()) if part < rejects else 0.01)
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(port, 4096)
+            at = time.monotonic()
+            for frame in reader.feed(data):
+                if frame.kind == Kind.REJECT and frame.part in due:
+                    late.append(1000 * (at - due.pop(frame.part)))
+                    progress(len(late))
+                if frame.kind in (Kind.VERDICT, Kind.REJECT, Kind.FAULT):
+                    os.write(port, Frame(Kind.PLC_ACK, 0, 7, frame.sequence, frame.part, 0, int((at - began) * 1000)).encode())
+                acknowledged += frame.kind == Kind.LINE_ACK and frame.code == 0
+                refused += frame.kind == Kind.LINE_ACK and frame.code != 0
+        for message in runtime.receive():
+            if isinstance(message, Welcome):
+                realtime = message.realtime
+                runtime.send(RuntimeReady())
+            elif isinstance(message, Expose):
+                runtime.send(PartVerdict(message.part, Verdict.REJECT, None, 0.9, message.trigger))
+            elif hasattr(message, "ended"):
+                runtime.send(Written([message.trigger]))
+    return {"late": sorted(late), "realtime": realtime, "triggers": part, "refused": refused}
+
+
+def runtime_ready(runtime: Channel, elapsed: float) -> bool:
+    """Whether line control had time to welcome the runtime."""
+    return not runtime.closed and elapsed > WARM_UP
+
+
+def figures(result: dict[str, Any]) -> dict[str, Any]:
+    """Percentiles in ms (nearest rank)."""
+    late = result.pop("late")
+    at = {f"p{share:g}_ms": round(late[min(len(late) - 1, int(share / 100 * len(late)))], 3) for share in (50, 99, 99.9)} if late else {}
+    return {"rejects": len(late), **at, "max_ms": round(late[-1], 3) if late else None, **result}
+
+
+def draw(late: dict[str, list[float]], path: Path) -> None:
+    """The share of rejects that were later than so many ms, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for how, values in late.items():
+        if values:
+            axes.step([max(value, 1e-3) for value in values], [1 - i / len(values) for i in range(len(values))], where="post", label=how)
+    for limit, share in ((1, 0.01), (3, 0.001)):
+        axes.plot([limit], [share], "rx")
+        axes.annotate(f"{100 * share:g} % at {limit} ms", (limit, share), textcoords="offset points", xytext=(6, 4))
+    axes.set(xscale="log", yscale="log", xlabel="later than, ms", ylabel="share of rejects", title="Every core busy")
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["--thread"]:
+        as_thread(json.loads(sys.argv[2]))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rejects", type=int, default=20_000, help="for each of the two")
+    parser.add_argument("--rate", type=float, default=200.0, help="parts a second")
+    parser.add_argument("--out", type=Path, default=Path("out/lateness.png"))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    with contextlib.suppress(OSError):  # else this process is late itself
+        os.sched_setscheduler(0, os.SCHED_FIFO | getattr(os, "SCHED_RESET_ON_FORK", 0), os.sched_param(60))
+    hogs = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in os.sched_getaffinity(0)]
+    results, late = {}, {}
+    try:
+        with Progress(console=Console(stderr=True), refresh_per_second=1) as bar:
+            for how in ("process", "thread"):
+                task = bar.add_task(how, total=arguments.rejects)
+                results[how] = measure(arguments, how, lambda n, t=task: bar.update(t, completed=n) if n % 100 == 0 else None)
+                late[how] = results[how]["late"]
+    finally:
+        for hog in hogs:
+            hog.kill()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    draw(late, arguments.out)
+    found = {how: figures(result) for how, result in results.items()}
+    if arguments.json:
+        print(json.dumps({**found, "cores": len(hogs), "picture": str(arguments.out)}))
+    else:
+        table = Table("line control as", *found["process"])
+        for how, row in found.items():
+            table.add_row(how, *map(str, row.values()))
+        Console().print(table)
+        print(f"Picture: {arguments.out}")
+    return 0 if all(row["rejects"] == arguments.rejects for row in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""PLC link `lines`: the modem lines of a serial port. CTS triggers, RTS fires the ejector, DTR says ready, DSR confirms or enables.
+
+There are no messages: parts are counted here, a PASS counts as told, and the line fires the ejector itself. See docs/plc-lines.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import struct
+import termios
+import time
+from collections import Counter, deque
+
+import serial
+
+from edge.control.events import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
+from edge.errors import LinkError
+from edge.plc import LineStatus
+from edge.rule import Verdict
+
+POLL = 0.001  # s between looks at the inputs
+SPIN = 0.0002  # s before an edge that are spent looking at the clock
+LATE_BY = 0.005  # s after the due moment up to which a pulse still begins
+REOPEN_AFTER = 0.5  # s
+PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)
+
+
+class LinesLink:
+    """The line's side of the lines of one port. Used by one thread."""
+
+    def __init__(self, port: str, trigger: str = "rising", dsr: str = "confirm", dsr_active: str = "high", reject: str = "low",
+                 ready: str = "blink", gap_ms: float = 5, debounce_ms: float = 2) -> None:
+        """The keys of ``[plc]`` in the line file; gap_ms: least time between two pulses; debounce_ms: how long CTS has to stay."""
+        self.room = 0
+        self._counts: Counter[str] = Counter(pulses=0, merged=0, bounces=0, port_reopened=0)
+        self._name, self._dsr, self._blink = port, dsr, ready == "blink"
+        self._trigger_level, self._dsr_high, self._reject_high = trigger == "rising", dsr_active == "high", reject == "high"
+        self._gap, self._debounce = gap_ms / 1000, debounce_ms / 1000
+        self._port: serial.Serial | None = None
+        self._part = 0
+        self._cts = self._candidate = False  # the line as it is taken for; what it may become
+        self._since = 0.0  # when it began to look so
+        self._sensor: bool | None = None
+        self._ready = self._lamp = False
+        self._up = False
+        self._pulses: deque[list[float]] = deque()  # [on, off], s, in order
+        self._firing = False
+        self._ordered: deque[tuple[int, float]] = deque(maxlen=64)  # (part, due) of pulses that were not confirmed yet
+        self._pending: list[Event] = []
+        self._next_open = 0.0
+
+    def open(self) -> None:
+        try:
+            self._open()
+        except PORT_ERRORS as error:
+            raise LinkError(f"cannot open the PLC's port {self._name}", got=str(error), expected="a free serial port with modem lines",
+                            next="Mend `port` under [plc] in the line file, or free the port.") from error
+
+    def _open(self) -> None:
+        port = serial.Serial(None, timeout=0, exclusive=True)
+        port.rts, port.dtr = not self._reject_high, False  # as soon as the driver, which raises both, lets us
+        port.port = self._name
+        port.open()
+        self._port = port
+        self._cts = self._candidate = self._level(termios.TIOCM_CTS)
+        self._sensor = None
+        self._up = False
+
+    def _level(self, bit: int) -> bool:
+        assert self._port is not None
+        (lines,) = struct.unpack("i", fcntl.ioctl(self._port.fileno(), termios.TIOCMGET, struct.pack("i", 0)))
+        return bool(lines & bit)
+
+    def report(self, report: Report) -> None:
+        if report.verdict is Verdict.PASS:
+            self._pending.append(VerdictDelivered(report.part))
+
+    def fault(self, code: int, part: int = 0) -> None:
+        """The state says it: DTR."""
+
+    def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
+        now = time.monotonic()
+        if now > due + LATE_BY or self._port is None:
+            self._pending.append(OrderFailed(part, "too late" if self._port is not None else "the port is gone"))
+            return
+        self._ordered.append((part, due))
+        on, off = max(due, now), max(due, now) + width_ms / 1000
+        last = self._pulses[-1] if self._pulses else None
+        if last is not None and on < last[1] + self._gap:
+            if on - self._gap - last[0] >= (last[1] - last[0]) / 2:  # two pulses, the first one shorter
+                last[1] = on - self._gap
+            else:  # one for both
+                self._counts["merged"] += 1
+                last[1] = max(last[1], off)
+                return
+        self._counts["pulses"] += 1
+        self._pulses.append([on, off])
+
+    def heartbeat(self, status: LineStatus) -> None:
+        self._ready = status in (LineStatus.READY, LineStatus.DEGRADED)
+        self._lamp = self._ready and not (self._blink and self._lamp)
+        self._set("dtr", self._lamp)
+
+    def _set(self, line: str, high: bool) -> None:
+        if self._port is not None:
+            try:
+                setattr(self._port, line, high)
+            except PORT_ERRORS as error:
+                self._drop(str(error))
+
+    def read_events(self, timeout: float, wake: int) -> list[Event]:
+        end = time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            if self._port is None and now >= self._next_open:
+                self._reopen(now)
+            self._fire(now)
+            if self._port is not None:
+                try:
+                    self._look(time.monotonic())
+                except PORT_ERRORS as error:
+                    self._drop(str(error))
+            if self._pending or now >= end:
+                events, self._pending = self._pending, []
+                return events
+            edge = self._next_edge()
+            wait = min(end - now, POLL, edge - now - SPIN)
+            if wait > 0 and select.select([wake], [], [], wait)[0]:
+                end = now  # one look more
+
+    def _next_edge(self) -> float:
+        if not self._pulses:
+            return float("inf")
+        return self._pulses[0][1] if self._firing else self._pulses[0][0]
+
+    def _fire(self, now: float) -> None:
+        """Carry out the edges that are due; spins for one that is at hand."""
+        while (edge := self._next_edge()) - now <= SPIN:
+            while time.monotonic() < edge:
+                pass
+            self._firing = not self._firing
+            self._set("rts", self._firing == self._reject_high)
+            if not self._firing:
+                self._pulses.popleft()
+            now = time.monotonic()
+
+    def _look(self, now: float) -> None:
+        assert self._port is not None
+        (lines,) = struct.unpack("i", fcntl.ioctl(self._port.fileno(), termios.TIOCMGET, struct.pack("i", 0)))
+        self._look_at_sensor(bool(lines & termios.TIOCM_DSR) == self._dsr_high, now)
+        cts = bool(lines & termios.TIOCM_CTS)
+        if cts != self._candidate:
+            self._counts["bounces"] += cts == self._cts
+            self._candidate, self._since = cts, now
+        if self._candidate != self._cts and now - self._since >= self._debounce:
+            self._cts = self._candidate
+            if self._cts == self._trigger_level:
+                self._triggered(now - self._since)
+
+    def _triggered(self, age: float) -> None:
+        self._part += 1
+        if self.room > 0 and self._up:
+            self.room -= 1
+            self._pending.append(Trigger(self._part, None, age))
+        else:
+            self._pending.append(TriggerRefused(self._part))
+
+    def _look_at_sensor(self, active: bool, now: float) -> None:
+        before, self._sensor = self._sensor, active
+        if self._dsr == "enable":
+            if active != self._up:
+                self._up = active
+                self._pending.append(LinkBack() if active else LinkLost("DSR says that the PLC takes no part"))
+            return
+        if not self._up:
+            self._up = True
+            self._pending.append(LinkBack())
+        if self._dsr == "confirm" and active and before is False:
+            fired = [entry for entry in self._ordered if entry[1] <= now]
+            if fired:
+                self._ordered.remove(fired[0])
+            self._pending.append(Confirm(fired[0][0] if fired else 0))
+
+    def _drop(self, reason: str) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            with contextlib.suppress(*PORT_ERRORS):
+                port.close()
+        if self._up:
+            self._pending.append(LinkLost(f"{self._name}: {reason}"))
+        self._up = self._firing = False
+        self._pending += [OrderFailed(part, "the port is gone") for part, due in self._ordered if due > time.monotonic()]
+        self._pulses.clear()
+        self._ordered.clear()
+        self._next_open = time.monotonic() + REOPEN_AFTER
+
+    def _reopen(self, now: float) -> None:
+        try:
+            self._open()
+            self._counts["port_reopened"] += 1
+        except PORT_ERRORS:
+            self._port = None
+            self._next_open = now + REOPEN_AFTER
+
+    @property
+    def idle(self) -> bool:
+        """Whether every pulse was given."""
+        return not self._pulses and not self._pending
+
+    def counters(self) -> dict[str, int]:
+        """Pulses, those that two parts share, contact bounces, and how often the port was opened again."""
+        return dict(self._counts)
+
+    def close(self) -> None:
+        port, self._port = self._port, None
+        if port is not None:
+            with contextlib.suppress(*PORT_ERRORS):
+                port.dtr = False
+                port.close()  # which lets go of RTS as well

@@ -1,0 +1,19 @@
+"""Which link a line file asks for. Each kind is imported when it is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edge.plc import PlcLink
+
+
+def make_link(plc: dict[str, Any]) -> PlcLink:
+    """The link of a ``[plc]`` section, given as a dictionary with its port made absolute; not open yet."""
+    options = {key: value for key, value in plc.items() if key != "kind"}
+    if plc["kind"] == "lines":
+        from edge.plc.lines import LinesLink
+
+        return LinesLink(**options)
+    from edge.plc.frames import FramesLink
+
+    return FramesLink(**options)

@@ -1,0 +1,43 @@
+"""How a simulated belt moves: at its nominal speed, slower, faster, not at all, and a little backwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+class BeltMotion:
+    """Belt seconds (the way in seconds at nominal speed) against time, s. Speeds are held for a while each, the last one for ever."""
+
+    def __init__(self, speeds: Sequence[tuple[float, float]] = (), start: float = 0.0) -> None:
+        """speeds: (seconds, share of the nominal speed); behind them it is 1. A share below 0 runs back."""
+        self._pieces: list[tuple[float, float, float]] = []  # begins at, belt seconds there, share
+        at, way = start, 0.0
+        for seconds, share in speeds:
+            self._pieces.append((at, way, share))
+            at, way = at + seconds, way + seconds * share
+        self._pieces.append((at, way, 1.0))
+
+    def _piece(self, now: float) -> tuple[float, float, float]:
+        return next((piece for piece in reversed(self._pieces) if piece[0] <= now), self._pieces[0])
+
+    def share(self, now: float) -> float:
+        """The share of the nominal speed."""
+        return self._piece(now)[2]
+
+    def way(self, now: float) -> float:
+        """Belt seconds since the start."""
+        at, way, share = self._piece(now)
+        return way + (now - at) * share
+
+    def moment(self, way: float, after: float) -> float:
+        """The first time from ``after`` on at which the belt has come so far; ``after`` where it is there already."""
+        if self.way(after) >= way:
+            return after
+        for number, (at, begin, share) in enumerate(self._pieces):
+            end = self._pieces[number + 1][0] if number + 1 < len(self._pieces) else math.inf
+            if end > after and share > 0:
+                reached = max(at, after) if begin + (max(at, after) - at) * share >= way else at + (way - begin) / share
+                if reached <= end:
+                    return reached
+        raise AssertionError("the belt moves at the end")
