@@ -127,6 +127,8 @@ class VirtualLine:
             return
         gap = self._pitch * (1 + draw.uniform(-s.jitter, s.jitter)) / self._nominal
         self._at(self.now + gap, self._feed)
+        if not self._plc_ready:
+            self._set_ready(True)  # the newest heartbeat says so, if it does
         if not self._plc_ready or self._belt.speed == 0:
             return
         self._serial += 1
