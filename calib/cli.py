@@ -119,7 +119,7 @@ def evaluate(
     from edge.engines import pick_backend
 
     loaded = load_bundle(bundle)
-    engine = pick_backend(loaded, backend)
+    engine = pick_backend(loaded, backend, precision)
     chosen = loaded.choose(precision, engine, ungated)
     with progress_bar("inspecting") as progress:
         figures = {"precision": chosen, "backend": engine, **asdict(run_evaluation(loaded, data, chosen, engine, progress))}

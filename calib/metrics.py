@@ -111,7 +111,7 @@ def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend:
     from sklearn.metrics import roc_auc_score
 
     images = labelled_images(data)
-    backend = backend or pick_backend(bundle)
+    backend = backend or pick_backend(bundle, precision=precision)
     limit = bundle.threshold(precision, backend)
     threshold = None if limit is None else limit.value
     steps = smoothing(bundle.decision.post_filter)

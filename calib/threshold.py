@@ -17,7 +17,7 @@ from pathlib import Path
 from calib.collect import read_set
 from edge.bundle import Bundle
 from edge.decision import Backend, Precision, Threshold, keep_thresholds, write_threshold
-from edge.engines import can_run, processor_backend
+from edge.engines import can_run, plan_fits, processor_backend
 from edge.errors import InputError
 from edge.inspection import Inspector
 from edge.prepare import frame_hash, good_folder, list_images, read_image
@@ -137,7 +137,8 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
               progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
     """Work out the thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
 
-    backend: None for the processor's, and TensorRT where it has plans of the bundle. Thresholds of others stay while their seals hold.
+    backend: None for the processor's, and TensorRT where it has plans of the bundle that fit. Thresholds of others stay while their
+    seals hold.
 
     Raises InputError, with the bundle unchanged, for too few good parts, images that were fitted on, or unusable ones.
     """
@@ -156,7 +157,8 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
     rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
     made: list[tuple[Threshold, list[float]]] = []
     backends: list[Backend] = [processor_backend(), "tensorrt"] if backend is None else [backend]
-    wanted = [(name, on) for on in backends for name in bundle.offered() if can_run(on, name, bundle)]
+    wanted = [(name, on) for on in backends for name in bundle.offered()
+              if can_run(on, name, bundle) and (backend is not None or plan_fits(on, name, bundle))]
     if not wanted:
         raise InputError(f"{bundle.folder} has nothing that runs on {backend}", got="no plan",
                          next=f"Run `lineside engine {bundle.folder}`.")

@@ -41,6 +41,7 @@ if [ "$gpu" = auto ]; then
     { [ "$jetson" = yes ] || [ -e /proc/driver/nvidia/version ]; } && gpu=yes
 fi
 
+[ -z "$(systemctl list-units --state=active --no-legend 'lineside@*' 2>/dev/null)" ] || fail "a line is running; stop it first: systemctl stop 'lineside@*'"
 apt-get update -q
 packages="python3 python3-venv python3-dev gcc g++"
 # On a Jetson TensorRT, and OpenCV with GStreamer, are the system's: no package index has ones that fit.

@@ -107,11 +107,14 @@ class Bundle:
         ungated: also one that did not pass. Raises BundleError for one that is not known, was not looked at, or changes decisions.
         """
         if precision == "auto":
+            from edge.engines import can_run
+
             card, times = self.card.precisions, {}
-            for name in self.offered():
-                if name == "fp32" or ((name != "bf16" or backend == "openvino") and self.threshold(name, backend) is not None):
+            able = [name for name in self.offered() if can_run(backend, name, self)] or ["fp32"]
+            for name in able:
+                if name == "fp32" or self.threshold(name, backend) is not None:
                     times[name] = card[name].ms_per_image.get(backend, float("inf")) if name in card else float("inf")
-            return min(times, key=lambda name: times[name] if name == "fp32" else times[name] / WORTH)
+            return min(times or {"fp32": 0.0}, key=lambda name: times[name] if name == "fp32" else times[name] / WORTH)
         offered = self.offered()
         for name in get_args(Precision) if ungated else offered:
             if name == precision:

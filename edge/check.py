@@ -97,7 +97,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
     """Measure the stages of the line of a line file, while that does not run. Raises what `lineside run` would."""
     file = read_line_file(path)
     bundle = load_bundle(file.resolve(path, file.line.bundle))
-    engine = pick_backend(bundle, backend)
+    engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
     camera = FolderCamera(file.resolve(path, file.camera.path), loop=True)

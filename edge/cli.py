@@ -35,7 +35,7 @@ def inspect(
     from edge.prepare import list_images, read_image, write_image
 
     loaded = load_bundle(bundle)
-    engine = pick_backend(loaded, backend)
+    engine = pick_backend(loaded, backend, precision)
     chosen = loaded.choose(precision, engine)
     limit = loaded.threshold(chosen, engine)
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]

@@ -151,6 +151,14 @@ def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
         _write_thresholds(folder / "decision.toml", kept)
 
 
+def drop_threshold(folder: Path, precision: str, backend: str) -> None:
+    """Take one threshold out of ``decision.toml``, if it is there. Raises BundleError when it cannot be written."""
+    decision = read_decision(folder)
+    kept = [threshold for threshold in decision.threshold if (threshold.precision, threshold.backend) != (precision, backend)]
+    if len(kept) < len(decision.threshold):
+        _write_thresholds(folder / "decision.toml", kept)
+
+
 def _write_thresholds(path: Path, thresholds: Sequence[Threshold]) -> None:
     document = tomlkit.parse(path.read_text(encoding="utf-8"))
     document.pop("threshold", None)

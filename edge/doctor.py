@@ -193,7 +193,11 @@ def _serial(root: Path) -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    folder = Path.cwd()
-    free = shutil.disk_usage(folder).free
+    try:
+        folder = Path.cwd()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:  # a user without rights here
+        yield Finding("disk", "improvable", f"cannot be looked at from here: {error.strerror}", "Run it in the line's folder.")
+        return
     yield Finding("disk", "ok" if free >= FREE_DISK else "improvable", f"{free / 1e9:.1f} GB free at {folder}",
                   "" if free >= FREE_DISK else "Journal and pictures need room: make some, or lower quota_mb in the line file.")

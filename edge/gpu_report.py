@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -54,12 +55,16 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
     if not (ROOT / "tests").is_dir() or not (ROOT / "benchmarks").is_dir():
         raise InputError("a GPU report needs the project's checkout", got=f"no tests or benchmarks beside {ROOT}",
                          next="Clone it, run `pip install -e '.[train,dev]'` there, then this command.")
+    path = out / f"lineside-gpu-report-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz"
+    temporary = path.with_name(f".{path.name}.part")
     try:
         out.mkdir(parents=True, exist_ok=True)
+        temporary.touch()  # an hour of results must not be lost for want of a place
     except OSError as error:
         raise InputError(f"cannot write into {out}", got=error.strerror, expected="a writable folder") from error
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory() as name:
+    with contextlib.ExitStack() as ending, tempfile.TemporaryDirectory() as name:
+        ending.callback(temporary.unlink, missing_ok=True)
         folder = Path(name)
         bundle, cloth = folder / "demo-bundle", folder / "cloth"
         shutil.copytree(DEMO, bundle)
@@ -75,8 +80,6 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
         record = {"machine": platform.uname()._asdict(), "python": sys.version, "exit_codes": codes,
                   "findings": [asdict(finding) for finding in findings]}
         (folder / "report.json").write_text(json.dumps(record, indent=1) + "\n")
-        path = out / f"lineside-gpu-report-{time.strftime('%Y%m%d-%H%M%S')}.tar.gz"
-        temporary = path.with_name(f".{path.name}.part")
         with tarfile.open(temporary, "w:gz") as archive:
             for file in sorted(folder.glob("*.*")):
                 archive.add(file, f"{path.name.removesuffix('.tar.gz')}/{file.name}")

@@ -39,7 +39,7 @@ class Inspector:
         Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
-        self.backend: Backend = backend or pick_backend(bundle)
+        self.backend: Backend = backend or pick_backend(bundle, precision=precision)
         self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=1)
         self._slot = self._engine.lease()
         self._sizes = bundle.sizes

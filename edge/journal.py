@@ -63,7 +63,7 @@ class Journal:
         self.rows_written = 0
         self.pictures_written = 0
         self.pictures_dropped = 0
-        self._path = path
+        self.path = path
         self._folder = path.with_name(f"{path.stem}-pictures") if pictures else None
         self._quota = quota_mb * 1e6
         self._tell_failing, self._tell_written = failing, written
@@ -102,12 +102,12 @@ class Journal:
     def add_run(self, line: str, bundle: Path, graph_sha256: str, threshold: float) -> int:
         """Write the row of a run, from a thread and a connection of its own, and return its number. Raises InputError."""
         try:
-            with contextlib.closing(sqlite3.connect(self._path, isolation_level=None, timeout=5)) as database:
+            with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=5)) as database:
                 cursor = database.execute(
                     "INSERT INTO runs (started, line, bundle, graph_sha256, threshold) VALUES (?, ?, ?, ?, ?)",
                     (time.time(), line, str(bundle), graph_sha256, threshold))
         except sqlite3.Error as error:
-            raise InputError(f"cannot write the journal {self._path}", got=str(error), next="Make room on the disk.") from error
+            raise InputError(f"cannot write the journal {self.path}", got=str(error), next="Make room on the disk.") from error
         return int(cursor.lastrowid or 0)
 
     def switch(self, run: int) -> None:
@@ -161,7 +161,7 @@ class Journal:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
             if not self._failing:
-                self._tell_failing(f"the journal {self._path} cannot be written: {error}; its rows wait in memory. Make room on the disk.")
+                self._tell_failing(f"the journal {self.path} cannot be written: {error}; its rows wait in memory. Make room on the disk.")
             self._failing = True
             return
         for _ in range(count):

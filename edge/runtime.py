@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -108,7 +109,7 @@ class Line:
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        backend = pick_backend(bundle, self._backend)
+        backend = pick_backend(bundle, self._backend, self._precision)
         precision = bundle.choose(self._precision, backend)
         inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads)
         try:
@@ -279,20 +280,28 @@ class Line:
         return PartVerdict(frame.part, inspection.verdict, None, inspection.score, frame.trigger), info
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:
-        try:
-            with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False) as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
+        # A service's /tmp goes with it.
+        for folder in (self._journal.path.parent, os.environ.get("CACHE_DIRECTORY"), tempfile.gettempdir()):
+            if folder is None:
+                continue
+            try:
+                with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False, dir=folder) as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                continue
             self._operator.tell(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
-        except OSError:
-            self._operator.tell(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
-            for row in rows:
-                self._operator.tell(json.dumps(row))
+            return
+        self._operator.tell(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
+        for row in rows:
+            self._operator.tell(json.dumps(row))
 
     def _result(self, unwritten: int) -> LineResult:
         ordered = sorted(self._latencies)
         latency = {} if not ordered else {
             "p50": ordered[len(ordered) // 2], "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], "max": ordered[-1]}
         rounded = {name: round(value, 3) for name, value in latency.items()}
-        journal = {"path": str(self._journal._path), "rows": self._journal.rows_written, "rows_lost": unwritten,
+        journal = {"path": str(self._journal.path), "rows": self._journal.rows_written, "rows_lost": unwritten,
                    "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
         return LineResult(self._control.ledger.as_json(), self._control.wire, rounded, journal, self._control.realtime)

@@ -28,6 +28,7 @@ from edge.service import Service
 
 RESTARTS, WITHIN = 5, 300.0  # of each process, and s in which so many are too many
 POLL = 0.02  # s
+STARTING = 120.0  # s that a runtime may take to come back before the service manager's watchdog counts
 FAREWELL = 20.0  # s that the other process has to end in
 SOCKET = "LINESIDE_CONTROL"  # the variable that tells a runtime where line control is reached
 
@@ -43,6 +44,7 @@ class _Child:
     def __init__(self, name: str, start: Callable[[bool], subprocess.Popen[bytes]]) -> None:
         self.name, self._start = name, start
         self._starts: deque[float] = deque(maxlen=RESTARTS)
+        self.restarts = 0
         self.process = start(False)
 
     def again(self) -> bool:
@@ -51,6 +53,7 @@ class _Child:
         if len(self._starts) == RESTARTS and now - self._starts[0] < WITHIN:
             return False
         self._starts.append(now)
+        self.restarts += 1
         self.process = self._start(True)
         return True
 
@@ -110,7 +113,7 @@ class Supervisor:
         return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**environment, SOCKET: str(self._address)})
 
     def _watch(self, control: _Child, runtime: _Child) -> int:
-        told = False
+        told, starting = False, 0.0
         while True:
             time.sleep(POLL)
             if self._stopping and not told:
@@ -126,7 +129,7 @@ class Supervisor:
             if code is not None:
                 self._say(f"line control ended with {_named(code)} and was started again")
             code = runtime.process.poll()
-            if code in (0, 1, 2) or (code is not None and self._stopping):
+            if code in (0, 1) or (code == 2 and not runtime.restarts) or (code is not None and self._stopping):
                 control.end()
                 return self._last(control, runtime)
             if code is not None and not runtime.again():
@@ -134,7 +137,9 @@ class Supervisor:
                 return self._gave_up(runtime, control, code)
             if code is not None:
                 self._say(f"the runtime ended with {_named(code)} and was started again")
-                self._service.tell("WATCHDOG=1")
+                starting = time.monotonic() + STARTING
+            if time.monotonic() < starting:  # it feeds the watchdog itself once it runs
+                self._service.alive()
 
     def _last(self, control: _Child, runtime: _Child) -> int:
         """One of them has ended as it should: wait for the other."""

@@ -8,7 +8,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,18 +57,31 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
     """
     if frames < 100:
         raise InputError("the gate needs more frames", got=frames, expected="100 or more, better 2000")
-    lock = os.open(bundle.folder, os.O_RDONLY)  # held until it is closed, or the process ends
-    folder = bundle.folder / ".quantize"
+    with lock_bundle(bundle.folder):
+        return _quantize(bundle, calibration, good, limits, frames, minutes, progress)
+
+
+@contextlib.contextmanager
+def lock_bundle(folder: Path) -> Iterator[None]:
+    """Keep others from adding graphs, plans and figures to a bundle, until this ends or the process does. Raises BundleError."""
+    lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BundleError(f"{folder} is being quantised, or gets its engines", got="a second such command", expected="one at a time",
+                          next="Run it again when the other has ended.") from None
+    finally:
+        os.close(lock)
+
+
+def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits], frames: int, minutes: float,
+              progress: Progress) -> Quantisation:
+    folder = bundle.folder / ".quantize"
+    try:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir()
-    except BlockingIOError:
-        os.close(lock)
-        raise BundleError(f"{bundle.folder} is being quantised", got="a second `lineside quantize`", expected="one at a time",
-                          next="Run it again when the other has ended.") from None
     except OSError as error:
-        os.close(lock)
         raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror, expected="a writable folder with room") from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints what it does
@@ -94,7 +107,6 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
                           next="Run `lineside quantize` again; float32 is as it was.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result], own: dict[Precision, MapArray]) -> Bundle:

@@ -13,13 +13,14 @@ import numpy as np
 
 from calib.threshold import calibration_images, digest_of, make_threshold
 from edge.bundle import Bundle, file_sha256, load_bundle, write_card
-from edge.decision import Precision, write_threshold
+from edge.decision import Precision, drop_threshold, write_threshold
 from edge.engines.plans import Device, PlanKey, find_plan, plan_folder, write_plan
 from edge.engines.tensorrt import BACKEND, TensorRtEngine, import_tensorrt, make_logger, this_device
 from edge.errors import BundleError, EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden, read_golden
 from edge.inspection import Inspector
 from edge.prepare import prepare_frame, read_image
+from export.quantize import lock_bundle
 
 Progress = Callable[[str, int, int], None]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -46,9 +47,9 @@ class Built:
 def parse_batch(text: str) -> tuple[int, int, int]:
     """``1:4:16`` as (least, best, most) images at once. Raises InputError."""
     parts = text.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts) or not 1 <= int(parts[0]) <= int(parts[1]) \
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts) or not 1 == int(parts[0]) <= int(parts[1]) \
             <= int(parts[2]) <= 256:
-        raise InputError("--batch is not one", got=text, expected="LEAST:BEST:MOST images at once, such as 1:4:16, up to 256")
+        raise InputError("--batch is not one", got=text, expected="1:BEST:MOST images at once, such as 1:4:16, up to 256")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
@@ -80,7 +81,8 @@ def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_
     config.progress_monitor = _monitor(trt, progress)
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.exists() else b"")
-        config.set_timing_cache(cache, False)
+        if cache is None or not config.set_timing_cache(cache, False):  # of another driver or power mode, or damaged
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     profile = builder.create_optimization_profile()
     tensor = network.get_input(0)
     profile.set_shape(tensor.name, *((n, *tuple(tensor.shape)[1:]) for n in batch))
@@ -91,9 +93,9 @@ def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_
     if plan is None:
         raise EngineError(f"TensorRT could not build {graph}", got=log.last or "no reason in its log",
                           expected=f"a plan within {workspace_mb} MB of workspace")
-    if timing_cache is not None:
+    if timing_cache is not None and (cache := config.get_timing_cache()) is not None:
         temporary = timing_cache.with_name(f".{timing_cache.name}.part")
-        temporary.write_bytes(bytes(config.get_timing_cache().serialize()))
+        temporary.write_bytes(bytes(cache.serialize()))
         temporary.replace(timing_cache)
     return bytes(plan)
 
@@ -128,7 +130,7 @@ def make_engines(bundle: Bundle, *, precision: str = "auto", batch: tuple[int, i
     """Build what the bundle offers (``auto``) or one precision, for the GPU at hand. Returns the bundle, the GPU, and what came of each.
 
     A plan is offered once its golden parts came out as they should and it has a threshold from the good parts of `calibrate`.
-    Raises InputError, BundleError or EngineError, with the bundle as it was.
+    Raises InputError, BundleError or EngineError; what was offered until then stays so.
     """
     if precision == "auto":
         wanted = [name for name in bundle.offered() if name in PRECISIONS]
@@ -142,13 +144,20 @@ def make_engines(bundle: Bundle, *, precision: str = "auto", batch: tuple[int, i
         raise InputError(f"the threshold of {bundle.folder} rests on other good parts", got=f"{len(paths)}", expected=f"{base.good_parts}",
                          next="Give the folder that `lineside calibrate --good` got, or calibrate again.")
     device, folder = this_device(), plan_folder()
+    with lock_bundle(bundle.folder):
+        return _make(bundle, wanted, device, folder, batch, workspace_mb, paths, hashes, base.false_reject_rate, layers, progress)
+
+
+def _make(bundle: Bundle, wanted: Sequence[Precision], device: Device, folder: Path, batch: tuple[int, int, int], workspace_mb: int,
+          paths: Sequence[Path], hashes: Sequence[str], rate: float, layers: bool,
+          progress: Progress) -> tuple[Bundle, Device, list[Built]]:
     timing_cache = folder / f"timing-{device.gpu.replace(' ', '-').replace('/', '-')}-{device.tensorrt}.cache"
     made = [_build(bundle, name, device, folder, batch, workspace_mb, timing_cache, progress) for name in wanted]
     rule = bundle.decision.rule_sha256(bundle.folder)
     for number, built in enumerate(made):
         if not built.reason:
             progress("golden parts and thresholds", number, len(made))
-            _look_at(bundle, built, paths, hashes, base.false_reject_rate, rule)
+            _look_at(bundle, built, paths, hashes, rate, rule)
     offered = [built for built in made if not built.reason]
     _time(bundle, offered, layers, progress)
     cards = dict(bundle.card.precisions)
@@ -197,8 +206,10 @@ def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequen
         raise
     except (BundleError, EngineError) as error:
         built.reason = str(error)
-        if built.plan is not None:
+        # A plan of before that is only short of memory now, say, beside a line that runs, stays.
+        if built.plan is not None and (isinstance(error, BundleError) or not built.cached):
             built.plan.unlink(missing_ok=True)
+            drop_threshold(bundle.folder, built.precision, BACKEND)
         return
     built.threshold = write_threshold(bundle.folder, threshold, bundle.graph_sha256(built.precision), rule).value
 

@@ -166,9 +166,12 @@ class LineState:
     def restore(self, parts: list[BeltPart], ledger: Ledger, now: float) -> list[Action]:
         """Take over the belt of a line control that died. Parts without an outcome are UNINSPECTED(restart)."""
         self.ledger, self._belt = ledger, sorted(parts, key=lambda part: part.due)
+        actions: list[Action] = []
         for part in parts:
             part.restored = True
-        return self._lose(now, lambda part: not part.ended)
+            if part.ended and part.to_eject and part.verdict is not None:  # the PLC may not have heard it
+                actions.append(Report(part.id, part.verdict, part.cause, part.score, True))
+        return actions + self._lose(now, lambda part: not part.ended)
 
     def next_due(self) -> float | None:
         """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""

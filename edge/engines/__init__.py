@@ -42,12 +42,12 @@ class Engine(Protocol):
         """Free everything; no slot may be used afterwards."""
 
 
-def pick_backend(bundle: Bundle, name: str = "auto") -> Backend:
-    """The backend of that name; ``auto``: TensorRT where `lineside engine` built a plan of the bundle, else OpenVINO where it is installed,
-    else ONNX Runtime. Raises InputError or EngineError.
+def pick_backend(bundle: Bundle, name: str = "auto", precision: str = "fp32") -> Backend:
+    """The backend of that name; ``auto``: TensorRT where `lineside engine` built a plan of the precision (``auto``: of any that the bundle
+    offers), else OpenVINO where it is installed, else ONNX Runtime. Raises InputError or EngineError.
     """
     if name == "auto":
-        if any(can_run("tensorrt", precision, bundle) for precision in bundle.offered()):
+        if any(can_run("tensorrt", offered, bundle) for offered in bundle.offered() if precision in (offered, "auto")):
             return "tensorrt"
         return processor_backend()
     for known in get_args(Backend):
@@ -68,13 +68,27 @@ def processor_backend() -> Backend:
     raise EngineError("no engine is installed", got="neither openvino nor onnxruntime", next="Run `pip install openvino`.")
 
 
-def can_run(backend: Backend, precision: Precision, bundle: Bundle) -> bool:
+def can_run(backend: str, precision: Precision, bundle: Bundle) -> bool:
     """Whether a backend could run a precision: OpenVINO alone runs the float32 graph in bfloat16; TensorRT needs a plan."""
     if backend == "tensorrt" and precision != "bf16":
         from edge.engines.plans import has_plan, plan_folder
 
         return find_spec("tensorrt") is not None and has_plan(plan_folder(), bundle.graph_sha256(precision))
     return precision != "bf16" or backend == "openvino"
+
+
+def plan_fits(backend: str, precision: Precision, bundle: Bundle) -> bool:
+    """Whether a backend needs no plan, or has one for this device that is not stale."""
+    if backend != "tensorrt":
+        return True
+    from edge.engines.plans import find_plan, plan_folder
+    from edge.engines.tensorrt import this_device
+
+    try:
+        find_plan(plan_folder(), bundle.graph_sha256(precision), this_device(), 1)
+    except EngineError:
+        return False
+    return True
 
 
 def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int,

@@ -78,6 +78,8 @@ class OnnxRuntimeEngine:
         settings: dict[str, object] = {}
         if provider == "TensorrtExecutionProvider":  # it builds its engines when it first sees a shape: keep them
             settings = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache_folder("onnxruntime"))}
+        elif provider == "CUDAExecutionProvider":
+            settings = {"use_tf32": "0"}  # float32 is float32
         try:
             self.session = ort.InferenceSession(graph, options, providers=[(provider, settings)])
         except Exception as error:  # the library's own kinds derive from nothing else

@@ -60,7 +60,7 @@ def plan_folder() -> Path:
 
 
 def write_plan(folder: Path, key: PlanKey, plan: bytes) -> Path:
-    """Put a plan into the cache, in place of those of the same graph, GPU and batch for other versions. Raises OSError."""
+    """Put a plan into the cache, in place of every other of the same graph and GPU. Raises OSError."""
     path = folder / key.file
     header = {**asdict(key), "plan_sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
     temporary = folder / f".{key.file}.part"
@@ -76,7 +76,7 @@ def write_plan(folder: Path, key: PlanKey, plan: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     for other, found in _plans(folder, key.graph_sha256):
-        if other != path and found is not None and found.device.gpu == key.device.gpu and found.batch == key.batch:
+        if other != path and found is not None and found.device.gpu == key.device.gpu:
             other.unlink(missing_ok=True)
     return path
 
@@ -102,7 +102,10 @@ def find_plan(folder: Path, graph_sha256: str, device: Device, batch: int) -> tu
         elif not key.batch[0] <= batch <= key.batch[2]:
             reasons.append(f"{path.name} takes {key.batch[0]} to {key.batch[2]} images at once, not {batch}")
         else:
-            return key, _read(path)
+            try:
+                return key, _read(path)
+            except EngineError as error:
+                reasons.append(str(error).rstrip("."))
     raise EngineError("no TensorRT plan of this graph fits", got="; ".join(reasons) or f"none in {folder}",
                       expected=f"one for {device.name}", next=advice)
 

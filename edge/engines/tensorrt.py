@@ -79,8 +79,9 @@ def this_device() -> Device:
                   ".".join(map(str, cuda.get_version())), driver)
 
 
+@cache
 def make_logger(trt: Any) -> Any:
-    """A logger that keeps the last error, which is all that TensorRT's calls say of why they failed."""
+    """The process's logger, which TensorRT may keep. It keeps the last error, which is all that TensorRT's calls say of why they failed."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -254,7 +255,8 @@ class TensorRtEngine:
             name = self._engine.get_tensor_name(index)
             tensor = name, tuple(self._engine.get_tensor_shape(name)), self._engine.get_tensor_dtype(name)
             (given if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else got).append(tensor)
-        if [tensor[1:] for tensor in given] != [((-1, *self.input_size), trt.DataType.UINT8)] or len(got) != 1 \
+        if len(given) != 1 or given[0][1][0] not in (-1, batch) or given[0][1][1:] != self.input_size \
+                or given[0][2] != trt.DataType.UINT8 or len(got) != 1 \
                 or got[0][2] != trt.DataType.FLOAT or len(got[0][1]) != 4 or got[0][1][1] not in (-1, 1):
             raise EngineError("the plan is of another network", got=f"{given} to {got}", next="Run `lineside engine` again.",
                               expected=f"uint8 {(-1, *self.input_size)} to one float32 map (-1, 1, h, w)")

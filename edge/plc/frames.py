@@ -100,14 +100,11 @@ class FramesLink:
             self._conversation.command(Type.REJECT, 1, part, width_ms, count & 0xFFFFFFFF)
             return
         # On the PLC's own clock, and from its own trigger time: no delay on either way moves the pulse.
-        if part in self._triggers:
-            trigger, triggered = self._triggers[part]
-            time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
-        elif (reading := self._clock.reading(due)) is not None:  # line control was started again
-            time = reading
-        else:
-            self._pending.append(OrderFailed(part, "the PLC's clock is not known yet"))
+        if part not in self._triggers:  # line control was started again; a moment that was guessed might hit another part
+            self._pending.append(OrderFailed(part, "its moment went with a restart; the PLC ejects it by the fail-safe rule"))
             return
+        trigger, triggered = self._triggers[part]
+        time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
         self._conversation.command(Type.REJECT, 0, part, width_ms, time, due + LATE_BY)
 
     def heartbeat(self, status: LineStatus) -> None:

@@ -135,12 +135,6 @@ class PlcClock:
         """The PLC's time as a moment of our clock, s."""
         return self._offset + self._since_reference(time)
 
-    def reading(self, moment: float) -> int | None:
-        """What the PLC's clock shows at a moment of ours, ms; None while nothing was heard."""
-        if self._reference is None:
-            return None
-        return (self._reference + round(1000 * (moment - self._offset))) & 0xFFFFFFFF
-
 
 @dataclass
 class _Command:

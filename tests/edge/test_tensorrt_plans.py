@@ -78,8 +78,9 @@ def test_a_new_tensorrt_plan_takes_the_place_of_stale_ones(tmp_path):
     old = write_plan(tmp_path, PlanKey(GRAPH, replace(HERE, driver="570 (12080)"), KEY.batch), b"old")
     other = write_plan(tmp_path, PlanKey("b" * 64, HERE, KEY.batch), b"of another graph")
     smaller = write_plan(tmp_path, PlanKey(GRAPH, HERE, (1, 1, 1)), b"of another batch")
+    assert not old.exists()
     path = write_plan(tmp_path, KEY, PLAN)
-    assert not old.exists() and other.exists() and smaller.exists() and path.exists()
+    assert not old.exists() and other.exists() and not smaller.exists() and path.exists()
 
 
 def test_a_full_disk_leaves_no_half_tensorrt_plan(tmp_path, monkeypatch):
