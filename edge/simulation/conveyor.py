@@ -368,6 +368,10 @@ class Conveyor:
         self._counts["doubled rejects"] += part.commanded
         part.commanded = True
         self._contradiction(part, part.verdict in RELEASED, now)
+        steady = self._motion.way(now) + (fires - now) * self._motion.share(now)
+        if frame.code == 0 and abs(self._motion.way(fires) - steady) > self.settings.tolerance_s:
+            self._counts["dropped rejects"] += 1  # a REJECT by the clock goes when the belt does not keep its speed
+            return code
         self._firings.append((fires, part))
         self._at(fires, self._fire, part, width_ms)
         return code
@@ -410,7 +414,7 @@ class Conveyor:
             "unacknowledged": n["lost TRIGGER"], "unacknowledged_confirms": n["lost CONFIRM"],
             "stray_acks": self.outbox.stray_acks, "line_states_seen": list(self._states),
             "faults": {str(code): times for code, times in sorted(self._faults.items())},
-            "confirms": n["confirms"], "refused_confirms": n["refused CONFIRM"],
+            "dropped_rejects": n["dropped rejects"], "confirms": n["confirms"], "refused_confirms": n["refused CONFIRM"],
             "reject_lateness_ms": _lateness(self._lateness_ms), "own_lateness_ms": round(self._behind * 1000, 3),
         }
 

@@ -393,7 +393,7 @@ class VirtualLine:
         if self._belt.speed == 0:
             return
         self.counts["belt_stops"] += 1
-        self._belt.speed = 0.0
+        self._belt.stop()
         self._arm()
         self._deliver(BeltStopped())
         self._at(self.now + self._random.uniform(0.2, 3.0), self._start_belt)

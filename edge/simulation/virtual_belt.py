@@ -58,15 +58,21 @@ class VirtualBelt:
         """When the belt will have come to a belt time if it keeps its speed, s; infinity while it stands."""
         return self._now + (time - self.time) / self.speed if self.speed > 0 else float("inf")
 
+    def stop(self) -> None:
+        """The belt stands. REJECTs are timed by the clock: the PLC drops those that it has, and the fail-safe rule takes their parts."""
+        self.speed = 0.0
+        for item in self.items:
+            item.firing = None
+
     def find(self, id: int) -> BeltItem | None:
         """The youngest part of that id on the belt."""
         return next((item for item in reversed(self.items) if item.id == id), None)
 
     def command(self, id: int, due: float) -> bool:
-        """Take a REJECT that fires at ``due``, s. False if no part of that id is on the belt."""
-        at = self.time + max(0.0, due - self._now) * (self.speed or 1.0)
+        """Take a REJECT that fires at ``due``, s. False if no part of that id is on the belt, or that stands."""
+        at = self.time + max(0.0, due - self._now) * self.speed
         named = [item for item in self.items if item.id == id]
-        if not named:
+        if not named or self.speed == 0:
             return False
         min(named, key=lambda item: abs(item.centre - at)).firing = at
         return True
