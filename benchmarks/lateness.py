@@ -54,7 +54,8 @@ def as_thread(task: dict[str, Any]) -> None:
     """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
     from edge.control.belt_file import BeltFile
     from edge.control.line import LineControl
-    from edge.control.state import BeltTiming, LineState
+    from edge.control.parts import BeltTiming
+    from edge.control.state import LineState
     from edge.plc.frames import FramesLink
 
     link = FramesLink(task["plc"]["port"], task["plc"]["baud"])

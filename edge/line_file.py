@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from edge.control.state import BeltTiming
+from edge.control.parts import BeltTiming
 from edge.errors import InputError
 from edge.settings import Settings, read_toml, validate
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from edge.control.events import Ended
-from edge.control.state import BeltPart, Ledger
+from edge.control.parts import BeltPart, Ledger
 from edge.errors import InputError
 from edge.rule import Cause, Verdict
 

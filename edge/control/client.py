@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge.control.events import Alarm, Challenge, Challenged, Clear, Ended, Expose, FaultOver, PartVerdict, RuntimeReady, Stop
 from edge.control.messages import Channel, Done, State, Told, Welcome, Written
-from edge.control.state import Ledger
+from edge.control.parts import Ledger
 from edge.errors import LinkError
 
 POLL = 0.05  # s

@@ -27,7 +27,8 @@ from edge.control.events import (
     Tick,
 )
 from edge.control.messages import Channel, Done, State, Told, Welcome, Written
-from edge.control.state import STOPPING, LineState
+from edge.control.parts import STOPPING
+from edge.control.state import LineState
 from edge.plc import LineStatus, PlcLink
 
 HEARTBEAT = 0.050  # s

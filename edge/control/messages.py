@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.control.state import Ledger
+from edge.control.parts import Ledger
 
 LONGEST = 65_536  # bytes of a message
 WAITING = 20_000  # messages kept for a side that does not read; then it counts as dead

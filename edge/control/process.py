@@ -20,7 +20,8 @@ from pathlib import Path
 from edge.control.belt_file import BeltFile
 from edge.control.line import LineControl
 from edge.control.messages import Welcome
-from edge.control.state import BeltTiming, LineState
+from edge.control.parts import BeltTiming
+from edge.control.state import LineState
 from edge.errors import LinesideError, LinkError
 from edge.plc.open import make_link
 

@@ -37,7 +37,8 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.control.state import BeltPart, BeltTiming, Ledger, LineState
+from edge.control.parts import BeltPart, BeltTiming, Ledger
+from edge.control.state import LineState
 from edge.errors import LinesideError
 from edge.rule import Cause, Verdict
 from edge.simulation.scenario import Scenario, ScenarioFile

@@ -9,7 +9,8 @@ import pytest
 from edge.control import belt_file
 from edge.control.belt_file import COPY, HEADER, BeltFile, left_over
 from edge.control.events import Confirm, PartVerdict, Tick, Trigger, VerdictDelivered
-from edge.control.state import BeltTiming, LineState
+from edge.control.parts import BeltTiming
+from edge.control.state import LineState
 from edge.errors import InputError
 from edge.rule import Cause, Verdict
 

@@ -12,7 +12,8 @@ from rig import finish, reconcile, rig
 
 from edge.control.encoder import BeltPosition, wrapped
 from edge.control.events import Alarm, BeltStopped, Encoder, Ended, Order, PartVerdict, Tick, Trigger, VerdictDelivered
-from edge.control.state import BeltTiming, LineState
+from edge.control.parts import BeltTiming
+from edge.control.state import LineState
 from edge.rule import Cause, Verdict
 from edge.simulation.belt import BeltMotion
 

@@ -29,7 +29,8 @@ from edge.control.events import (
     Trigger,
     VerdictDelivered,
 )
-from edge.control.state import BeltTiming, LineState
+from edge.control.parts import BeltTiming
+from edge.control.state import LineState
 from edge.rule import Cause, Verdict
 
 IDS = st.integers(1, 5)

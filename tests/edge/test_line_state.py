@@ -31,7 +31,8 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.control.state import BeltTiming, LineState
+from edge.control.parts import BeltTiming
+from edge.control.state import LineState
 from edge.rule import Cause, Verdict
 
 TIMING = BeltTiming(travel=1.0, lead=0.1)
