@@ -105,6 +105,7 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
     due: dict[int, float] = {}
     late: list[float] = []
     realtime, sequence, beat, part, stands = False, 0, 0.0, 0, 0
+    ready = float("inf")  # when line control has heard that the runtime is there
     acknowledged = refused = 0
     while len(late) < rejects and time.monotonic() - began < 60 + 3 * rejects / rate:
         now = time.monotonic()
@@ -112,7 +113,7 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
         if now >= beat:
             os.write(port, Frame(Kind.PLC_HEARTBEAT, 1, 7, 0, 0, 0, clock).encode())
             beat = now + BEAT
-        if runtime_ready(runtime, now - began) and now - began > WARM_UP and clock >= stands and part < rejects:
+        if now >= ready and clock >= stands and part < rejects:
             part, sequence, stands = part + 1, (sequence + 1) & 0xFFFF, max(stands, clock - pitch) + pitch
             os.write(port, Frame(Kind.TRIGGER, 0, 7, sequence, part, 0, clock).encode())
             due[part] = began + clock / 1000 + TRAVEL - LEAD
@@ -130,18 +131,13 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
                 refused += frame.kind == Kind.LINE_ACK and frame.code != 0
         for message in runtime.receive():
             if isinstance(message, Welcome):
-                realtime = message.realtime
+                realtime, ready = message.realtime, time.monotonic() + WARM_UP
                 runtime.send(RuntimeReady())
             elif isinstance(message, Expose):
                 runtime.send(PartVerdict(message.part, Verdict.REJECT, None, 0.9, message.trigger))
             elif hasattr(message, "ended"):
                 runtime.send(Written([message.trigger]))
     return {"late": sorted(late), "realtime": realtime, "triggers": part, "refused": refused}
-
-
-def runtime_ready(runtime: Channel, elapsed: float) -> bool:
-    """Whether line control had time to welcome the runtime."""
-    return not runtime.closed and elapsed > WARM_UP
 
 
 def figures(result: dict[str, Any]) -> dict[str, Any]:

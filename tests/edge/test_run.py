@@ -147,16 +147,28 @@ def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
 
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("travel_ms", "travel_mm", "did you mean 'travel_ms'"), ('port = "plc"', "port = 5", "plc.port"),
-    ('port = "plc"', 'port = "nowhere"', "no such port"), ('port = "plc"', 'port = "line.toml"', "no serial port"),
-    ('bundle = "bundle"', 'bundle = "nowhere"', "no bundle at"), ("lead_ms = 100", "lead_ms = 700", "below travel_ms"),
-    ('kind = "folder"', 'kind = "webcam"', "'folder'"), ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"),
-    ("loop = false", 'loop = "no"', "camera.loop"), ('kind = "frames"', "", "plc.kind"), ("threads = 1", "threads = -1", "line.threads"),
+    ("lead_ms = 100", "lead_ms = 700", "below travel_ms"), ('kind = "folder"', 'kind = "webcam"', "'folder'"),
+    ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"), ("loop = false", 'loop = "no"', "camera.loop"),
+    ('kind = "frames"', "", "plc.kind"), ('kind = "frames"', 'kind = "frame"', "'frames'"), ("threads = 1", "threads = -1", "line.threads"),
 ])
-def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, old, new, words):
+def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, lineside, old, new, words):
+    line = rig()
+    path = line.folder / "line.toml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    code, _, err = lineside("run", path)
+    assert code == 2 and words in err
+    assert not (line.folder / "journal.db").exists() and not list(line.folder.glob("*.belt"))
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ('port = "plc"', 'port = "nowhere"', "no such port"), ('port = "plc"', 'port = "line.toml"', "no serial port"),
+    ('bundle = "bundle"', 'bundle = "nowhere"', "no bundle at"),
+])
+def test_what_a_line_file_names_and_is_not_there_starts_nothing(rig, old, new, words):
     line = rig()
     line.plc(0)
     path = line.folder / "line.toml"
-    assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
     process = line.run()
     _, err = finish(process)
