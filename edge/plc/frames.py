@@ -5,9 +5,7 @@ from __future__ import annotations
 import secrets
 import select
 import stat
-import termios
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import serial
@@ -28,15 +26,8 @@ from edge.control.events import (
 )
 from edge.errors import LinkError
 from edge.plc import LineStatus
+from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, REOPEN_AFTER, TriggerTimes, verdict_numbers
 from edge.plc.wire import Ack, Conversation, Frame, PlcClock, Settled, Type
-from edge.rule import Cause, Verdict
-
-HEARTBEAT_LIMIT = 0.200  # s of silence after which the PLC counts as lost
-REOPEN_AFTER = 0.5  # s
-LATE_BY = 0.005  # s after the due moment up to which a REJECT is still sent
-PARTS_KNOWN = 4096  # whose trigger times are kept
-CAUSES = {cause: number for number, cause in enumerate(Cause, 1)}
-PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)  # pyserial lets all of these out
 
 
 class FramesLink:
@@ -52,7 +43,7 @@ class FramesLink:
         self._conversation = Conversation(0)
         self._clock = PlcClock()
         self._session: int | None = None
-        self._triggers: OrderedDict[int, tuple[int, float]] = OrderedDict()  # part -> PLC's time, the same on our clock
+        self._triggers = TriggerTimes()
         self._heard = float("-inf")  # when the PLC last sent something valid
         self._up = False
         self._next_open = 0.0
@@ -81,13 +72,7 @@ class FramesLink:
         self._conversation = Conversation(secrets.randbelow(0x10000), secrets.randbelow(0x10000))
 
     def report(self, report: Report) -> None:
-        value = 0
-        if report.verdict is Verdict.UNINSPECTED:
-            code = 2 if report.eject else 3
-            value = CAUSES[report.cause] if report.cause else 0
-        else:
-            code = 0 if report.verdict is Verdict.PASS else 1
-            value = max(-0x80000000, min(round((report.score or 0.0) * 10_000), 0x7FFFFFFF))
+        code, value = verdict_numbers(report)
         self._conversation.command(Type.VERDICT, code, report.part, value)
 
     def fault(self, code: int, part: int = 0) -> None:
@@ -99,12 +84,10 @@ class FramesLink:
         if count is not None:
             self._conversation.command(Type.REJECT, 1, part, width_ms, count & 0xFFFFFFFF)
             return
-        # On the PLC's own clock, and from its own trigger time: no delay on either way moves the pulse.
-        if part not in self._triggers:  # line control was started again; a moment that was guessed might hit another part
+        time = self._triggers.plc_time(part, due)
+        if time is None:
             self._pending.append(OrderFailed(part, "its moment went with a restart; the PLC ejects it by the fail-safe rule"))
             return
-        trigger, triggered = self._triggers[part]
-        time = (trigger + round(1000 * (due - triggered))) & 0xFFFFFFFF
         self._conversation.command(Type.REJECT, 0, part, width_ms, time, due + LATE_BY)
 
     def heartbeat(self, status: LineStatus) -> None:
@@ -122,7 +105,7 @@ class FramesLink:
         if retry is not None:
             timeout = min(timeout, max(0.0, retry - now))
         if self._up:
-            timeout = min(timeout, max(0.0, self._heard + HEARTBEAT_LIMIT - now))
+            timeout = min(timeout, max(0.0, self._heard + LINK_LOST_AFTER - now))
         data = self._wait(timeout, wake)
         now = time.monotonic()
         heard = self._conversation.heard
@@ -137,8 +120,8 @@ class FramesLink:
             self._hear(frame, now)
         for frame, answer in frames:
             events += self._frame(frame, answer, now)
-        if self._up and now - self._heard > HEARTBEAT_LIMIT:
-            events += self._lost(f"no heartbeat for {1000 * HEARTBEAT_LIMIT:.0f} ms")
+        if self._up and now - self._heard > LINK_LOST_AFTER:
+            events += self._lost(f"no heartbeat for {1000 * LINK_LOST_AFTER:.0f} ms")
         events, self._pending = self._pending + events, []
         return events  # acknowledged by the next call: a trigger that is acknowledged must have been kept
 
@@ -169,9 +152,7 @@ class FramesLink:
             if answer is Ack.NOT_READY:
                 return [TriggerRefused(frame.part)]
             stood = self._clock.moment(frame.time)
-            self._triggers[frame.part] = (frame.time, stood)
-            if len(self._triggers) > PARTS_KNOWN:
-                self._triggers.popitem(last=False)
+            self._triggers.note(frame.part, frame.time, stood)
             return [Trigger(frame.part, frame.value if frame.code == 1 else None, now - stood)]
         return [Confirm(frame.part)] if frame.type == Type.CONFIRM else [Clear()] if frame.type == Type.CLEAR else []
 

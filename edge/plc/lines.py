@@ -18,13 +18,11 @@ import serial
 from edge.control.events import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
 from edge.errors import LinkError
 from edge.plc import LineStatus
+from edge.plc.common import LATE_BY, PORT_ERRORS, REOPEN_AFTER
 from edge.rule import Verdict
 
 POLL = 0.001  # s between looks at the inputs
 SPIN = 0.0002  # s before an edge that are spent looking at the clock
-LATE_BY = 0.005  # s after the due moment up to which a pulse still begins
-REOPEN_AFTER = 0.5  # s
-PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)
 
 
 class LinesLink:

@@ -1,0 +1,53 @@
+"""What several PLC links share: numbers for verdicts, the times of triggers, and what a serial port raises."""
+
+from __future__ import annotations
+
+import termios
+from collections import OrderedDict
+
+import serial
+
+from edge.control.events import Report
+from edge.rule import Cause, Verdict
+
+PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)  # pyserial lets all of these out
+LINK_LOST_AFTER = 0.200  # s of silence after which the PLC counts as lost
+REOPEN_AFTER = 0.5  # s
+LATE_BY = 0.005  # s after the due moment up to which a REJECT is still sent
+CAUSES = {cause: number for number, cause in enumerate(Cause, 1)}
+
+
+def verdict_numbers(report: Report) -> tuple[int, int]:
+    """(code, value) that tell a verdict.
+
+    code: 0 PASS, 1 REJECT, 2 UNINSPECTED (eject), 3 UNINSPECTED (let pass); value: score x 10000 or the cause, signed 32 bit.
+    """
+    if report.verdict is Verdict.UNINSPECTED:
+        return (2 if report.eject else 3), (CAUSES[report.cause] if report.cause else 0)
+    value = max(-0x80000000, min(round((report.score or 0.0) * 10_000), 0x7FFFFFFF))
+    return (0 if report.verdict is Verdict.PASS else 1), value
+
+
+class TriggerTimes:
+    """When parts stood before the camera, on the PLC's clock and on ours: no delay on the way moves a pulse that is told on its clock."""
+
+    KNOWN = 4096  # parts
+
+    def __init__(self) -> None:
+        self._triggers: OrderedDict[int, tuple[int, float]] = OrderedDict()
+
+    def note(self, part: int, time: int, stood: float) -> None:
+        """time: ms of the PLC's clock, unsigned 32 bit; stood: the same moment, s of ``time.monotonic``."""
+        self._triggers[part] = (time, stood)
+        if len(self._triggers) > self.KNOWN:
+            self._triggers.popitem(last=False)
+
+    def plc_time(self, part: int, moment: float) -> int | None:
+        """What the PLC's clock shows at ``moment`` (s), measured from the part's trigger.
+
+        None when that is not known, since line control was started again: a moment that was guessed might hit another part.
+        """
+        if part not in self._triggers:
+            return None
+        time, stood = self._triggers[part]
+        return (time + round(1000 * (moment - stood))) & 0xFFFFFFFF
