@@ -23,10 +23,11 @@ command -v "$python" >/dev/null || apt_install python3 python3-venv
     || apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,modbus,dev]'
 if [ "$(uname -m)" = x86_64 ]; then
     { command -v gcc && command -v g++ && command -v nm; } >/dev/null || apt_install gcc g++ binutils
     header=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
     [ -f "$header" ] || apt_install python3-dev
+    [ -f /usr/include/modbus/modbus.h ] || apt_install libmodbus-dev
     tests/setup_gpu.sh .venv
 fi

@@ -29,7 +29,9 @@ from edge.control.messages import Channel, Welcome
 from edge.engines import pick_backend
 from edge.errors import CameraError, LinkError
 from edge.inspection import Inspector
-from edge.line_file import LineFile, read_line_file
+from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection, read_line_file
+from edge.plc.modbus_master import GAP
+from edge.plc.registers import HEADER, TO_PLC, TRIGGER
 from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
 from edge.prepare import prepare_frame
 from edge.rule import Verdict
@@ -40,6 +42,7 @@ CONTROL_PARTS = 200
 SETTLE = 0.2  # s until line control has heard that the runtime is ready
 CONTROL_RATE = 0.01  # s between two of them
 BITS = 10  # of a byte on the wire
+READ_BYTES, WRITE_BYTES = 8 + 5, 9 + 8  # of a Modbus request and its answer, beside the registers
 
 Progress = Callable[[str, int, int], None]
 
@@ -114,11 +117,25 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
                 progress("inspecting", number - WARM_UP + 1, frames)
     stages = [Stage(name, times[name]) for name in names]
     stages.append(Stage("line control", _control(progress), per_part=False))
-    wire = 1000 * LENGTH * BITS / getattr(file.plc, "baud", 115200)  # ms a frame
-    stages.append(Stage("wire", [2 * wire], per_part=False))  # TRIGGER in, VERDICT out
+    wire, lead_needed = _on_the_wire(file.plc)
+    stages.append(Stage("wire", [wire], per_part=False))
     belt = file.belt
     return file, Budget(stages, belt.travel_ms - belt.lead_ms, sum(stage.at(0.999) for stage in stages), belt.lead_ms,
-                        1000 * RETRY_AFTER + 3 * wire, sum(stage.at(0.999) for stage in stages if stage.per_part), rate, size)
+                        lead_needed, sum(stage.at(0.999) for stage in stages if stage.per_part), rate, size)
+
+
+def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[float, float]:
+    """ms that a trigger and its verdict take on their way, and that a REJECT takes that is lost once."""
+    if isinstance(plc, LinesSection):
+        return plc.debounce_ms, 0.0
+    if isinstance(plc, FramesSection):
+        frame = 1000 * LENGTH * BITS / plc.baud
+        return 2 * frame, 1000 * RETRY_AFTER + 3 * frame
+    byte = 1000 * (BITS + (plc.parity != "none")) / plc.baud
+    look = byte * (READ_BYTES + 2 * (HEADER.length + 1)) + 1000 * GAP
+    entry, write = byte * (READ_BYTES + 2 * TRIGGER.length) + 1000 * GAP, byte * (WRITE_BYTES + 2 * TO_PLC.length) + 1000 * GAP
+    one_before_it = look + write
+    return plc.poll_ms + look + entry + plc.poll_ms + look + write, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
 
 
 def _inspect(camera: FolderCamera, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:

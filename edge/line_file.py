@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from edge.control.parts import BeltTiming
 from edge.errors import InputError
+from edge.plc.registers import FROM_PLC_LENGTH, TO_PLC
 from edge.settings import Settings, read_toml, validate
 
 
@@ -51,6 +52,28 @@ class LinesSection(Settings):
     debounce_ms: float = Field(default=2, ge=0, le=1000)  # a trigger's line has to stay so long
 
 
+class ModbusSection(Settings):
+    """[plc] kind = "modbus": the line is the master, the PLC a Modbus RTU slave"""
+
+    kind: Literal["modbus"]
+    port: str
+    baud: int = Field(default=115200, ge=38_400, le=4_000_000)  # below that a round of requests takes longer than a heartbeat
+    parity: Literal["none", "even", "odd"] = "none"
+    unit: int = Field(default=1, ge=1, le=247)  # the PLC's
+    read_at: int = Field(default=0, ge=0, le=0xFFFF - FROM_PLC_LENGTH)  # the first holding register of what the PLC says
+    write_at: int = Field(default=100, ge=0, le=0xFFFF - TO_PLC.length)  # and of what the line says
+    poll_ms: float = Field(default=5, ge=1, le=50)  # from the begin of a round to that of the next one
+    timeout_ms: float = Field(default=50, ge=10, le=150)  # of a request
+    timing: Literal["line", "plc"] = "line"  # who times the ejector
+
+    @model_validator(mode="after")
+    def _blocks(self) -> ModbusSection:
+        if self.read_at < self.write_at + TO_PLC.length and self.write_at < self.read_at + FROM_PLC_LENGTH:
+            raise ValueError(f"read_at ({self.read_at}) and write_at ({self.write_at}) apart: what the PLC says takes {FROM_PLC_LENGTH} "
+                             f"registers, what the line says {TO_PLC.length}")
+        return self
+
+
 class BeltSection(Settings):
     """[belt]"""
 
@@ -91,7 +114,7 @@ class LineFile(Settings):
 
     line: LineSection
     camera: FolderSection
-    plc: FramesSection | LinesSection = Field(discriminator="kind")
+    plc: FramesSection | LinesSection | ModbusSection = Field(discriminator="kind")
     belt: BeltSection
     journal: JournalSection = JournalSection()
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("edge", "calib", "detectors", "export")
 MAY_IMPORT = {"edge": set(), "calib": {"edge"}, "detectors": {"edge.prepare"}, "export": {"edge", "calib", "detectors"}}
-HEAVY = {"torch", "onnx", "onnxscript", "openvino", "tensorrt", "pycuda", "cv2", "numpy", "pydantic", "matplotlib", "sklearn"}
+HEAVY = {"torch", "onnx", "onnxscript", "openvino", "tensorrt", "pycuda", "cv2", "numpy", "pydantic", "matplotlib", "sklearn", "pymodbus"}
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:

@@ -14,6 +14,10 @@ def make_link(plc: dict[str, Any]) -> PlcLink:
         from edge.plc.lines import LinesLink
 
         return LinesLink(**options)
+    if plc["kind"] == "modbus":
+        from edge.plc.modbus import ModbusLink
+
+        return ModbusLink(**options)
     from edge.plc.frames import FramesLink
 
     return FramesLink(**options)
