@@ -216,7 +216,7 @@ def test_whatever_the_wire_loses_each_command_is_executed_once(plc, line):
     triggered = plc.triggered()
     assert all(abs((entry[4] - triggered[entry[1]] - 4000 + 2**31) % 2**32 - 2**31) <= 2 for entry in plc.log if entry[0] == "reject")
     counts = line.link.counters()
-    assert counts["timeouts"] > 5 and counts["rewritten"] > 0
+    assert counts["timeouts"] > 5
 
 
 def test_a_reject_that_is_too_late_is_not_said_and_one_that_the_plc_refuses_is_told(plc, line):
