@@ -33,7 +33,6 @@ from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection,
 from edge.plc.modbus_master import GAP
 from edge.plc.registers import HEADER, TO_PLC, TRIGGER
 from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
-from edge.prepare import prepare_frame
 from edge.rule import Verdict
 
 WARM_UP = 10
@@ -146,16 +145,11 @@ def _inspect(camera: FolderCamera, inspector: Inspector, number: int, threshold:
     if frame is None or frame.image is None:
         raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
     grabbed = time.perf_counter()
-    slot = inspector._slot
-    prepare_frame(frame.image, slot.input[0])
+    job = inspector.start(frame.image)
     prepared = time.perf_counter()
-    slot.start(1)
-    raw = slot.wait(TIMEOUT)[0, 0].copy()
+    job.slot.wait(TIMEOUT)
     inferred = time.perf_counter()
-    rule = inspector.rule((frame.image.shape[0], frame.image.shape[1]))
-    grey = rule.grey(raw)
-    if rule.score(grey) > threshold:
-        rule.blobs(grey, threshold)
+    inspector.finish(job, threshold)
     end = time.perf_counter()
     moments = [start, grabbed, prepared, inferred, end]
     return frame.image.shape, [1000 * (after - before) for before, after in itertools.pairwise(moments)]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edge.bundle import Bundle
 from edge.decision import Backend, Precision
-from edge.engines import pick_backend, pick_engine
+from edge.engines import Slot, pick_backend, pick_engine
 from edge.prepare import Frame, prepare_frame
 from edge.rule import Blob, MapArray, Rule, Verdict
 
@@ -30,18 +30,28 @@ class Inspection:
     defective: NDArray[np.bool_]  # [h, w], the pixels of the blobs
 
 
+@dataclass(frozen=True)
+class Job:
+    """A frame under way: prepared in a slot, whose inference was started."""
+
+    frame: Frame
+    rule: Rule
+    slot: Slot
+
+
 class Inspector:
     """A bundle on an engine. Not for several threads at once."""
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0,
+                 slots: int = 1) -> None:
         """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
 
-        Raises EngineError or BundleError.
+        slots: frames that may be under way at once. Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
         self.backend: Backend = backend or pick_backend(bundle, precision=precision)
-        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=1)
-        self._slot = self._engine.lease()
+        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots)
+        self._free = [self._engine.lease() for _ in range(slots)]
         self._sizes = bundle.sizes
         self._rules: dict[tuple[int, int], Rule] = {}
 
@@ -53,7 +63,8 @@ class Inspector:
 
     def close(self) -> None:
         """Free the engine."""
-        self._slot.release()
+        for slot in self._free:
+            slot.release()
         self._engine.close()
 
     def rule(self, frame_size: tuple[int, int]) -> Rule:
@@ -65,30 +76,44 @@ class Inspector:
         return self._rules[frame_size]
 
     def warm_up(self) -> None:
-        """Run the engine once on black, so that the first frame is as fast as the next."""
-        self._slot.input[:] = 0
-        self._slot.start(1)
-        self._slot.wait(ENGINE_TIMEOUT)
+        """Run each slot once on black, so that the first frame is as fast as the next."""
+        for slot in self._free:
+            slot.input[:] = 0
+            slot.start(1)
+            slot.wait(ENGINE_TIMEOUT)
 
-    def maps(self, frame: Frame) -> tuple[Rule, MapArray, MapArray]:
-        """The rule for a frame, its raw map (a copy) and its post-filtered map, each float32 ``[h, w]``.
+    @property
+    def room(self) -> int:
+        """How many more frames may be started."""
+        return len(self._free)
 
-        Raises InputError for a frame that does not fit the model, EngineError when the inference fails.
+    def start(self, frame: Frame) -> Job:
+        """Prepare a frame in a free slot and start its inference; `finish` has to follow, in the same order.
+
+        Raises InputError for a frame that does not fit the model, EngineError when the inference cannot be started.
         """
         self._sizes.check(frame)
         rule = self.rule((frame.shape[0], frame.shape[1]))
-        raw = self.raw_map(frame)
-        return rule, raw, rule.grey(raw)
+        slot = self._free.pop()
+        try:
+            prepare_frame(frame, slot.input[0])
+            slot.start(1)
+        except BaseException:
+            self._free.append(slot)
+            raise
+        return Job(frame, rule, slot)
 
-    def raw_map(self, frame: Frame) -> MapArray:
-        """The raw map of a frame of any size (a copy), float32 ``[h, w]``. Raises EngineError when the inference fails."""
-        prepare_frame(frame, self._slot.input[0])
-        self._slot.start(1)
-        return self._slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
+    def finish(self, job: Job, threshold: float | None) -> Inspection:
+        """Wait for the inference, and judge. REJECT is score > threshold, and then, by the rule, there is at least one blob.
 
-    def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
-        """Inspect a frame. REJECT is score > threshold, and then, by the rule, there is at least one blob."""
-        rule, raw, grey = self.maps(frame)
+        Raises EngineError when the inference fails.
+        """
+        rule = job.rule
+        try:
+            raw = job.slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
+        finally:
+            self._free.append(job.slot)
+        grey = rule.grey(raw)
         score = rule.score(grey)
         if threshold is None:
             return Inspection(None, score, None, [], raw, grey, np.zeros(grey.shape, bool))
@@ -96,3 +121,14 @@ class Inspector:
             return Inspection(Verdict.PASS, score, threshold, [], raw, grey, np.zeros(grey.shape, bool))
         blobs, defective = rule.blobs(grey, threshold)
         return Inspection(Verdict.REJECT, score, threshold, blobs, raw, grey, defective)
+
+    def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
+        """Inspect a frame. Raises InputError or EngineError."""
+        return self.finish(self.start(frame), threshold)
+
+    def raw_map(self, frame: Frame) -> MapArray:
+        """The raw map of a frame of any size (a copy), float32 ``[h, w]``. Raises EngineError when the inference fails."""
+        slot = self._free[-1]
+        prepare_frame(frame, slot.input[0])
+        slot.start(1)
+        return slot.wait(ENGINE_TIMEOUT)[0, 0].copy()

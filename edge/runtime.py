@@ -21,7 +21,7 @@ from edge.control.events import Ended, Expose, PartVerdict
 from edge.engines import pick_backend
 from edge.errors import EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden
-from edge.inspection import Inspector
+from edge.inspection import Inspector, Job
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
 from edge.operator import Operator
@@ -30,6 +30,7 @@ from edge.reload import ReloadServer, socket_path
 from edge.rule import Cause, Verdict
 from edge.service import Service
 
+SLOTS = 2  # frames under way: while one is inferred the next is prepared, and the one before it judged
 POLL = 0.05  # s between looks at whether the line has ended
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
@@ -49,6 +50,15 @@ class LineResult:
     def as_json(self) -> dict[str, Any]:
         """One flat dictionary, the ledger's counts first."""
         return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime}
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A frame whose inference runs, and what it was started on."""
+
+    frame: CameraFrame
+    job: Job
+    live: Live
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class Line:
         self.error: BaseException | None = None
         self._lost: EngineLostError | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
+        self._under_way: deque[UnderWay] = deque()
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
         self._last_frame: Frame | None = None  # that was inspected: what goes live must be able to
         self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
@@ -111,7 +122,7 @@ class Line:
         bundle = load_bundle(file.resolve(path, file.line.bundle))
         backend = pick_backend(bundle, self._backend, self._precision)
         precision = bundle.choose(self._precision, backend)
-        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads)
+        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, slots=SLOTS)
         try:
             inspector.warm_up()
             scores = golden_scores(inspector)
@@ -161,6 +172,8 @@ class Line:
         """Between two parts: let what was loaded beside the line take over."""
         if self._next is None:
             return
+        while self._under_way:
+            self._finish()
         old, self._live, self._next = self._live, self._next, None
         self._journal.switch(self._live.run)
         old.inspector.close()
@@ -215,9 +228,11 @@ class Line:
             while not self._control.wait(0):
                 service.alive()
                 self._switch()
-                frame = self._next_frame()
+                frame = self._next_frame(0.0 if self._under_way else POLL)
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
-                    self._control.verdict(*self._inspect(frame))
+                    self._start(frame)
+                if self._under_way and (frame is None or not self._live.inspector.room):
+                    self._finish()
                 if self._lost is not None:  # line control goes on, and waits for the next runtime
                     break
         finally:
@@ -235,9 +250,9 @@ class Line:
         self.error = self._lost
         return self._result(len(unwritten))
 
-    def _next_frame(self) -> CameraFrame | None:
+    def _next_frame(self, timeout: float) -> CameraFrame | None:
         try:
-            return self._camera.next(POLL)
+            return self._camera.next(timeout)
         except Exception as error:  # the parts that it was exposed for end as late
             self._fault(FAULT_CAMERA, f"the camera failed: {error}")
             time.sleep(POLL)
@@ -247,9 +262,8 @@ class Line:
         self._faulty.add(code)
         self._control.fault(code, text)
 
-    def _inspect(self, frame: CameraFrame) -> tuple[PartVerdict, PartInfo]:
-        live = self._live
-        info = PartInfo(frame.source, run=live.run)
+    def _start(self, frame: CameraFrame) -> None:
+        """Start the inference of a frame, or say at once why its part is not inspected."""
         if frame.image is None or not frame.complete:
             cause = frame.cause or Cause.CAMERA
             text = frame.text or "the camera delivered an incomplete frame"
@@ -257,27 +271,45 @@ class Line:
                 self._operator.tell(text)
             else:
                 self._fault(FAULT_CAMERA, text)
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, cause, trigger=frame.trigger), info
+            self._uninspected(frame, cause)
+            return
         try:
-            inspection = live.inspector.inspect(frame.image, live.threshold)
+            self._under_way.append(UnderWay(frame, self._live.inspector.start(frame.image), self._live))
         except InputError as error:
             self._operator.tell(f"{frame.source or 'a frame'}: {error}")
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.IMAGE, trigger=frame.trigger), info
-        except EngineLostError as error:  # nothing runs on that GPU any more in this process: the runtime ends
-            self._lost = error
-            self._fault(FAULT_ENGINE, str(error))
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, trigger=frame.trigger), info
-        except Exception as error:  # an EngineError, or a defect: the part is not inspected, and the line goes on
-            self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
-            return PartVerdict(frame.part, Verdict.UNINSPECTED, Cause.ENGINE, trigger=frame.trigger), info
+            self._uninspected(frame, Cause.IMAGE)
+        except Exception as error:
+            self._engine_failed(frame, error)
+
+    def _finish(self) -> None:
+        """Judge the frame that was started first, and hand its verdict over."""
+        started = self._under_way.popleft()
+        frame, live = started.frame, started.live
+        try:
+            inspection = live.inspector.finish(started.job, live.threshold)
+        except Exception as error:
+            self._engine_failed(frame, error)
+            return
         self._last_frame = frame.image
         while self._faulty:
             self._control.fault_over(self._faulty.pop())
-        self._latencies.append(1000 * (time.monotonic() - frame.host_time))
         assert inspection.verdict is not None
+        info = PartInfo(frame.source, run=live.run)
         if inspection.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
             info = PartInfo(frame.source, frame.image, inspection, live.run)
-        return PartVerdict(frame.part, inspection.verdict, None, inspection.score, frame.trigger), info
+        self._control.verdict(PartVerdict(frame.part, inspection.verdict, None, inspection.score, frame.trigger), info)
+        self._latencies.append(1000 * (time.monotonic() - frame.host_time))
+
+    def _engine_failed(self, frame: CameraFrame, error: Exception) -> None:
+        """An EngineError, or a defect: the part is not inspected, and the line goes on, unless its GPU is lost: then the runtime ends."""
+        if isinstance(error, EngineLostError):
+            self._lost = error
+        self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
+        self._uninspected(frame, Cause.ENGINE)
+
+    def _uninspected(self, frame: CameraFrame, cause: Cause) -> None:
+        self._control.verdict(PartVerdict(frame.part, Verdict.UNINSPECTED, cause, trigger=frame.trigger),
+                              PartInfo(frame.source, run=self._live.run))
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:
         # A service's /tmp goes with it.

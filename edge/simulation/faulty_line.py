@@ -67,9 +67,10 @@ def wrap_runtime(board: FaultBoard) -> None:
     import edge.cameras.folder
     from edge.cameras import CameraFrame
     from edge.errors import CameraError, EngineError, EngineLostError
-    from edge.inspection import Inspection, Inspector
+    from edge.inspection import Inspection, Inspector, Job
+    from edge.prepare import Frame
 
-    seen = {"part": 0}  # which part is inspected now: camera and inference run in one thread
+    seen: dict[object, int] = {None: 0}  # the part of the newest frame, and of the frame in each slot: one thread sees to all
 
     class FaultyCamera(edge.cameras.folder.FolderCamera):
         """The folder camera, with frames that are dropped, doubled, late, swapped or truncated."""
@@ -103,7 +104,7 @@ def wrap_runtime(board: FaultBoard) -> None:
             if not self._ready:
                 return None
             frame = self._ready.popleft()
-            seen["part"] = frame.part
+            seen[None] = frame.part
             return frame
 
         def _take(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
@@ -130,20 +131,26 @@ def wrap_runtime(board: FaultBoard) -> None:
                 self._ready.append(self._swapped)
                 self._swapped = None
 
-    inspect = Inspector.inspect
+    start, finish = Inspector.start, Inspector.finish
 
-    def faulty_inspect(self: Inspector, *arguments: Any, **options: Any) -> Inspection:
-        fault = board.of_part(seen["part"], "engine-error", "engine-lost", "slow-inference") or {}
+    def noting_start(self: Inspector, frame: Frame) -> Job:
+        job = start(self, frame)
+        seen[job.slot] = seen[None]
+        return job
+
+    def faulty_finish(self: Inspector, job: Job, threshold: float | None) -> Inspection:
+        fault = board.of_part(seen.get(job.slot, 0), "engine-error", "engine-lost", "slow-inference") or {}
         if fault.get("kind") == "engine-error":
+            finish(self, job, threshold)  # the slot is free again
             raise EngineError("the inference failed", got="a fault of the scenario")
         if fault.get("kind") == "engine-lost":
             raise EngineLostError("the GPU is lost", got="a fault of the scenario")
         if fault.get("kind") == "slow-inference":
             time.sleep(fault["by_ms"] / 1000)
-        return inspect(self, *arguments, **options)
+        return finish(self, job, threshold)
 
     edge.cameras.folder.FolderCamera = FaultyCamera  # type: ignore[misc]
-    Inspector.inspect = faulty_inspect  # type: ignore[method-assign]
+    Inspector.start, Inspector.finish = noting_start, faulty_finish  # type: ignore[method-assign]
 
 
 def main() -> None:
