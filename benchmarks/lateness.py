@@ -33,8 +33,8 @@ from rich.table import Table
 
 from edge.control.events import Expose, PartVerdict, RuntimeReady
 from edge.control.messages import Channel, Welcome, Written
-from edge.rule import Verdict
 from edge.simulation.plc_frames import Frame, Kind, Reader
+from edge.verdict import Verdict
 
 TRAVEL, LEAD = 0.300, 0.100  # s
 BEAT = 0.050  # s

@@ -23,8 +23,8 @@ from edge.cameras.folder import FolderCamera
 from edge.errors import CameraError, InputError
 from edge.line_file import read_line_file
 from edge.prepare import Frame, frame_hash, good_folder, list_images, read_image, write_image
-from edge.rule import Cause
 from edge.settings import write_text_safely
+from edge.verdict import Cause
 
 FORMAT = 1
 LOOKED_AT = 5  # frames of a line that are looked at for each one that is wanted

@@ -33,7 +33,7 @@ from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection,
 from edge.plc.modbus_master import GAP
 from edge.plc.registers import HEADER, TO_PLC, TRIGGER
 from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
-from edge.rule import Verdict
+from edge.verdict import Verdict
 
 WARM_UP = 10
 TIMEOUT = 10.0  # s

@@ -12,7 +12,8 @@ from edge.bundle import Bundle
 from edge.decision import Backend, Precision
 from edge.engines import Slot, pick_backend, pick_engine
 from edge.prepare import Frame, prepare_frame
-from edge.rule import Blob, MapArray, Rule, Verdict
+from edge.rule import Blob, MapArray, Rule
+from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
 

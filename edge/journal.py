@@ -22,7 +22,7 @@ from edge.errors import InputError
 from edge.inspection import Inspection
 from edge.overlay import draw_overlay
 from edge.prepare import Frame, write_image
-from edge.rule import Verdict
+from edge.verdict import Verdict
 
 WRITE_EVERY = 0.25  # s
 RETRY_AFTER = 1.0  # s

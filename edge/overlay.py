@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge.inspection import Inspection
 from edge.prepare import Frame
-from edge.rule import Verdict
+from edge.verdict import Verdict
 
 MIN_HEIGHT = 256  # px of a panel; small frames are enlarged so that the text can be read
 MAX_HEIGHT = 1024

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import cv2
 import numpy as np
@@ -21,29 +20,6 @@ from edge.errors import EngineError, InputError
 MapArray = NDArray[np.float32]
 MORPHOLOGY = {"open": cv2.MORPH_OPEN, "close": cv2.MORPH_CLOSE, "erode": cv2.MORPH_ERODE, "dilate": cv2.MORPH_DILATE}
 STEP_HELP = "'threshold', 'mean:K', 'median:3', 'median:5', or 'open:K', 'close:K', 'erode:K', 'dilate:K' with K odd"
-
-
-class Verdict(str, Enum):
-    """What the line says about a part."""
-
-    PASS = "PASS"
-    REJECT = "REJECT"
-    UNINSPECTED = "UNINSPECTED"
-
-
-class Cause(str, Enum):
-    """Why a part is UNINSPECTED."""
-
-    LATE = "late"  # no verdict by the deadline
-    NO_FRAME = "no-frame"  # the camera delivered none, as from a folder that ran dry
-    CAMERA = "camera"  # the camera failed
-    IMAGE = "image"  # a frame that cannot be read or does not fit the model
-    ENGINE = "engine"  # the inference failed
-    LINK = "link"  # the verdict could not be told to the PLC in time
-    UNMATCHED = "unmatched"  # not certain which frame belongs to the part
-    STOPPED = "stopped"  # the line was stopped
-    RESTART = "restart"  # a process of the line died, and was started again
-    CHALLENGE = "challenge"  # a part known to be bad, which the line was to prove itself on, was not rejected
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from edge.line_file import LineFile, read_line_file
 from edge.operator import Operator
 from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
-from edge.rule import Cause, Verdict
 from edge.service import Service
+from edge.verdict import Cause, Verdict
 
 SLOTS = 2  # frames under way: while one is inferred the next is prepared, and the one before it judged
 POLL = 0.05  # s between looks at whether the line has ended
@@ -104,7 +104,7 @@ class Line:
             self._operator.tell(remark)
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
-        self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop)
+        self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop, file.camera.preload)
         self._camera.open()
         self._closers.append(self._camera.close)
         self._control = ControlClient(control, expose=self._expose, ended=self._ended, alarm=self._operator.tell)

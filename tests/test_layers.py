@@ -78,5 +78,10 @@ def test_the_line_starts_without_training_packages():
     assert not modules & {"torch", "onnx", "onnxscript", "matplotlib", "sklearn", "scipy"}
 
 
+def test_line_control_loads_nothing_heavy():
+    """It locks all its memory, and has to be back within two seconds."""
+    assert not loaded_by("import edge.control.process, edge.plc.frames, edge.plc.lines, edge.plc.modbus") & HEAVY
+
+
 def test_help_loads_nothing_heavy():
     assert not loaded_by("import lineside") & HEAVY

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.prepare import Frame
-from edge.rule import Cause
+from edge.verdict import Cause
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pathlib import Path
 from edge.control.events import Ended
 from edge.control.parts import BeltPart, Ledger
 from edge.errors import InputError
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 MAGIC = b"lineside belt 3\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten

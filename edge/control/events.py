@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 UNLIMITED = 1 << 30
 FAULT_LATE, FAULT_REJECTS, FAULT_UNCONFIRMED, FAULT_CHALLENGE = 3, 5, 6, 7  # codes on the PLC link

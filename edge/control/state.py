@@ -54,7 +54,7 @@ from edge.control.parts import (
     BeltTiming,
     Ledger,
 )
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 SAME = 0.03  # s: a trigger that a restart hears again is told from a new one of the same id by its time
 

@@ -19,7 +19,7 @@ from edge.control.events import Confirm, Event, LinkBack, LinkLost, OrderFailed,
 from edge.errors import LinkError
 from edge.plc import LineStatus
 from edge.plc.common import LATE_BY, PORT_ERRORS, REOPEN_AFTER
-from edge.rule import Verdict
+from edge.verdict import Verdict
 
 POLL = 0.001  # s between looks at the inputs
 SPIN = 0.0002  # s before an edge that are spent looking at the clock

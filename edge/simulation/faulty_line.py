@@ -75,8 +75,8 @@ def wrap_runtime(board: FaultBoard) -> None:
     class FaultyCamera(edge.cameras.folder.FolderCamera):
         """The folder camera, with frames that are dropped, doubled, late, swapped or truncated."""
 
-        def __init__(self, folder: Path, loop: bool) -> None:
-            super().__init__(folder, loop)
+        def __init__(self, folder: Path, loop: bool, preload: bool = False) -> None:
+            super().__init__(folder, loop, preload)
             self._waiting: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
             self._ready: deque[CameraFrame] = deque()
             self._late: list[tuple[float, CameraFrame]] = []

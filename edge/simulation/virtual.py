@@ -40,9 +40,9 @@ from edge.control.events import (
 from edge.control.parts import BeltPart, BeltTiming, Ledger
 from edge.control.state import LineState
 from edge.errors import LinesideError
-from edge.rule import Cause, Verdict
 from edge.simulation.scenario import Scenario, ScenarioFile
 from edge.simulation.virtual_belt import EJECT, PASS, REJECT, RELEASE, RELEASED, BeltItem, VirtualBelt
+from edge.verdict import Cause, Verdict
 
 WIRE = 0.002  # s that a frame takes
 BEAT, SILENCE, GIVE_UP = 0.05, 0.2, 0.22  # s: heartbeats, when the PLC stops to trigger, and when it gives up a trigger

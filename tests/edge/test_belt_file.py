@@ -12,7 +12,7 @@ from edge.control.events import Confirm, PartVerdict, Tick, Trigger, VerdictDeli
 from edge.control.parts import BeltTiming
 from edge.control.state import LineState
 from edge.errors import InputError
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 SESSION, OTHER = "0123456789abcdef", "fedcba9876543210"
 

@@ -14,8 +14,8 @@ from edge.control.encoder import BeltPosition, wrapped
 from edge.control.events import Alarm, BeltStopped, Encoder, Ended, Order, PartVerdict, Tick, Trigger, VerdictDelivered
 from edge.control.parts import BeltTiming
 from edge.control.state import LineState
-from edge.rule import Cause, Verdict
 from edge.simulation.belt import BeltMotion
+from edge.verdict import Cause, Verdict
 
 __all__ = ["rig"]
 COUNTS = 1000  # a belt second

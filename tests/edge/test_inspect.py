@@ -10,7 +10,8 @@ import pytest
 from edge.inspection import Inspection
 from edge.overlay import draw_overlay
 from edge.prepare import read_image, write_image
-from edge.rule import Blob, Verdict
+from edge.rule import Blob
+from edge.verdict import Verdict
 
 
 def test_each_image_gets_a_verdict_and_a_picture(calibrated, cloth, tmp_path, lineside):

@@ -14,7 +14,8 @@ from edge.control.events import Ended
 from edge.errors import InputError
 from edge.inspection import Inspection
 from edge.journal import PICTURES_WAITING, Journal, PartInfo
-from edge.rule import Blob, Cause, Verdict
+from edge.rule import Blob
+from edge.verdict import Cause, Verdict
 
 TRIGGERS = count(1)
 

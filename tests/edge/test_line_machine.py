@@ -31,7 +31,7 @@ from edge.control.events import (
 )
 from edge.control.parts import BeltTiming
 from edge.control.state import LineState
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 IDS = st.integers(1, 5)
 

@@ -33,7 +33,7 @@ from edge.control.events import (
 )
 from edge.control.parts import BeltTiming
 from edge.control.state import LineState
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 TIMING = BeltTiming(travel=1.0, lead=0.1)
 

@@ -19,7 +19,7 @@ from rig import LINESIDE, finish, rig, wait_for
 from edge.control.events import Confirm, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
 from edge.plc import LineStatus
 from edge.plc.lines import LinesLink
-from edge.rule import Verdict
+from edge.verdict import Verdict
 
 __all__ = ["rig"]
 SOURCE = Path(__file__).parents[1] / "mocks" / "modem_lines.c"

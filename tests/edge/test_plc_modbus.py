@@ -32,7 +32,7 @@ from edge.errors import InputError, LinkError
 from edge.line_file import read_line_file
 from edge.plc import LineStatus
 from edge.plc.modbus import ModbusLink
-from edge.rule import Cause, Verdict
+from edge.verdict import Cause, Verdict
 
 __all__ = ["rig"]
 MOCKS = Path(__file__).parents[1] / "mocks"
