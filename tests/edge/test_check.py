@@ -34,7 +34,8 @@ def test_what_does_not_fit_says_what_to_change(found, precision, words):
     assert not found.fits and all(word in said for word in words), said
 
 
-def test_a_line_is_measured_on_its_own_images(rig, lineside):
+def test_a_line_is_measured_on_its_own_images(rig, lineside, monkeypatch):
+    monkeypatch.setattr("edge.check.CONTROL_PARTS", 50)
     made = rig()
     code, out, err = lineside("check", made.folder / "line.toml", "--frames", "50", "--rate", "1", "--json")
     assert out, err

@@ -77,43 +77,35 @@ def test_auto_is_the_fastest_that_is_offered(bundle_of):
         assert load_bundle(bundle_of).choose("auto", "openvino") == expected
 
 
-def test_a_precision_that_changes_decisions_is_not_offered(calibrated, cloth, tmp_path, lineside):
+def test_a_precision_that_changes_decisions_is_not_offered_and_keeps_no_threshold(bundle_of, cloth, tmp_path, lineside):
     good = cloth / "test" / "good"
-    code, out, _ = lineside("quantize", calibrated, "--good", good, "--frames", FRAMES, "--limits", STRICT, "--minutes", 0, "--json")
-    found = json.loads(out)["precisions"]["int8"]
-    assert code == 0 and not found["passed"] and found["reason"] and "int8" not in json.loads(out)["offered"]
     image = next(good.iterdir())
-    code, _, err = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--precision", "int8")
-    assert code == 2 and "does not offer precision int8" in err and "report.html" in err
-    code, _, err = lineside("evaluate", calibrated, "--data", cloth, "--precision", "int8")
-    assert code == 2 and "changes decisions" in err
-    code, out, _ = lineside("evaluate", calibrated, "--data", cloth, "--precision", "int8", "--ungated", "--json")
-    assert code == 0 and json.loads(out)["precision"] == "int8" and json.loads(out)["image_auroc"] is not None
-
-
-def test_what_no_longer_passes_keeps_no_threshold(bundle_of, cloth, lineside):
-    good = cloth / "test" / "good"
+    assert load_bundle(bundle_of).threshold("int8", "openvino") is not None
+    (bundle_of / ".quantize").mkdir()
+    (bundle_of / ".quantize" / "int8.onnx").write_bytes(b"of a run that was killed")
     code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT, "--minutes", 0, "--json")
-    assert code == 0 and "int8" not in json.loads(out)["offered"], err
+    assert code == 0 and not (bundle_of / ".quantize").exists(), err
+    found = json.loads(out)["precisions"]["int8"]
+    assert not found["passed"] and found["reason"] and "int8" not in json.loads(out)["offered"]
     bundle = load_bundle(bundle_of)
     assert bundle.threshold("int8", "openvino") is None and bundle.threshold("fp32", "openvino") is not None
+    code, _, err = lineside("inspect", bundle_of, image, "--out", tmp_path / "out", "--precision", "int8")
+    assert code == 2 and "does not offer precision int8" in err and "report.html" in err
+    code, _, err = lineside("evaluate", bundle_of, "--data", cloth, "--precision", "int8")
+    assert code == 2 and "changes decisions" in err
     code, out, _ = lineside("evaluate", bundle_of, "--data", cloth, "--precision", "int8", "--ungated", "--json")
     assert code == 0 and json.loads(out)["threshold"] is None
+    assert json.loads(out)["precision"] == "int8" and json.loads(out)["image_auroc"] is not None
 
 
-def test_two_do_not_quantise_one_bundle_and_a_killed_one_leaves_nothing(calibrated, cloth, lineside):
-    (calibrated / ".quantize").mkdir()
-    (calibrated / ".quantize" / "int8.onnx").write_bytes(b"of a run that was killed")
-    command = ("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES, "--minutes", 0)
+def test_two_do_not_quantise_one_bundle(calibrated, cloth, lineside):
     held = os.open(calibrated, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        code, _, err = lineside(*command)
-        assert code == 2 and "is being quantised" in err and (calibrated / ".quantize").exists()
+        code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES, "--minutes", 0)
+        assert code == 2 and "is being quantised" in err
     finally:
         os.close(held)
-    code, _, err = lineside(*command)
-    assert code == 0 and not (calibrated / ".quantize").exists(), err
 
 
 def test_before_quantize_only_float32_is_offered(calibrated, cloth, tmp_path, lineside):
