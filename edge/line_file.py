@@ -27,6 +27,7 @@ class FolderSection(Settings):
     kind: Literal["folder"]
     path: str
     loop: bool = False
+    preload: bool = False  # read all images before the line starts, and keep them in memory
 
 
 class FramesSection(Settings):

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from edge.cameras import CameraFrame
 from edge.errors import CameraError, InputError
-from edge.prepare import list_images, read_image
-from edge.rule import Cause
+from edge.prepare import Frame, list_images, read_image
+from edge.verdict import Cause
 
 
 class FolderCamera:
     """A software-triggered camera whose pictures are files."""
 
-    def __init__(self, folder: Path, loop: bool) -> None:
-        """loop: begin again at the first image when the last one was played."""
-        self._folder, self._loop = folder, loop
+    def __init__(self, folder: Path, loop: bool, preload: bool = False) -> None:
+        """loop: begin again at the first image when the last one was played. preload: keep all images in memory."""
+        self._folder, self._loop, self._preload = folder, loop, preload
+        self._images: dict[Path, Frame] = {}
         self._files: list[Path] = []
         self._exposed: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
         self._frames = 0
@@ -24,6 +25,8 @@ class FolderCamera:
     def open(self) -> None:
         try:
             self._files = list_images(self._folder)
+            if self._preload:
+                self._images = {path: read_image(path) for path in self._files}
         except InputError as error:
             raise CameraError(f"the folder camera cannot start: {error}", next="Mend `path` under [camera] in the line file.") from error
 
@@ -44,10 +47,14 @@ class FolderCamera:
         path = self._files[number % len(self._files)]
         source = path.relative_to(self._folder).as_posix()
         try:
-            return CameraFrame(trigger, part, number, at, read_image(path), source, encoder=encoder)
+            return CameraFrame(trigger, part, number, at, self._image(path), source, encoder=encoder)
         except Exception as error:  # whatever is wrong with one file, the line goes on
             cause = Cause.IMAGE if path.exists() else Cause.CAMERA
             return CameraFrame(trigger, part, number, at, None, source, encoder=encoder, cause=cause, text=str(error))
 
+    def _image(self, path: Path) -> Frame:
+        return self._images[path] if self._preload else read_image(path)
+
     def close(self) -> None:
         self._files = []
+        self._images = {}
