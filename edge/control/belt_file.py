@@ -32,7 +32,9 @@ VERDICTS = list(Verdict)
 PART = struct.Struct("<QQIiiddddBBH")
 LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; a bit for each fault that a person has to clear
 CRC = struct.Struct("<I")
+CAUSE_NAMES = [cause.value for cause in Cause]
 FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
+BITS = [(1 << bit, name) for bit, name in enumerate(FLAGS)]
 ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
 SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
@@ -109,14 +111,17 @@ class BeltFile:
         if part is None:
             body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
-            flags = sum(1 << bit for bit, name in enumerate(FLAGS) if getattr(part, name))
+            flags = 0
+            for bit, name in BITS:
+                if getattr(part, name):
+                    flags |= bit
             verdict = 0 if part.verdict is None else 1 + VERDICTS.index(part.verdict)
             cause = 0 if part.cause is None else 1 + CAUSES.index(part.cause)
             flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
             body = PART.pack(
                 self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
                 math.nan if part.score is None else part.score, part.ended_at, verdict, cause, flags)
-        body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause.value] for cause in CAUSES),
+        body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause] for cause in CAUSE_NAMES),
                             sum(1 << code for code in self.latched))
         body += CRC.pack(zlib.crc32(body))
         start = HEADER.size + slot * 2 * COPY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import select
 import socket
 import threading
@@ -35,7 +36,7 @@ HEARTBEAT = 0.050  # s
 FLUSH = 0.3  # s that the last commands have to be acknowledged in when the line stops
 FAREWELL = 5.0  # s that the runtime has to write the last outcomes into the journal
 STATE_EVERY = 0.2  # s between two messages with the counts
-SPIN = 0.0002  # s before a due moment that are spent looking at the clock, since a sleep may end late
+SPIN = 0.0002  # s before an order's moment that are spent looking at the clock, since a sleep may end late
 COLLECT_EVERY = 60.0  # s between looks for garbage, while no part is on the belt
 
 
@@ -93,9 +94,9 @@ class LineControl:
                 beat = now + HEARTBEAT
                 self._keep_house(now)
             due = self.state.next_due()
-            wait = (beat if due is None else min(beat, due)) - time.monotonic()
+            wake = min(beat, math.inf if due is None else due, self.state.next_order() - SPIN)
             self._link.room = self.state.room
-            events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wait - SPIN), self._poll.fileno())]
+            events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake - time.monotonic()), self._poll.fileno())]
             events += self._heard()
             now = time.monotonic()
             for event in events or [Tick()]:

@@ -14,6 +14,7 @@ A part's way, with ``due`` the moment at which it stands at the ejector:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -117,8 +118,17 @@ class LineState:
 
     def next_due(self) -> float | None:
         """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""
-        first = min((moment for part in self._belt for moment in self._moments(part)), default=math.inf)
+        first = math.inf
+        for part in self._belt:
+            if part.due - self.timing.lead >= first:
+                break  # nothing of it and of the others is due earlier
+            first = min(first, *self._moments(part))
         return None if math.isinf(first) else first
+
+    def next_order(self) -> float:
+        """When a part without a verdict, or one to be ejected, has to be seen to, to a fraction of a ms; infinity for none."""
+        return next((part.due - self.timing.lead for part in self._belt
+                     if part.verdict is None or (part.to_eject and not part.ordered and not part.held)), math.inf)
 
     def _moments(self, part: BeltPart) -> list[float]:
         moments = [self._leaves(part)]
@@ -239,6 +249,7 @@ class LineState:
                 self._changed[part.trigger] = part
             else:
                 part.due = position.moment(part.target) if position.count is not None else part.due
+        self._belt.sort(key=lambda other: other.due)  # a part whose count is not known goes by the time
         self._belt.sort(key=lambda part: part.due)
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
@@ -352,7 +363,7 @@ class LineState:
                 self._uninspected(part, Cause.LINK, now, actions)
             if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
-        gone = [part for part in self._belt if now >= self._leaves(part)]
+        gone = [part for part in itertools.takewhile(lambda part: part.due <= now, self._belt) if now >= self._leaves(part)]
         unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
         self.ledger.unconfirmed += len(unconfirmed)
         if unconfirmed and "unconfirmed" in self.timing.stop_on:
@@ -364,7 +375,7 @@ class LineState:
             part.gone = True
             self._changed[part.trigger] = part
         if gone:
-            self._belt = [part for part in self._belt if now < self._leaves(part)]
+            self._belt = [part for part in self._belt if not part.gone]
 
     def _challenged(self, part: BeltPart, actions: list[Action]) -> None:
         said = part.verdict.value if part.verdict is not None else "no verdict"

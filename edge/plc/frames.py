@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import select
 import stat
@@ -132,10 +134,14 @@ class FramesLink:
             return b""
         try:
             ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
-            return bytes(port.read(4096)) if port.fileno() in ready else b""
+            if port.fileno() not in ready:
+                return b""
+            if data := os.read(port.fileno(), 4096):  # pyserial's own would ask the port again whether it can be read
+                return data
+            self._drop_port("the other end is gone")
         except PORT_ERRORS as error:
             self._drop_port(str(error))
-            return b""
+        return b""
 
     def _hear(self, frame: Frame, now: float) -> None:
         if frame.session != self._session:  # the PLC began anew, and so may its clock
@@ -170,7 +176,10 @@ class FramesLink:
         if self._port is None or not data:
             return
         try:
-            self._port.write(data)
+            with contextlib.suppress(BlockingIOError):
+                data = data[os.write(self._port.fileno(), data):]
+            if data:
+                self._port.write(data)
         except PORT_ERRORS as error:  # a timeout too: part of the data may be out, and the PLC does not read
             self._drop_port(str(error))
 
