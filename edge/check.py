@@ -147,7 +147,7 @@ def _inspect(camera: FolderCamera, inspector: Inspector, number: int, threshold:
     grabbed = time.perf_counter()
     job = inspector.start(frame.image)
     prepared = time.perf_counter()
-    job.slot.wait(TIMEOUT)
+    inspector.wait(job)
     inferred = time.perf_counter()
     inspector.finish(job, threshold)
     end = time.perf_counter()

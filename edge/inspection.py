@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +20,16 @@ from edge.rule import Blob, MapArray, Rule
 from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
+GPU_BATCH = 4  # images; a GPU is not full with one
+Mode = Literal["single", "latency", "throughput"]
+
+
+def _throughput(backend: Backend, threads: int) -> tuple[int, int, int]:
+    return (1, 2, GPU_BATCH) if backend == "tensorrt" else (threads, threads + 1, 1)
+
+
+IN_FLIGHT: dict[Mode, Callable[[Backend, int], tuple[int, int, int]]] = {  # (streams, slots, images in each)
+    "single": lambda *_: (1, 1, 1), "latency": lambda *_: (1, 2, 1), "throughput": _throughput}
 
 
 @dataclass(frozen=True)
@@ -31,28 +45,48 @@ class Inspection:
     defective: NDArray[np.bool_]  # [h, w], the pixels of the blobs
 
 
-@dataclass(frozen=True)
 class Job:
-    """A frame under way: prepared in a slot, whose inference was started."""
+    """A frame under way. ``error``: why it cannot be judged."""
 
-    frame: Frame
-    rule: Rule
-    slot: Slot
+    images = 1  # for the engine
+
+    def __init__(self, frame: Frame, rule: Rule) -> None:
+        self.frame, self.rule = frame, rule
+        self.raw: MapArray | None = None  # [h, w], when all is inferred
+        self.error: Exception | None = None
+
+    def prepare(self, index: int, out: Frame) -> None:
+        """Write an image of it into the engine's memory, uint8 ``[H, W, C]``."""
+        prepare_frame(self.frame, out)
+
+    def deposit(self, index: int, image_map: MapArray) -> None:
+        """Take an image's map, float32 ``[h, w]``, which is the engine's memory."""
+        self.raw = image_map.copy()
 
 
 class Inspector:
-    """A bundle on an engine. Not for several threads at once."""
+    """A bundle on an engine. Not for several threads at once.
+
+    Images of the frames under way wait in one queue; whenever a slot is free, as many as it holds are inferred at once. So the engine never
+    waits for the work on its results, and no image waits for others to fill a batch.
+    """
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0,
-                 slots: int = 1) -> None:
+                 mode: Mode = "single") -> None:
         """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
 
-        slots: frames that may be under way at once. Raises EngineError or BundleError.
+        mode: ``single`` has one frame under way; ``latency`` the next one as well, which waits for all threads; ``throughput`` one on each
+        thread, or batches on a GPU, and one more. Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
         self.backend: Backend = backend or pick_backend(bundle, precision=precision)
-        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots)
+        streams, slots, batch = IN_FLIGHT[mode](self.backend, threads or len(os.sched_getaffinity(0)))
+        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
+                                   streams=streams)
         self._free = [self._engine.lease() for _ in range(slots)]
+        self._waiting: deque[tuple[Job, int]] = deque()  # images
+        self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
+        self._jobs, self._most = 0, slots * batch
         self._sizes = bundle.sizes
         self._rules: dict[tuple[int, int], Rule] = {}
 
@@ -63,7 +97,10 @@ class Inspector:
         self.close()
 
     def close(self) -> None:
-        """Free the engine."""
+        """Free the engine; frames under way are dropped."""
+        self._waiting.clear()
+        while self._running:
+            self._collect()
         for slot in self._free:
             slot.release()
         self._engine.close()
@@ -86,34 +123,59 @@ class Inspector:
     @property
     def room(self) -> int:
         """How many more frames may be started."""
-        return len(self._free)
+        return self._most - self._jobs
 
     def start(self, frame: Frame) -> Job:
-        """Prepare a frame in a free slot and start its inference; `finish` has to follow, in the same order.
+        """Start the inference of a frame; `finish` has to follow, in the order of the starts.
 
-        Raises InputError for a frame that does not fit the model, EngineError when the inference cannot be started.
+        Raises InputError for a frame that does not fit the model.
         """
         self._sizes.check(frame)
-        rule = self.rule((frame.shape[0], frame.shape[1]))
-        slot = self._free.pop()
+        job = Job(frame, self.rule((frame.shape[0], frame.shape[1])))
+        self._jobs += 1
+        self._waiting.extend((job, index) for index in range(job.images))
+        self._pump()
+        return job
+
+    def _pump(self) -> None:
+        """Give what waits to the slots that are free."""
+        while self._waiting and self._free:
+            slot = self._free.pop()
+            images = [self._waiting.popleft() for _ in range(min(len(slot.input), len(self._waiting)))]
+            try:
+                for (job, index), out in zip(images, slot.input, strict=False):
+                    job.prepare(index, out)
+                slot.start(len(images))
+            except Exception as error:  # told when the job is finished
+                self._free.append(slot)
+                for job, _ in images:
+                    job.error = error
+            else:
+                self._running.append((slot, images))
+
+    def _collect(self) -> None:
+        """Wait for the inference that was started first, and hand out its maps."""
+        slot, images = self._running.popleft()
         try:
-            prepare_frame(frame, slot.input[0])
-            slot.start(1)
-        except BaseException:
-            self._free.append(slot)
-            raise
-        return Job(frame, rule, slot)
+            for (job, index), image_map in zip(images, slot.wait(ENGINE_TIMEOUT), strict=True):
+                job.deposit(index, image_map[0])
+        except Exception as error:
+            for job, _ in images:
+                job.error = error
+        self._free.append(slot)
+        self._pump()
 
     def finish(self, job: Job, threshold: float | None) -> Inspection:
         """Wait for the inference, and judge. REJECT is score > threshold, and then, by the rule, there is at least one blob.
 
         Raises EngineError when the inference fails.
         """
-        rule = job.rule
-        try:
-            raw = job.slot.wait(ENGINE_TIMEOUT)[0, 0].copy()
-        finally:
-            self._free.append(job.slot)
+        self.wait(job)
+        self._jobs -= 1
+        if job.error is not None:
+            raise job.error
+        assert job.raw is not None
+        rule, raw = job.rule, job.raw
         grey = rule.grey(raw)
         score = rule.score(grey)
         if threshold is None:
@@ -122,6 +184,11 @@ class Inspector:
             return Inspection(Verdict.PASS, score, threshold, [], raw, grey, np.zeros(grey.shape, bool))
         blobs, defective = rule.blobs(grey, threshold)
         return Inspection(Verdict.REJECT, score, threshold, blobs, raw, grey, defective)
+
+    def wait(self, job: Job) -> None:
+        """Until all of a frame is inferred, or it is known that it cannot be."""
+        while job.raw is None and job.error is None:
+            self._collect()
 
     def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
         """Inspect a frame. Raises InputError or EngineError."""

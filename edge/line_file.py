@@ -18,6 +18,7 @@ class LineSection(Settings):
 
     name: str
     bundle: str
+    mode: Literal["latency", "throughput"] = "latency"  # each verdict as soon as possible, or as many as possible
     threads: int = Field(default=0, ge=0, le=256)  # of the engine; 0: as many as there are cores
 
 

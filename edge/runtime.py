@@ -30,7 +30,6 @@ from edge.reload import ReloadServer, socket_path
 from edge.service import Service
 from edge.verdict import Cause, Verdict
 
-SLOTS = 2  # frames under way: while one is inferred the next is prepared, and the one before it judged
 POLL = 0.05  # s between looks at whether the line has ended
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
@@ -122,7 +121,7 @@ class Line:
         bundle = load_bundle(file.resolve(path, file.line.bundle))
         backend = pick_backend(bundle, self._backend, self._precision)
         precision = bundle.choose(self._precision, backend)
-        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, slots=SLOTS)
+        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, mode=file.line.mode)
         try:
             inspector.warm_up()
             scores = golden_scores(inspector)

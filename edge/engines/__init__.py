@@ -92,12 +92,15 @@ def plan_fits(backend: str, precision: Precision, bundle: Bundle) -> bool:
 
 
 def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int,
-                batch: int) -> Engine:
-    """An engine of a backend that runs an ONNX graph. input_size: (height, width, channels). Raises EngineError."""
+                batch: int, streams: int = 1) -> Engine:
+    """An engine of a backend that runs an ONNX graph. input_size: (height, width, channels). Raises EngineError.
+
+    streams: inferences that run beside one another on a processor, and share its threads; on a GPU each slot has its own.
+    """
     if backend == "openvino":
         from edge.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch)
+        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch, streams=streams)
     if backend == "tensorrt":
         from edge.engines.plans import find_plan, plan_folder
         from edge.engines.tensorrt import TensorRtEngine, this_device
@@ -106,13 +109,16 @@ def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int],
         return TensorRtEngine(plan, input_size, slots=slots, batch=batch)
     from edge.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(graph, input_size, backend=backend, precision=precision, threads=threads, slots=slots, batch=batch)
+    return OnnxRuntimeEngine(graph, input_size, backend=backend, precision=precision, threads=threads, slots=slots, batch=batch,
+                             streams=streams)
 
 
-def pick_engine(bundle: Bundle, *, backend: Backend, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1) -> Engine:
+def pick_engine(bundle: Bundle, *, backend: Backend, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1,
+                streams: int = 1) -> Engine:
     """A bundle's graph of ``precision`` on a backend. threads 0: as many as cores. Raises EngineError or BundleError."""
     size = (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels)
-    return make_engine(backend, bundle.graph(precision), size, precision=precision, threads=threads, slots=slots, batch=batch)
+    return make_engine(backend, bundle.graph(precision), size, precision=precision, threads=threads, slots=slots, batch=batch,
+                       streams=streams)
 
 
 def device_name(backend: Backend) -> str:

@@ -63,8 +63,11 @@ class OnnxRuntimeEngine:
     """A session with a number of slots; the graph's batch is free, so ``n`` images cost ``n``."""
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, backend: Backend, precision: str, threads: int, slots: int,
-                 batch: int) -> None:
-        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError."""
+                 batch: int, streams: int = 1) -> None:
+        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError.
+
+        streams: inferences that run beside one another and share the threads.
+        """
         provider = PROVIDERS[backend]
         self.backend = backend
         if precision not in PRECISIONS:
@@ -73,7 +76,7 @@ class OnnxRuntimeEngine:
             raise EngineError(f"{backend} cannot run here", got="ONNX Runtime with " + ", ".join(ort.get_available_providers()),
                               expected=provider, next="Install onnxruntime-gpu in place of onnxruntime.")
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = max(1, (threads or len(os.sched_getaffinity(0))) // streams)
         options.log_severity_level = 3
         settings: dict[str, object] = {}
         if provider == "TensorrtExecutionProvider":  # it builds its engines when it first sees a shape: keep them
@@ -91,7 +94,7 @@ class OnnxRuntimeEngine:
         self.input_name = self.session.get_inputs()[0].name
         if self.session.get_inputs()[0].shape[1:] != [*input_size]:
             raise EngineError(f"{graph} takes other images", got=f"{self.session.get_inputs()[0].shape[1:]}", expected=f"{[*input_size]}")
-        self.pool = concurrent.futures.ThreadPoolExecutor(slots, "onnxruntime")
+        self.pool = concurrent.futures.ThreadPoolExecutor(streams, "onnxruntime")
         self.free: queue.SimpleQueue[OnnxRuntimeSlot] = queue.SimpleQueue()
         for _ in range(slots):
             self.free.put(OnnxRuntimeSlot(self, (batch, *input_size)))

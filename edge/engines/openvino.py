@@ -51,6 +51,8 @@ class OpenVinoSlot:
         self.input: NDArray[np.uint8] = np.zeros(shape, np.uint8)
         self._request = compiled.create_infer_request()
         self._request.set_input_tensor(ov.Tensor(self.input, shared_memory=True))
+        self._output: MapArray = np.zeros(tuple(compiled.output(0).shape), np.float32)
+        self._request.set_output_tensor(ov.Tensor(self._output, shared_memory=True))
         self._free = free
         self._n = 0
 
@@ -69,7 +71,7 @@ class OpenVinoSlot:
         if not done:
             self._request.cancel()
             raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s")
-        return np.asarray(self._request.get_output_tensor().data[: self._n])
+        return self._output[: self._n]
 
     def release(self) -> None:
         self._free.put(self)
@@ -80,8 +82,12 @@ class OpenVinoEngine:
 
     backend: Backend = BACKEND
 
-    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int) -> None:
-        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError."""
+    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int,
+                 streams: int = 1) -> None:
+        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError.
+
+        streams: inferences that run beside one another and share the threads.
+        """
         if precision not in PRECISION_HINTS:
             raise EngineError(f"OpenVINO does not run precision {precision!r} here", got=repr(precision),
                               expected="one of " + ", ".join(PRECISION_HINTS))
@@ -91,9 +97,9 @@ class OpenVinoEngine:
             model.reshape(ov.PartialShape(list(shape)))
             compiled = core().compile_model(model, "CPU", {
                 "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-                "PERFORMANCE_HINT": "LATENCY",
+                "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
                 "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
-                "NUM_STREAMS": 1,
+                "NUM_STREAMS": streams,
             })
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {graph}", got=first_line(error),

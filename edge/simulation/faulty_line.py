@@ -70,7 +70,8 @@ def wrap_runtime(board: FaultBoard) -> None:
     from edge.inspection import Inspection, Inspector, Job
     from edge.prepare import Frame
 
-    seen: dict[object, int] = {None: 0}  # the part of the newest frame, and of the frame in each slot: one thread sees to all
+    seen = [0]  # the part of the newest frame: one thread takes frames and starts their inference
+    parts: dict[Job, int] = {}
 
     class FaultyCamera(edge.cameras.folder.FolderCamera):
         """The folder camera, with frames that are dropped, doubled, late, swapped or truncated."""
@@ -104,7 +105,7 @@ def wrap_runtime(board: FaultBoard) -> None:
             if not self._ready:
                 return None
             frame = self._ready.popleft()
-            seen[None] = frame.part
+            seen[0] = frame.part
             return frame
 
         def _take(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
@@ -135,11 +136,11 @@ def wrap_runtime(board: FaultBoard) -> None:
 
     def noting_start(self: Inspector, frame: Frame) -> Job:
         job = start(self, frame)
-        seen[job.slot] = seen[None]
+        parts[job] = seen[0]
         return job
 
     def faulty_finish(self: Inspector, job: Job, threshold: float | None) -> Inspection:
-        fault = board.of_part(seen.get(job.slot, 0), "engine-error", "engine-lost", "slow-inference") or {}
+        fault = board.of_part(parts.pop(job), "engine-error", "engine-lost", "slow-inference") or {}
         if fault.get("kind") == "engine-error":
             finish(self, job, threshold)  # the slot is free again
             raise EngineError("the inference failed", got="a fault of the scenario")
