@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from edge.line_file import LineFile, read_line_file
 from edge.service import Service
 
 RESTARTS, WITHIN = 5, 300.0  # of each process, and s in which so many are too many
-POLL = 0.02  # s
+LOOK = 0.5  # s between looks at the processes, if no signal comes
 STARTING = 120.0  # s that a runtime may take to come back before the service manager's watchdog counts
 FAREWELL = 20.0  # s that the other process has to end in
 SOCKET = "LINESIDE_CONTROL"  # the variable that tells a runtime where line control is reached
@@ -84,16 +85,20 @@ class Supervisor:
         self._address = folder / "control"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._lifeline, held = os.pipe()  # the children see its end when this process dies, however it dies
+        self._signals, told = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it is told
+        before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
         try:
             self._listener.bind(str(self._address))
             self._listener.listen(4)
             return self._watch(_Child("line control", self._start_control), _Child("the runtime", self._start_runtime))
         finally:
+            signal.set_wakeup_fd(before)
             self._listener.close()
-            os.close(held)
-            os.close(self._lifeline)
+            for descriptor in (held, self._lifeline, self._signals, told):
+                os.close(descriptor)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _start_control(self, again: bool) -> subprocess.Popen[bytes]:
@@ -115,7 +120,7 @@ class Supervisor:
     def _watch(self, control: _Child, runtime: _Child) -> int:
         told, starting = False, 0.0
         while True:
-            time.sleep(POLL)
+            self._wait()
             if self._stopping and not told:
                 told = True
                 for child in (runtime, control):
@@ -140,6 +145,11 @@ class Supervisor:
                 starting = time.monotonic() + STARTING
             if time.monotonic() < starting:  # it feeds the watchdog itself once it runs
                 self._service.alive()
+
+    def _wait(self) -> None:
+        """Until a signal says that a process ended, or that the line is to end."""
+        if select.select([self._signals], [], [], LOOK)[0]:
+            os.read(self._signals, 4096)
 
     def _last(self, control: _Child, runtime: _Child) -> int:
         """One of them has ended as it should: wait for the other."""
