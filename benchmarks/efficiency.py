@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""The whole line against the bare engine: frames a second of a real `lineside run`, as a share of those of its engine alone.
+
+The line has its frames in memory, its journal and its PLC link on; a stand-in for the PLC triggers the next part as soon as fewer than two
+more than there are frames under way wait for their verdicts. The bare engine is the same graph on the same backend with as many inferences
+under way, on a frame that is already in its memory. Both take turns in one run; the ratio is the median over the rounds.
+
+    benchmarks/efficiency.py --bundles DIR --out efficiency.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from plc_load import bundles_in, golden_frames, running_line
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from edge.bundle import load_bundle
+from edge.engines import device_name, pick_backend
+from edge.errors import LinesideError
+from edge.inspection import ENGINE_TIMEOUT, Inspector, Mode
+
+
+def bare_rate(inspector: Inspector, images: int) -> float:
+    """Images a second of the engine alone, all its slots under way."""
+    slots, running = deque(inspector._free), deque[Any]()
+    start = time.perf_counter()
+    for _ in range(images):
+        if not slots:
+            slots.append(running.popleft())
+            slots[0].wait(ENGINE_TIMEOUT)
+        running.append(slots.popleft())
+        running[-1].start(len(running[-1].input))
+    for slot in running:
+        slot.wait(ENGINE_TIMEOUT)
+    return images * len(inspector._free[0].input) / (time.perf_counter() - start)
+
+
+def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """The figures of one bundle."""
+    bundle = load_bundle(folder)
+    backend = pick_backend(bundle, arguments.backend, arguments.precision)
+    precision = bundle.choose(arguments.precision, backend)
+    mode: Mode = arguments.mode
+    task = progress.add_task(f"{folder.name} in {precision}", total=arguments.rounds)
+    with Inspector(bundle, precision=precision, backend=backend, threads=arguments.threads, mode=mode) as inspector:
+        inspector.raw_map(golden_frames(bundle)[0])  # fills the input of the last slot
+        for slot in inspector._free:
+            slot.input[:] = inspector._free[-1].input[0]
+        under_way = inspector.room + 2
+        bare_rate(inspector, 20)
+        images = max(30, int(arguments.seconds * bare_rate(inspector, 30)))
+        rounds = []
+        with running_line(folder, precision=precision, backend=backend, threads=arguments.threads, mode=mode) as line:
+            line.play(30, outstanding=under_way)
+            for number in range(arguments.rounds):
+                bare = bare_rate(inspector, images) if number % 2 else 0.0
+                load = line.play(images, outstanding=under_way)
+                if not load.inspected:
+                    raise SystemExit(f"efficiency: not all parts of {folder} were inspected")
+                bare = bare or bare_rate(inspector, images)
+                rounds.append({"line_fps": round(load.rate(0.1), 2), "bare_fps": round(bare, 2)})
+                progress.advance(task)
+    ratios = [found["line_fps"] / found["bare_fps"] for found in rounds]
+    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
+            "line_fps": statistics.median(found["line_fps"] for found in rounds),
+            "bare_fps": statistics.median(found["bare_fps"] for found in rounds),
+            "ratio": round(statistics.median(ratios), 4),
+            "lowest": round(min(ratios), 4), "highest": round(max(ratios), 4), "rounds": rounds}
+
+
+def draw(found: list[dict[str, Any]], out: Path) -> None:
+    """Bars: the bare engine, and the line beside it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(1.6 + 1.3 * len(found), 4), layout="constrained")
+    for number, row in enumerate(found):
+        axes.bar(number - 0.2, row["bare_fps"], 0.38, color="#b9c3cc", label="bare engine" if number == 0 else None)
+        axes.bar(number + 0.2, row["line_fps"], 0.38, color="#1f6f8b", label="whole line" if number == 0 else None)
+        axes.annotate(f"{row['ratio']:.3f}", (number + 0.2, row["line_fps"]), ha="center", va="bottom")
+    axes.set_xticks(range(len(found)), [f"{row['detector']}\n{row['precision']}" for row in found])
+    axes.set_ylabel("frames a second")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=120)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundles", type=Path, required=True, help="a folder of calibrated bundles, or one bundle")
+    parser.add_argument("--precision", default="auto", help="fp32, fp16, int8, bf16, or auto: the fastest that is offered")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--mode", default="throughput", choices=["throughput", "latency"], help="of the line, see docs/line-file.md")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: as many as there are cores")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
+    parser.add_argument("--out", type=Path, help="a picture of it")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
+    except LinesideError as error:
+        print(f"efficiency: {error}", file=sys.stderr)
+        return 2
+    worst = min(row["ratio"] for row in found)
+    if arguments.out:
+        draw(found, arguments.out)
+    if arguments.json:
+        print(json.dumps({"device": device_name(found[0]["backend"]), "mode": arguments.mode, "worst": worst, "bundles": found}))
+        return 0
+    table = Table("bundle", "precision", "line, frames/s", "bare engine, frames/s", "ratio", "lowest to highest",
+                  title=f"{device_name(found[0]['backend'])}, mode {arguments.mode}, {arguments.rounds} rounds in turn")
+    for row in found:
+        table.add_row(row["bundle"], row["precision"], f"{row['line_fps']:.1f}", f"{row['bare_fps']:.1f}", f"{row['ratio']:.3f}",
+                      f"{row['lowest']:.3f} to {row['highest']:.3f}")
+    Console().print(table)
+    print(f"worst: {worst:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

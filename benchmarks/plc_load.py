@@ -1,0 +1,208 @@
+"""A real `lineside run` under load, for the benchmarks: its line file, its processes, and a PLC that triggers as fast as it is asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.bundle import Bundle, load_bundle
+from edge.errors import InputError
+from edge.golden import read_golden
+from edge.prepare import Frame as Image
+from edge.prepare import write_image
+from edge.simulation.plc_frames import Frame, Kind, Reader
+
+BEAT = 0.050  # s
+START = 120.0  # s that a line may take to become ready
+TRAVEL_MS, LEAD_MS = 1000, 100
+LINE = """
+[line]
+name = "benchmark"
+bundle = "{bundle}"
+threads = {threads}
+mode = "{mode}"
+[camera]
+kind = "folder"
+path = "frames"
+loop = true
+preload = true
+[plc]
+kind = "frames"
+port = "{port}"
+[belt]
+travel_ms = {travel}
+lead_ms = {lead}
+[journal]
+path = "journal.db"
+"""
+
+
+@dataclass
+class Load:
+    """What the PLC saw. Moments are s of time.monotonic."""
+
+    verdicts: list[float] = field(default_factory=list)  # when each came
+    waits: list[float] = field(default_factory=list)  # ms from the trigger's first byte to the verdict's last
+    codes: list[int] = field(default_factory=list)  # of the verdicts, as in docs/plc-frames.md
+    refused: int = 0
+
+    def rate(self, skip: float = 0.2) -> float:
+        """Verdicts a second, without the first ``skip`` of them."""
+        rest = self.verdicts[int(len(self.verdicts) * skip):]
+        return (len(rest) - 1) / (rest[-1] - rest[0])
+
+    @property
+    def inspected(self) -> bool:
+        """Whether each part was."""
+        return not self.refused and all(code in (0, 1) for code in self.codes)
+
+
+class RunningLine:
+    """A `lineside run` that is ready, and the PLC's end of its port."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, folder: Path, started: float) -> None:
+        self.process, self.folder, self.started = process, folder, started
+        self.ready_after = 0.0  # s from the start to the first heartbeat that says ready
+        self._port, self._reader, self._began = port, Reader(), time.monotonic()
+        self._beat, self._part, self._sequence = 0.0, 0, 0
+        self._state = 0
+        self.figures: dict[str, Any] = {}  # what the line says at its end
+
+    def _send(self, kind: Kind, sequence: int = 0, part: int = 0, code: int = 0) -> None:
+        os.write(self._port, Frame(kind, code, 7, sequence, part, 0, int(1000 * (time.monotonic() - self._began))).encode())
+
+    def _turn(self, timeout: float) -> Iterator[tuple[Frame, float]]:
+        """Keep the line's link alive, acknowledge commands, and give what came in with its moment."""
+        now = time.monotonic()
+        if now >= self._beat:
+            self._send(Kind.PLC_HEARTBEAT, code=1)
+            self._beat = now + BEAT
+        if not select.select([self._port], [], [], max(0.0, min(timeout, self._beat - now)))[0]:
+            return
+        with contextlib.suppress(BlockingIOError):
+            data, at = os.read(self._port, 4096), time.monotonic()
+            for frame in self._reader.feed(data):
+                if frame.kind in (Kind.VERDICT, Kind.REJECT, Kind.FAULT):
+                    self._send(Kind.PLC_ACK, frame.sequence, frame.part)
+                if frame.kind == Kind.LINE_HEARTBEAT:
+                    self._state = frame.code
+                yield frame, at
+
+    def wait_until_ready(self) -> None:
+        """Until the line takes parts."""
+        while self._state not in (2, 3):
+            if self.process.poll() is not None or time.monotonic() - self.started > START:
+                raise RuntimeError(f"the line did not start: {self.process.communicate()[1]}")
+            for _ in self._turn(0.01):
+                pass
+        self.ready_after = time.monotonic() - self.started
+
+    def play(self, parts: int, *, outstanding: int = 0, rate: float = 0.0) -> Load:
+        """Trigger parts: ``rate`` a second, or always the next one when fewer than ``outstanding`` wait for their verdicts."""
+        load, sent, first = Load(), dict[int, float](), self._part
+        begin, deadline = time.monotonic(), time.monotonic() + 600
+        while len(load.verdicts) + load.refused < parts and time.monotonic() < deadline:
+            due = begin + (self._part - first) / rate if rate else 0.0
+            wait = 0.05
+            if self._part - first < parts:
+                if (time.monotonic() >= due) if rate else len(sent) < outstanding:
+                    self._part, self._sequence = self._part + 1, (self._sequence + 1) & 0xFFFF
+                    sent[self._part] = time.monotonic()
+                    self._send(Kind.TRIGGER, self._sequence, self._part)
+                    continue
+                wait = max(0.0, due - time.monotonic()) if rate else wait
+            for frame, at in self._turn(wait):
+                if frame.kind == Kind.VERDICT and frame.part in sent:
+                    load.waits.append(1000 * (at - sent.pop(frame.part)))
+                    load.verdicts.append(at)
+                    load.codes.append(frame.code)
+                elif frame.kind == Kind.LINE_ACK and frame.code != 0 and frame.part in sent:
+                    load.refused += 1
+                    del sent[frame.part]
+        return load
+
+    def resident_mb(self) -> dict[str, float]:
+        """Resident memory of each process of the line, MB."""
+        found: dict[str, float] = {}
+        family = [self.process.pid, *map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())]
+        for pid in family:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            name = "supervisor" if pid == self.process.pid else "control" if "edge.control.process" in words else "runtime"
+            status = Path(f"/proc/{pid}/status").read_text()
+            found[name] = int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return found
+
+    def end(self) -> None:
+        """Stop the line; ``figures`` has what it printed."""
+        self.process.send_signal(signal.SIGTERM)
+        while self.process.poll() is None:
+            for _ in self._turn(0.05):
+                pass
+        out, err = self.process.communicate()
+        if self.process.returncode != 0:
+            raise RuntimeError(f"the line ended with {self.process.returncode}: {err}")
+        self.figures = json.loads(out)
+
+
+def golden_frames(bundle: Bundle) -> list[Image]:
+    """The good ones among a bundle's golden parts, with the channels that its camera has."""
+    parts, frames, _ = read_golden(bundle)
+    channels = 3 if bundle.card.frames.colour else 1
+    return [np.repeat(frame, channels // frame.shape[2], axis=2) if frame.shape[2] < channels else frame
+            for part, frame in zip(parts, frames, strict=True) if part.kind == "good"]
+
+
+@contextmanager
+def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto", threads: int = 0,
+                 mode: str = "throughput",
+                 travel_ms: int = TRAVEL_MS, lead_ms: int = LEAD_MS) -> Iterator[RunningLine]:
+    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory. It is ready; it is stopped at the end."""
+    near, far = os.openpty()
+    tty.setraw(far)
+    os.set_blocking(near, False)
+    with tempfile.TemporaryDirectory(prefix="lineside-benchmark-") as name:
+        folder = Path(name)
+        (folder / "frames").mkdir()
+        for number, frame in enumerate(frames or golden_frames(load_bundle(bundle))):
+            write_image(folder / "frames" / f"{number:04}.png", np.ascontiguousarray(frame))
+        (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads, mode=mode,
+                                                      travel=travel_ms, lead=lead_ms))
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend", backend, "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = RunningLine(process, near, folder, started)
+        try:
+            line.wait_until_ready()
+            yield line
+            line.end()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            os.close(near)
+            os.close(far)
+
+
+def bundles_in(folder: Path) -> list[Path]:
+    """The bundles in a folder, or the folder itself if it is one."""
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    found = [path for path in [folder, *inside] if (path / "model" / "model.toml").is_file()]
+    if not found:
+        raise InputError(f"no bundle in {folder}", expected="folders with model/model.toml, or one that is such a folder")
+    return found
