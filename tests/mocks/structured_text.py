@@ -1,7 +1,7 @@
 """Runs the sample PLC programs: IEC 61131-3 Structured Text, parsed by tree-sitter, to Python classes and functions.
 
 Just what the samples use, and as strict as a PLC's compiler: both sides of an operator are of one type, and numbers wrap as that does.
-Whatever else comes raises NotImplementedError, and a slip TypeError.
+Whatever else comes raises SyntaxError, and a slip TypeError.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Unit:
                 assert bounds is not None
                 low, high = (number(text(bounds.child_by_field_name(side))) for side in ("lower", "upper"))
                 if low != 0:
-                    raise NotImplementedError(f"an array from {low}")
+                    raise SyntaxError(f"an array from {low}")
                 self.types[text(name)] = text(kind.child_by_field_name("element_type")) + "[]"
                 self.values[text(name)] = f"[{value}] * {high + 1}"
             else:
@@ -104,12 +104,12 @@ class _Unit:
             return self._binary(node)
         if node.type == "call_expression":
             return self._call(node)
-        raise NotImplementedError(f"{self.name}: {node.type} {text(node)}")
+        raise SyntaxError(f"{self.name}: {node.type} {text(node)}")
 
     def _field(self, node: Node, name: str) -> Node:
         child = node.child_by_field_name(name)
         if child is None:
-            raise NotImplementedError(f"{self.name}: {text(node)}")
+            raise SyntaxError(f"{self.name}: {text(node)}")
         return child
 
     def _wrap(self, code: str, kind: str, allowed: Any = None) -> str:
@@ -143,7 +143,7 @@ class _Unit:
                 raise TypeError(f"{self.name}: {name} of {kind}")
             return self._wrap(value, after), after
         if name not in self.functions:
-            raise NotImplementedError(f"{self.name}: {name}()")
+            raise SyntaxError(f"{self.name}: {name}()")
         kinds, result = self.functions[name]
         if len(kinds) != len(arguments) or any(kind not in ("", wanted) for (_, kind), wanted in zip(arguments, kinds, strict=True)):
             raise TypeError(f"{self.name}: {text(node)}")
@@ -188,7 +188,7 @@ class _Unit:
             return [f"{indent}break"]
         if node.type == "return_statement":
             return [f"{indent}return" + ("" if self.is_block else f" {self.name}")]
-        raise NotImplementedError(f"{self.name}: {node.type} {text(node)}")
+        raise SyntaxError(f"{self.name}: {node.type} {text(node)}")
 
     def _condition(self, node: Node) -> str:
         code, kind = self.expression(self._field(node, "condition"))
