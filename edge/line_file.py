@@ -12,6 +12,8 @@ from edge.errors import InputError
 from edge.plc.registers import FROM_PLC_LENGTH, TO_PLC
 from edge.settings import Settings, read_toml, validate
 
+Match = Literal["trigger", "frame-id", "encoder"]
+
 
 class LineSection(Settings):
     """[line]"""
@@ -22,7 +24,21 @@ class LineSection(Settings):
     threads: int = Field(default=0, ge=0, le=256)  # of the engine; 0: as many as there are cores
 
 
-class FolderSection(Settings):
+class CameraSection(Settings):
+    """What all cameras have."""
+
+    match: Match = "trigger"  # how a frame's part is known
+    window_counts: int = Field(default=0, ge=0, lt=1 << 30)  # encoder counts between a part's trigger and its frame, at most
+    window_ms: float = Field(default=30, gt=0, le=10_000)  # from a trigger to its exposure, at most
+
+    @model_validator(mode="after")
+    def _window(self) -> CameraSection:
+        if (self.match == "encoder") != (self.window_counts > 0):
+            raise ValueError('window_counts above 0 together with match = "encoder", and only then')
+        return self
+
+
+class FolderSection(CameraSection):
     """[camera]"""
 
     kind: Literal["folder"]
@@ -124,6 +140,8 @@ class LineFile(Settings):
     def _encoder(self) -> LineFile:
         if self.plc.kind == "lines" and self.belt.travel_counts is not None:
             raise ValueError("no travel_counts under [belt]: the link `lines` has no encoder")
+        if self.plc.kind == "lines" and self.camera.match == "encoder":
+            raise ValueError('match = "trigger" or "frame-id" under [camera]: the link `lines` has no encoder')
         return self
 
     def resolve(self, source: Path, path: str) -> Path:

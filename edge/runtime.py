@@ -24,6 +24,7 @@ from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector, Job
 from edge.journal import Journal, PartInfo
 from edge.line_file import LineFile, read_line_file
+from edge.matching import KEPT, Matcher
 from edge.operator import Operator
 from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
@@ -31,6 +32,7 @@ from edge.service import Service
 from edge.verdict import Cause, Verdict
 
 POLL = 0.05  # s between looks at whether the line has ended
+HOLD = 0.002  # s between looks at whether the trigger of a frame has come
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
 FAULT_CAMERA, FAULT_ENGINE, FAULT_JOURNAL = 1, 2, 4  # codes of docs/plc-frames.md
@@ -85,6 +87,7 @@ class Line:
         self._lost: EngineLostError | None = None
         self._latencies: deque[float] = deque(maxlen=LATENCIES)
         self._under_way: deque[UnderWay] = deque()
+        self._judged: deque[int] = deque(maxlen=KEPT)  # triggers
         self._next: Live | None = None  # loaded, and waiting for the part that is being inspected
         self._last_frame: Frame | None = None  # that was inspected: what goes live must be able to
         self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
@@ -103,7 +106,9 @@ class Line:
             self._operator.tell(remark)
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
-        self._camera: Camera = FolderCamera(file.resolve(path, file.camera.path), file.camera.loop, file.camera.preload)
+        camera = file.camera
+        self._camera: Camera = FolderCamera(file.resolve(path, camera.path), camera.loop, camera.preload, camera.match == "trigger")
+        self._matcher = Matcher(camera.match, window_counts=camera.window_counts, window_s=camera.window_ms / 1000)
         self._camera.open()
         self._closers.append(self._camera.close)
         self._control = ControlClient(control, expose=self._expose, ended=self._ended, alarm=self._operator.tell)
@@ -184,6 +189,8 @@ class Line:
             self._next.inspector.close()
 
     def _expose(self, expose: Expose) -> None:
+        if self.file.camera.match != "trigger":
+            self._matcher.expose(expose)
         self._camera.expose(expose.trigger, expose.part, expose.encoder, expose.at)
 
     def _ended(self, ended: Ended, info: object) -> None:
@@ -227,7 +234,7 @@ class Line:
             while not self._control.wait(0):
                 service.alive()
                 self._switch()
-                frame = self._next_frame(0.0 if self._under_way else POLL)
+                frame = self._matched_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
                     self._start(frame)
                 if self._under_way and (frame is None or not self._live.inspector.room):
@@ -248,6 +255,22 @@ class Line:
         self._operator.close()
         self.error = self._lost
         return self._result(len(unwritten))
+
+    def _matched_frame(self) -> CameraFrame | None:
+        """The next frame whose part is known, if there is one soon."""
+        if (matched := self._matcher.take()) is None:
+            frame = self._next_frame(0.0 if self._under_way else HOLD if self._matcher.holds else POLL)
+            if frame is not None:
+                self._matcher.frame(frame)
+            matched = self._matcher.take()
+        while (lost := self._matcher.unmatched()) is not None:
+            if lost.trigger in self._judged:
+                self._operator.tell(f"{lost.text}, and it has its verdict already")
+            else:
+                self._operator.tell(lost.text)
+                self._control.verdict(PartVerdict(lost.part, Verdict.UNINSPECTED, Cause.UNMATCHED, trigger=lost.trigger),
+                                      PartInfo("", run=self._live.run))
+        return matched
 
     def _next_frame(self, timeout: float) -> CameraFrame | None:
         try:
@@ -289,6 +312,9 @@ class Line:
         except Exception as error:
             self._engine_failed(frame, error)
             return
+        if self._matcher.void(frame.trigger):
+            return  # its part was given up meanwhile
+        self._judged.append(frame.trigger)
         self._last_frame = frame.image
         while self._faulty:
             self._control.fault_over(self._faulty.pop())

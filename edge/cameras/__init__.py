@@ -13,9 +13,9 @@ from edge.verdict import Cause
 class CameraFrame:
     """What a camera delivered for one trigger. ``image`` is None where it could not; then ``cause`` and ``text`` say why."""
 
-    trigger: int  # the line's count of triggers, as given to `expose`
+    trigger: int  # the line's count of triggers, as given to `expose`; 0: the camera cannot say, see edge.matching
     part: int
-    frame_id: int
+    frame_id: int  # counts exposures, and does not wrap
     host_time: float  # s of time.monotonic: when the part stood before the camera
     image: Frame | None
     source: str = ""  # file name, where there is one

@@ -14,9 +14,12 @@ from edge.verdict import Cause
 class FolderCamera:
     """A software-triggered camera whose pictures are files."""
 
-    def __init__(self, folder: Path, loop: bool, preload: bool = False) -> None:
-        """loop: begin again at the first image when the last one was played. preload: keep all images in memory."""
-        self._folder, self._loop, self._preload = folder, loop, preload
+    def __init__(self, folder: Path, loop: bool, preload: bool = False, tells_trigger: bool = True) -> None:
+        """loop: begin again at the first image when the last one was played. preload: keep all images in memory.
+
+        tells_trigger: False for frames like those of a camera that a sensor triggers, which say their id, time and encoder count alone.
+        """
+        self._folder, self._loop, self._preload, self._tells_trigger = folder, loop, preload, tells_trigger
         self._images: dict[Path, Frame] = {}
         self._files: list[Path] = []
         self._exposed: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
@@ -38,6 +41,8 @@ class FolderCamera:
             trigger, part, encoder, at = self._exposed.get(timeout=timeout)
         except queue.Empty:
             return None
+        if not self._tells_trigger:
+            trigger = part = 0
         number = self._frames
         self._frames += 1
         if not self._loop and number >= len(self._files):

@@ -70,14 +70,14 @@ def wrap_runtime(board: FaultBoard) -> None:
     from edge.inspection import Inspection, Inspector, Job
     from edge.prepare import Frame
 
-    seen = [0]  # the part of the newest frame: one thread takes frames and starts their inference
+    seen: dict[int, int] = {}  # parts by the identity of their newest image
     parts: dict[Job, int] = {}
 
     class FaultyCamera(edge.cameras.folder.FolderCamera):
         """The folder camera, with frames that are dropped, doubled, late, swapped or truncated."""
 
-        def __init__(self, folder: Path, loop: bool, preload: bool = False) -> None:
-            super().__init__(folder, loop, preload)
+        def __init__(self, folder: Path, loop: bool, preload: bool = False, tells_trigger: bool = True) -> None:
+            super().__init__(folder, loop, preload, tells_trigger)
             self._waiting: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
             self._ready: deque[CameraFrame] = deque()
             self._late: list[tuple[float, CameraFrame]] = []
@@ -104,16 +104,16 @@ def wrap_runtime(board: FaultBoard) -> None:
                     return None
             if not self._ready:
                 return None
-            frame = self._ready.popleft()
-            seen[0] = frame.part
-            return frame
+            return self._ready.popleft()
 
         def _take(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
             self._frames = part - 1
             super().expose(trigger, part, encoder, at)
             frame = super().next(1.0)
             assert frame is not None
-            fault = board.of_part(part, "frame-dropped", "frame-duplicated", "frame-late", "frames-swapped", "frame-truncated") or {}
+            seen[id(frame.image)] = part
+            fault = board.of_part(part, "frame-dropped", "frame-duplicated", "frame-late", "frames-swapped", "frame-truncated",
+                                  "frame-shifted") or {}
             kind = fault.get("kind")
             if kind == "frame-late":
                 self._late.append((time.monotonic() + fault["by_ms"] / 1000, frame))
@@ -125,6 +125,8 @@ def wrap_runtime(board: FaultBoard) -> None:
                 return
             if kind == "frame-truncated" and frame.image is not None:
                 frame = replace(frame, image=frame.image[: frame.image.shape[0] // 2], complete=False)
+            if kind == "frame-shifted":
+                frame = replace(frame, frame_id=frame.frame_id + fault["ids"], encoder=(frame.encoder or 0) + fault["counts"])
             self._ready.append(frame)
             if kind == "frame-duplicated":
                 self._ready.append(frame)
@@ -136,7 +138,7 @@ def wrap_runtime(board: FaultBoard) -> None:
 
     def noting_start(self: Inspector, frame: Frame) -> Job:
         job = start(self, frame)
-        parts[job] = seen[0]
+        parts[job] = seen[id(frame)]
         return job
 
     def faulty_finish(self: Inspector, job: Job, threshold: float | None) -> Inspection:

@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SETTLE = 3.0  # s after a fault in which its effects may still show
-ALONE = {"frame-dropped", "frame-late", "frame-truncated", "engine-error", "frame-duplicated", "frames-swapped"}  # befall their parts only
+ALONE = {"frame-dropped", "frame-late", "frame-truncated", "engine-error", "frame-duplicated", "frames-swapped",
+         "frame-shifted"}  # befall their parts only
 EXPLAINS = {  # causes of UNINSPECTED by kind of fault
     "frame-dropped": {"late"}, "frame-duplicated": set(), "frame-late": {"late"}, "frames-swapped": {"late"},
-    "frame-truncated": {"camera"}, "camera-stall": {"late"}, "camera-error": {"late"}, "engine-error": {"engine"},
+    "frame-truncated": {"camera"}, "frame-shifted": {"unmatched", "late"},
+    "camera-stall": {"late"}, "camera-error": {"late"}, "engine-error": {"engine"},
     "engine-lost": {"engine", "restart"}, "slow-inference": {"late"}, "kill": {"restart", "stopped"}, "freeze": {"late", "restart", "link"},
     "restart": {"stopped", "restart"}, "unplug": {"link"}, "deaf-plc": {"link"}, "mute-plc": {"link"}, "garbage": {"link"},
     "half-frames": {"link"}, "lost-acks": {"link"}, "encoder-glitch": set(), "confirm-missing": set(), "clock-step": set(),
@@ -230,8 +232,8 @@ def _fault(part: PartRecord, occurrences: list[Occurrence], fits: Any) -> str | 
         if not fits(occurrence.kind):
             continue
         alone = occurrence.kind in ALONE
-        swapped = occurrence.kind == "frames-swapped" and part.part - 1 in occurrence.parts
-        if (part.part in occurrence.parts or swapped) if alone else (
+        beside = {"frames-swapped": {part.part - 1}, "frame-shifted": {part.part - 1, part.part + 1}}.get(occurrence.kind, set())
+        if (part.part in occurrence.parts or beside & set(occurrence.parts)) if alone else (
                 occurrence.begins <= (part.left or part.triggered) and part.triggered <= occurrence.ends + SETTLE):
             return f"fault {occurrence.number + 1} ({occurrence.kind})"
     return None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from edge.errors import InputError
+from edge.line_file import Match
 from edge.settings import Settings, read_toml, validate
 
 Process = Literal["supervisor", "control", "runtime", "plc"]
@@ -52,6 +53,14 @@ class FrameLate(OfParts):
 
     kind: Literal["frame-late"]
     by_ms: float = Field(gt=0, le=60_000)
+
+
+class FrameShifted(OfParts):
+    """The frame says another encoder count and another frame id than it should, where the camera cannot say its trigger."""
+
+    kind: Literal["frame-shifted"]
+    counts: int = 0
+    ids: int = 0
 
 
 class CameraFault(Lasting):
@@ -136,8 +145,8 @@ class Hogs(Lasting):
 
 
 FAULTS: dict[str, type[Fault]] = {
-    name: model for model in (FrameFault, FrameLate, CameraFault, EngineFault, SlowInference, Kill, Freeze, Restart, LinkFault, WireFault,
-                              SensorFault, ClockStep, DiskFull, Hogs)
+    name: model for model in (FrameFault, FrameLate, FrameShifted, CameraFault, EngineFault, SlowInference, Kill, Freeze, Restart,
+                              LinkFault, WireFault, SensorFault, ClockStep, DiskFull, Hogs)
     for name in model.model_fields["kind"].annotation.__args__}  # type: ignore[union-attr]
 
 
@@ -181,6 +190,9 @@ class Scenario(Settings):
     travel_ms: float = Field(default=800, gt=0, le=60_000)
     lead_ms: float = Field(default=100, ge=20, le=10_000)
     uninspected: Literal["eject", "pass"] = "eject"
+    match: Match = "trigger"  # and the windows, as in a line file's [camera]
+    window_counts: int = Field(default=0, ge=0)
+    window_ms: float = Field(default=30, gt=0)
     defect_rate: float = Field(default=0.15, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
     expect: Expect = Expect()

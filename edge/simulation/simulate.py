@@ -36,6 +36,9 @@ bundle = "bundle"
 kind = "folder"
 path = {frames}
 loop = true
+match = "{match}"
+window_counts = {window_counts}
+window_ms = {window_ms}
 [plc]
 kind = "frames"
 port = "plc"
@@ -96,7 +99,7 @@ def _prepare(file: ScenarioFile, out: Path) -> tuple[list[str], list[str], Path]
         truth = [str(row["label"]) for row in rows]
     write_text_safely(out / "line.toml", LINE_FILE.format(
         name=json.dumps(file.name), frames=json.dumps(str(frames)), travel=scenario.travel_ms, lead=scenario.lead_ms,
-        uninspected=scenario.uninspected))
+        uninspected=scenario.uninspected, match=scenario.match, window_counts=scenario.window_counts, window_ms=scenario.window_ms))
     (out / "faults").mkdir()
     given = [fault.model_dump() for fault in file.faults]
     write_text_safely(out / "faults" / "faults.json", json.dumps(given))

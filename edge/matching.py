@@ -1,0 +1,194 @@
+"""Which frame is of which part: by the trigger that the frame was asked for, its frame id, or its encoder count; never by order of arrival.
+
+A camera that the line itself triggers says which trigger a frame is of. One that a sensor triggers does not: its frames have an id that
+counts exposures, and perhaps the belt's encoder count. Triggers come over the PLC's link, frames over the camera's: either may be first.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from edge.cameras import CameraFrame
+from edge.control.encoder import wrapped
+from edge.control.events import Expose
+from edge.line_file import Match
+
+KEPT = 256  # newest triggers that a frame may be of
+IDS = 1 << 32  # part ids wrap there
+
+
+@dataclass(eq=False)
+class _Exposure:
+    expose: Expose
+    frame: CameraFrame | None = None  # that was taken for it
+    unmatched: bool = False
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A part that no frame is known to be of, since more than one may be."""
+
+    part: int
+    trigger: int
+    text: str
+
+
+class Matcher:
+    """Matches frames to parts. `expose` may be called from any thread, all else from one.
+
+    Two frames that may be of one part, or two parts that one frame may be of, are all ``unmatched``. A frame without a part is dropped and
+    counted: its trigger was refused, or never came.
+    """
+
+    def __init__(self, match: Match, *, window_counts: int = 0, window_s: float = 0.0,
+                 now: Callable[[], float] = time.monotonic) -> None:
+        """window_counts: a frame's encoder count is off from its trigger's by that at most. window_s: a frame is exposed so long after its
+        trigger at most; less than half the time between two parts."""
+        self._match, self._window_counts, self._window, self._now = match, window_counts, window_s, now
+        self._inbox: queue.SimpleQueue[Expose] = queue.SimpleQueue()
+        self._exposures: deque[_Exposure] = deque(maxlen=KEPT)
+        self._held: list[tuple[float, CameraFrame]] = []  # until when, frame
+        self._offset: int | None = None  # frame id - part id
+        self._ready: deque[CameraFrame] = deque()
+        self._unmatched: deque[Unmatched] = deque()
+        self._void: set[int] = set()  # triggers
+        self.without_part = 0
+
+    def expose(self, expose: Expose) -> None:
+        """A part was triggered."""
+        self._inbox.put(expose)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a frame waits for its trigger."""
+        return bool(self._held)
+
+    def frame(self, frame: CameraFrame) -> None:
+        """A frame has come."""
+        if frame.trigger:
+            self._ready.append(frame)
+            return
+        self._hear()
+        if not self._try(frame):
+            self._held.append((self._now() + self._window, frame))
+
+    def take(self) -> CameraFrame | None:
+        """The next frame whose part is known: with ``trigger`` and ``part``, and with the trigger's moment as its own."""
+        self._hear()
+        while self._ready:
+            frame = self._ready.popleft()
+            if frame.trigger not in self._void:
+                return frame
+        return None
+
+    def unmatched(self) -> Unmatched | None:
+        """The next part that cannot be matched, once."""
+        return self._unmatched.popleft() if self._unmatched else None
+
+    def void(self, trigger: int) -> bool:
+        """Whether the frame that was taken for a trigger may be another part's, as turned out since."""
+        return trigger in self._void
+
+    def _hear(self) -> None:
+        while not self._inbox.empty():
+            exposure = _Exposure(self._inbox.get_nowait())
+            if len(self._exposures) == KEPT:
+                self._void.discard(self._exposures[0].expose.trigger)
+            self._exposures.append(exposure)
+            if self._match == "encoder":
+                self._look_back(exposure)
+            self._held = [(until, frame) for until, frame in self._held if not self._try(frame)]
+        now = self._now()
+        for until, frame in self._held:
+            if until <= now:
+                self._give_up(frame)
+        self._held = [(until, frame) for until, frame in self._held if until > now]
+
+    def _try(self, frame: CameraFrame) -> bool:
+        """Find the frame's part. False: it is not known yet."""
+        return self._by_encoder(frame) if self._match == "encoder" else self._by_id(frame)
+
+    def _give(self, frame: CameraFrame, exposure: _Exposure) -> None:
+        exposure.frame = frame
+        expose = exposure.expose
+        self._ready.append(replace(frame, trigger=expose.trigger, part=expose.part, host_time=expose.at))
+
+    def _lose(self, exposures: list[_Exposure], text: str) -> None:
+        for exposure in exposures:
+            if not exposure.unmatched:
+                exposure.unmatched = True
+                self._void.add(exposure.expose.trigger)
+                self._unmatched.append(Unmatched(exposure.expose.part, exposure.expose.trigger, f"part {exposure.expose.part}: {text}"))
+
+    # By encoder: the one trigger within the window is the frame's, if the frame is the only one within the trigger's.
+
+    def _near(self, frame: CameraFrame, exposure: _Exposure) -> bool:
+        counts = exposure.expose.encoder
+        return frame.encoder is not None and counts is not None and abs(wrapped(frame.encoder - counts)) <= self._window_counts
+
+    def _by_encoder(self, frame: CameraFrame) -> bool:
+        near = [exposure for exposure in self._exposures if self._near(frame, exposure)]
+        if not near:
+            return False
+        if len(near) > 1:
+            self._lose(near, f"a frame at encoder count {frame.encoder} may be of {len(near)} parts")
+        elif near[0].frame is None and not near[0].unmatched:
+            self._give(frame, near[0])
+            return True
+        elif near[0].frame is not None and near[0].frame.frame_id != frame.frame_id:  # else the camera delivered it twice
+            self._lose(near, f"frames {near[0].frame.frame_id} and {frame.frame_id} may both be of it")
+        self.without_part += 1
+        return True
+
+    def _look_back(self, new: _Exposure) -> None:
+        """A frame that was taken for another part may be of this one."""
+        for exposure in self._exposures:
+            if exposure is not new and exposure.frame is not None and self._near(exposure.frame, new):
+                self._lose([exposure, new], f"frame {exposure.frame.frame_id} may be of parts {exposure.expose.part} and {new.expose.part}")
+
+    # By frame id: ids and part ids count the same exposures. The first frame says by its time what lies between them, each further one is
+    # held to its time, and a contradiction lets that begin anew.
+
+    def _in_time(self, frame: CameraFrame, exposure: _Exposure) -> bool:
+        return abs(frame.host_time - exposure.expose.at) <= self._window
+
+    def _by_id(self, frame: CameraFrame) -> bool:
+        if self._offset is None:
+            near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
+            if not near:
+                return False
+            if len(near) > 1 or near[0].frame is not None or near[0].unmatched:
+                self._lose(near, f"frame {frame.frame_id} came within window_ms of it, and not of it alone")
+                self.without_part += 1
+            else:
+                self._offset = (frame.frame_id - near[0].expose.part) % IDS
+                self._give(frame, near[0])
+            return True
+        part = (frame.frame_id - self._offset) % IDS
+        exposure = next((exposure for exposure in reversed(self._exposures) if exposure.expose.part == part), None)
+        if exposure is None:
+            return False
+        if not self._in_time(frame, exposure):
+            self._contradicted(frame, [exposure])
+        elif exposure.frame is None and not exposure.unmatched:
+            self._give(frame, exposure)
+        else:  # the camera delivered it twice
+            self.without_part += 1
+        return True
+
+    def _contradicted(self, frame: CameraFrame, exposures: list[_Exposure]) -> None:
+        self._offset = None
+        near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
+        self._lose([*exposures, *near], f"frame {frame.frame_id} is of another part by its id than by its time")
+        self.without_part += 1
+
+    def _give_up(self, frame: CameraFrame) -> None:
+        """No part has come for a frame."""
+        if self._match == "frame-id" and any(self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
+            self._contradicted(frame, [])
+        else:
+            self.without_part += 1

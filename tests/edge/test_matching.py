@@ -1,0 +1,173 @@
+"""Frames to parts: none is ever given to another part, whatever is lost, doubled, late or overtaken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.cameras import CameraFrame
+from edge.control.events import Expose
+from edge.matching import Matcher
+
+PITCH, COUNTS, LATE = 0.1, 100, 0.01
+IMAGE = np.zeros((1, 1, 1), np.uint8)
+
+
+class Bench:
+    """A matcher with a clock of its own."""
+
+    def __init__(self, match, **windows):
+        self.now = 0.0
+        self.matcher = Matcher(match, now=lambda: self.now, **windows)
+
+    def trigger(self, part, at, encoder=None, trigger=None):
+        self.now = max(self.now, at)
+        self.matcher.expose(Expose(part, encoder, trigger or part, at))
+
+    def frame(self, id, at, encoder=None, trigger=0):
+        self.now = max(self.now, at)
+        self.matcher.frame(CameraFrame(trigger, 0, id, at, IMAGE, encoder=encoder))
+
+    def taken(self):
+        taken = []
+        while (frame := self.matcher.take()) is not None:
+            taken.append((frame.frame_id, frame.part))
+        return taken
+
+    def lost(self):
+        lost = []
+        while (unmatched := self.matcher.unmatched()) is not None:
+            lost.append(unmatched.part)
+        return lost
+
+
+def by_encoder(window=20):
+    return Bench("encoder", window_counts=window, window_s=0.03)
+
+
+def by_id():
+    return Bench("frame-id", window_s=0.03)
+
+
+def test_a_frame_that_knows_its_trigger_is_taken_as_it_is():
+    bench = Bench("trigger")
+    bench.matcher.frame(replace(CameraFrame(7, 3, 1, 0.0, IMAGE), source="a.png"))
+    frame = bench.matcher.take()
+    assert (frame.trigger, frame.part, frame.source) == (7, 3, "a.png") and bench.matcher.take() is None
+
+
+def test_the_one_trigger_within_the_window_is_the_frames_whichever_comes_first():
+    bench = by_encoder()
+    bench.trigger(1, 0.0, 1000)
+    bench.frame(50, 0.01, 1015)
+    assert bench.taken() == [(50, 1)]
+    bench.frame(51, 0.11, 1085)
+    assert bench.taken() == [] and bench.matcher.holds
+    bench.trigger(2, 0.12, 1100)
+    assert bench.taken() == [(51, 2)] and not bench.matcher.holds and bench.lost() == []
+
+
+def test_encoder_counts_wrap():
+    bench = by_encoder()
+    bench.trigger(1, 0.0, (1 << 31) - 5)
+    bench.frame(1, 0.01, -(1 << 31) + 5)
+    assert bench.taken() == [(1, 1)]
+
+
+def test_a_frame_that_may_be_of_two_parts_leaves_both_without_a_match():
+    bench = by_encoder()
+    bench.trigger(1, 0.0, 1000)
+    bench.trigger(2, 0.03, 1030)
+    bench.frame(1, 0.031, 1015)
+    assert bench.taken() == [] and bench.lost() == [1, 2]
+
+
+def test_a_trigger_that_comes_later_takes_the_match_of_the_part_before_it_back():
+    bench = by_encoder()
+    bench.trigger(1, 0.0, 1000)
+    bench.frame(1, 0.01, 1015)
+    bench.trigger(2, 0.03, 1030)
+    assert bench.taken() == [] and bench.lost() == [1, 2] and bench.matcher.void(1) and bench.matcher.void(2)
+
+
+def test_two_frames_that_may_be_of_one_part_leave_it_without_a_match():
+    bench = by_encoder()
+    bench.trigger(1, 0.0, 1000)
+    bench.frame(1, 0.01, 1005)
+    assert bench.taken() == [(1, 1)]
+    bench.frame(2, 0.02, 1010)
+    assert bench.taken() == [] and bench.lost() == [1] and bench.matcher.void(1)
+
+
+def test_a_frame_without_a_part_is_dropped_and_counted():
+    for bench in (by_encoder(), by_id()):
+        bench.frame(1, 0.0, 1000)
+        bench.now = 1.0
+        assert bench.taken() == [] and not bench.matcher.holds and bench.matcher.without_part == 1
+
+
+def test_what_lies_between_the_ids_is_learned_from_the_first_frame_and_holds_over_losses_and_refused_triggers():
+    bench = by_id()
+    bench.trigger(10, 0.0, trigger=1)
+    bench.frame(65_400, 0.01)
+    bench.frame(65_402, 0.21)  # 11 was refused, 12 comes over a slow link
+    bench.trigger(12, 0.2, trigger=2)
+    assert bench.taken() == [(65_400, 10), (65_402, 12)]
+    bench.trigger(13, 0.3, trigger=3)
+    bench.trigger(14, 0.4, trigger=4)
+    bench.frame(65_404, 0.4)
+    bench.frame(65_403, 0.3)  # overtaken
+    assert bench.taken() == [(65_404, 14), (65_403, 13)] and bench.lost() == []
+
+
+def test_a_frame_whose_id_and_time_contradict_each_other_matches_neither_part_and_the_ids_are_learned_anew():
+    bench = by_id()
+    bench.trigger(1, 0.0)
+    bench.frame(1, 0.0)
+    assert bench.taken() == [(1, 1)]
+    bench.trigger(2, 0.1)
+    bench.trigger(3, 0.2)
+    bench.frame(2, 0.2)  # the camera missed a trigger and did not count it
+    assert bench.taken() == [] and bench.lost() == [2, 3]
+    bench.trigger(4, 0.3)
+    bench.frame(3, 0.3)
+    assert bench.taken() == [(3, 4)]
+
+
+def test_an_id_of_no_part_at_the_time_of_one_lets_that_go():
+    bench = by_id()
+    bench.trigger(1, 0.0)
+    bench.frame(1, 0.0)
+    bench.trigger(2, 0.1)
+    bench.frame(900, 0.1)
+    assert bench.taken() == [(1, 1)]
+    bench.now = 0.2
+    assert bench.taken() == [] and bench.lost() == [2]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["fine", "lost", "doubled", "refused", "late"]), st.integers(-15, 15), st.booleans()),
+                min_size=1, max_size=40), st.sampled_from(["encoder", "frame-id"]))
+def test_no_frame_is_given_to_another_part(parts, match):
+    bench = by_encoder() if match == "encoder" else by_id()
+    events = []
+    for number, (fate, off, frame_first) in enumerate(parts, 1):
+        at, encoder = number * PITCH, number * COUNTS
+        if fate != "refused":
+            events.append((at + (LATE if frame_first else 0), "trigger", number, at, encoder))
+        for delay in {"lost": [], "doubled": [0.001, 0.002], "late": [0.15]}.get(fate, [0.001]):
+            events.append((at + delay, "frame", number, at + 0.001, encoder + off))
+    taken = []
+    for moment, what, number, at, encoder in sorted(events):
+        bench.now = moment
+        if what == "trigger":
+            bench.matcher.expose(Expose(number, encoder, number, at))
+        else:
+            bench.matcher.frame(CameraFrame(0, 0, 1000 + number, at, IMAGE, encoder=encoder))
+        taken += bench.taken()
+    assert [(id - 1000, part) for id, part in taken if id - 1000 != part] == []
+    assert len(taken) == len({part for _, part in taken})
+    assert {part for _, part in taken} == {n for n, (fate, *_) in enumerate(parts, 1) if fate in ("fine", "doubled", "late")}
+    assert bench.lost() == []
