@@ -94,6 +94,9 @@ def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple
     from pyaupro import PerRegionOverlap, auc_compute
     from sklearn.metrics import average_precision_score, roc_auc_score
 
+    if len({found.shape for found in maps}) > 1:
+        raise InputError("the maps differ in size, since the frames do and the network sees tiles of them",
+                         got=", ".join(sorted({f"{found.shape[1]}x{found.shape[0]} px" for found in maps})), expected="frames of one size")
     all_maps, all_masks = np.stack(maps), np.stack(masks)
     overlap = PerRegionOverlap()
     overlap.update(torch.from_numpy(all_maps), torch.from_numpy(all_masks.astype(np.int64)))

@@ -26,6 +26,8 @@ def fit(
     preset: Annotated[str, typer.Option(help="Sizes as in the paper, or for a Jetson or a small PC (edge).")] = "edge",
     size: Annotated[int | None, typer.Option(help="Side of the network's input in px; the preset's unless given.")] = None,
     width: Annotated[int | None, typer.Option(help="Channels of the network's first stage; the preset's unless given.")] = None,
+    tile: Annotated[int | None, typer.Option(help="Side in px of square tiles that the images are cut into, for frames much larger than "
+                                             "the network's input; whole images unless given.")] = None,
     backbone_weights: Annotated[Path | None, typer.Option(
         help="State dict of the paper's ImageNet network (ndp-net: VGG-16, local-occ: ResNet-18, aw-ssim: AlexNet); "
              "the packaged EfficientNet-Lite0 unless given.",
@@ -61,7 +63,7 @@ def fit(
                 console.print(f"{now}, {step.seconds_left:.0f} s left")
                 told += 0.1
 
-        settings = Settings(detector, preset, size, width, seed, backbone_weights, natural_images)
+        settings = Settings(detector, preset, size, width, tile, seed, backbone_weights, natural_images)
         record = run_fit(settings, data, out, budget, resume=resume, report=report)
     _tell(record, out, as_json)
 

@@ -75,6 +75,7 @@ class Settings:
     preset: str = "edge"
     size: int | None = None  # side of the network's square input in px
     width: int | None = None  # scales the network's channels
+    tile: int | None = None  # side in px of the frame of the tiles that the network sees; None: whole frames
     seed: int = 0
     backbone_weights: Path | None = None
     natural_images: Path | None = None
@@ -121,6 +122,8 @@ def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]
     size = preset["size"] if settings.size is None else settings.size
     if size < 64 or size % cls.stride:
         raise InputError("the image size does not fit the network", got=f"{size} px", expected=f"a multiple of {cls.stride}, at least 64")
+    if settings.tile is not None and settings.tile < 64:
+        raise InputError("a tile is too small to judge a surface by", got=f"{settings.tile} px", expected="at least 64 px")
     if settings.width is not None and not 1 <= settings.width <= 512:
         raise InputError("the width of the network is out of range", got=settings.width, expected="1 to 512")
     if not 0 <= settings.seed < 1 << 32:
@@ -164,7 +167,7 @@ class _Fit:
         self.settings, self.size, self.arguments, self.data = settings, size, arguments, data
         self.out, self.temporary, self.budget, self.report = out, temporary, budget, report
         self.natural = NaturalImages(settings.natural_images)
-        self.good = load_good_images(data, size, size, cls.channels, settings.seed)
+        self.good = load_good_images(data, size, size, cls.channels, settings.seed, settings.tile)
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(self.threads)
         cv2.setNumThreads(1)  # batches are prepared in a thread of their own
@@ -177,7 +180,7 @@ class _Fit:
             self.good = replace(self.good, pixels=evened_pixels(self.good.pixels))
         if hasattr(cls, "settle"):
             cls.settle(arguments, self.good.pixels)
-        self.fixture = positions_differ(self.good.pixels)
+        self.fixture = settings.tile is None and positions_differ(self.good.pixels)
         self.backbone: str | None = None
         backbone = None
         if cls.backbone is not None:
@@ -191,6 +194,8 @@ class _Fit:
         self.low_precision = bfloat16_is_fast()
         identity = {"detector": settings.detector, "arguments": arguments, "size": size, "seed": settings.seed,
                     "images": self.good.fingerprint, "backbone": self.backbone, "natural images": self.natural.source}
+        if settings.tile is not None:
+            identity["tile"] = settings.tile
         self.state = checkpoint or Checkpoint(identity)
         self.state.check(identity, out)
         self.optimizer: torch.optim.Adam
@@ -220,6 +225,7 @@ class _Fit:
             self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint, self.settings.seed,
             len(state.history), round(state.seconds / 60, 3), interrupted, "bfloat16" if self.low_precision else "float32", self.threads,
             torch.__version__, self.backbone, self.natural.source, self.good.sizes, self.good.fitted, self.good.held_out,
+            self.settings.tile,
         )
         write_run(self.out, self.temporary, record, self.network.state_dict(), state.history)
         if not interrupted:

@@ -15,9 +15,11 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from edge.prepare import Frame, FrameSizes, InputError, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
+from edge.tiles import Tiles
 
 HELD_OUT_SHARE = 0.2
 NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38
+MOST_BYTES = 6_000_000_000  # of all tiles
 UNUSUAL = 5  # distances between median and lower quartile of all likenesses
 CERTAIN = 0.75  # a likeness that two parts never have
 MINIATURE = 64  # px
@@ -108,16 +110,25 @@ def split(groups: list[list[int]], seed: int) -> list[int]:
     return sorted(held_out)
 
 
-def load_good_images(data: Path, height: int, width: int, channels: int, seed: int) -> GoodImages:
+def cut(frame: Frame, tile: int | None) -> list[Frame]:
+    """A frame's square tiles of a side in px, which just cover it; or the whole frame. Raises InputError for a frame smaller than that."""
+    if tile is None:
+        return [frame]
+    tiles = Tiles((frame.shape[0], frame.shape[1]), (tile, tile), 0, (tile, tile))
+    return [tiles.cut(frame, index) for index in range(len(tiles))]
+
+
+def load_good_images(data: Path, height: int, width: int, channels: int, seed: int, tile: int | None = None) -> GoodImages:
     """Read all good images of ``data``, drop exact copies, split them, and prepare the fitted ones as uint8 ``[N, H, W, C]``.
 
+    tile: side in px of the square tiles that the network sees instead of whole images; then N counts tiles.
     Raises InputError for a missing or empty folder, an unreadable image, mixed grey and colour, or fewer than 4 images.
     """
     folder = good_folder(data)
     images: list[GoodImage] = []
     sizes: list[tuple[int, int]] = []
     grey: list[bool] = []
-    pixels: list[NDArray[np.uint8]] = []
+    pixels: list[list[NDArray[np.uint8]]] = []
     spectra = []
     seen: set[str] = set()
     for path in list_images(folder):
@@ -127,11 +138,16 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
             continue
         seen.add(sha256)
         images.append(GoodImage(path.relative_to(folder).as_posix(), sha256))
-        sizes.append((frame.shape[0], frame.shape[1]))
+        views = cut(frame, tile)
+        sizes.append((views[0].shape[0], views[0].shape[1]))
         grey.append(is_grey(frame))
-        prepared = np.empty((height, width, channels), np.uint8)
-        prepare_frame(frame, prepared)
-        pixels.append(prepared)
+        prepared = np.empty((len(views), height, width, channels), np.uint8)
+        for view, out in zip(views, prepared, strict=True):
+            prepare_frame(view, out)
+        pixels.append(list(prepared))
+        if sum(map(len, pixels)) * prepared[0].nbytes > MOST_BYTES:
+            raise InputError("the tiles of the good images do not fit into memory", got=f"more than {MOST_BYTES / 1e9:g} GB",
+                             next="Give larger tiles, or fewer images.")
         spectra.append(phase_spectrum(frame))
     if len(images) < 4:
         raise InputError(f"too few good images in {folder}", got=f"{len(images)} different ones", expected="at least 4, better 50")
@@ -139,7 +155,7 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
     held_out = set(split(near_duplicate_groups(np.stack(spectra)), seed))
     fitted = [i for i in range(len(images)) if i not in held_out]
     return GoodImages(folder, frame_sizes, [images[i] for i in fitted], [images[i] for i in sorted(held_out)],
-                      np.stack([pixels[i] for i in fitted]))
+                      np.stack([view for i in fitted for view in pixels[i]]))
 
 
 def as_input(pixels: NDArray[np.uint8]) -> Tensor:

@@ -44,6 +44,7 @@ class RunRecord:
     sizes: FrameSizes
     fitted: list[GoodImage]
     held_out: list[GoodImage]
+    tile: int | None = None  # side in px of the frame of what the network saw at once; None: whole frames
 
 
 def write_run(out: Path, temporary: Path, record: RunRecord, weights: Mapping[str, Tensor],

@@ -18,9 +18,10 @@ from pydantic import Field
 
 from edge.decision import Decision, Precision, Threshold, new_decision, read_decision
 from edge.errors import BundleError, InputError
-from edge.prepare import FrameSizes
+from edge.prepare import Frame, FrameSizes
 from edge.rule import Rule
 from edge.settings import Settings, read_toml, validate, write_text_safely
+from edge.tiles import Tiles
 
 FORMAT = 2  # 1 had no golden parts
 SEAL = "\n[seal]\n"
@@ -148,8 +149,42 @@ class Bundle:
         return threshold
 
     def rule(self, frame_size: tuple[int, int]) -> Rule:
-        """The decision rule for frames of (height, width) px."""
-        return self.decision.rule(self.folder, (self.card.map.height, self.card.map.width), frame_size)
+        """The decision rule for frames of (height, width) px. Raises InputError for frames that it does not fit."""
+        tiles = self.tiles(frame_size)
+        return self.decision.rule(self.folder, self.map_size if tiles is None else tiles.map_size, frame_size)
+
+    def view_rule(self, frame_size: tuple[int, int]) -> Rule:
+        """The rule for what the network sees at once of frames of that size: all, or a tile, which may lie anywhere in the region."""
+        if self.decision.tile is None:
+            return self.rule(frame_size)
+        decision = self.decision.model_copy(update={"roi": None, "ignore_mask": None})
+        return decision.rule(self.folder, self.map_size, (self.decision.tile[1], self.decision.tile[0]))
+
+    def tiles(self, frame_size: tuple[int, int]) -> Tiles | None:
+        """The tiles of frames of (height, width) px; None where the network sees whole frames. Raises InputError."""
+        tile = self.decision.tile
+        if tile is None or self.decision.overlap is None:
+            return None
+        return Tiles(frame_size, (tile[1], tile[0]), self.decision.overlap, self.map_size)
+
+    def views(self, frame: Frame) -> list[Frame]:
+        """What the network sees of a frame: all of it, or the tiles that show something of the region."""
+        size = (frame.shape[0], frame.shape[1])
+        tiles = self.tiles(size)
+        if tiles is None:
+            return [frame]
+        tiles.keep(self.rule(size).region)
+        return [tiles.cut(frame, index) for index in range(len(tiles))]
+
+    def check(self, frame: Frame) -> None:
+        """Raise InputError for a frame that is so unlike those that the network was fitted on that a verdict means nothing."""
+        tile = self.decision.tile
+        self.sizes.check(frame, None if tile is None else (tile[1], tile[0]))
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(height, width) of the graph's map."""
+        return (self.card.map.height, self.card.map.width)
 
     @property
     def sizes(self) -> FrameSizes:
@@ -210,10 +245,12 @@ def hash_files(model: Path) -> dict[str, str]:
 def write_bundle(
     temporary: Path, out: Path, *, name: str, detector: str, input_size: tuple[int, int, int], map_size: tuple[int, int],
     sizes: FrameSizes, fit: Mapping[str, Any], images: Mapping[str, Any], post_filter: tuple[str, ...],
+    tile: tuple[int, int] | None = None,
 ) -> Bundle:
     """Complete a bundle in ``temporary``, whose ``model/`` holds the graphs already; check it, and rename it to ``out``.
 
-    input_size: (height, width, channels); map_size: (height, width). Nothing appears under ``out`` unless all is whole.
+    input_size: (height, width, channels); map_size: (height, width); tile: (width, height) of what was fitted on.
+    Nothing appears under ``out`` unless all is whole.
     """
     model = temporary / "model"
     (model / "images.json").write_text(json.dumps(images, indent=1) + "\n")
@@ -224,7 +261,7 @@ def write_bundle(
         files=hash_files(model),
     )
     write_card(model, card)
-    new_decision(temporary, post_filter)
+    new_decision(temporary, post_filter, tile)
     load_bundle(temporary)
     if out.is_dir():
         out.rmdir()  # empty: checked by the caller before any work

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tomlkit
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from edge.errors import BundleError
 from edge.prepare import read_image
@@ -22,11 +22,14 @@ from edge.settings import Settings, read_toml, validate, write_text_safely
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Backend = Literal["tensorrt", "openvino", "onnxruntime", "onnxruntime-cuda", "onnxruntime-tensorrt"]
+OVERLAP = 8  # of a fitted tile's side: what a fresh bundle's tiles overlap by
 Pixels = Annotated[int, Field(ge=0)]
 
 COMMENTS = {
     "post_filter": "In this order, on the map: mean:K, median:3, median:5, threshold, then open:K, close:K, erode:K, dilate:K.",
     "min_area_px": "Smaller blobs are no defect. In px of the camera frame.",
+    "tile": "For frames larger than what the network was fitted on: width and height in px of the frame that it sees at once.",
+    "overlap": "Of tiles side by side, in px of the frame at least.",
     "mm_per_px": "Scale of the camera frame; needed for areas in mm2.",
     "roi": "Region of interest: x, y, width, height in px of the camera frame.",
     "ignore_mask": "Image beside this file, as large as the camera frame: where it is not black, nothing is inspected.",
@@ -54,6 +57,8 @@ class Decision(Settings):
     mm_per_px: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     roi: Annotated[list[Pixels], Field(min_length=4, max_length=4)] | None = None
     ignore_mask: str | None = None
+    tile: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
+    overlap: Pixels | None = None
     threshold: list[Threshold] = Field(default_factory=list)
 
     @field_validator("post_filter")
@@ -69,6 +74,14 @@ class Decision(Settings):
             raise ValueError("x, y, width, height with a width and height of at least 1")
         return roi
 
+    @model_validator(mode="after")
+    def _tiles(self) -> Decision:
+        if (self.tile is None) != (self.overlap is None):
+            raise ValueError("`tile` and `overlap` together, or neither")
+        if self.tile is not None and self.overlap is not None and not 0 <= 2 * self.overlap <= min(self.tile):
+            raise ValueError(f"an overlap of at most half a tile, got {self.overlap} of {self.tile}")
+        return self
+
     def rule(self, folder: Path, map_size: tuple[int, int], frame_size: tuple[int, int]) -> Rule:
         """The rule for frames and maps of these sizes (height, width); ``folder`` is where the ignore mask lies."""
         ignore = None if self.ignore_mask is None else read_image(folder / self.ignore_mask).max(axis=2) > 0
@@ -77,7 +90,7 @@ class Decision(Settings):
 
     def rule_sha256(self, folder: Path) -> str:
         """SHA-256 over the rule: all but the thresholds and the scale, with the ignore mask's bytes in place of its name."""
-        rule = self.model_dump(exclude={"threshold", "mm_per_px"})
+        rule = self.model_dump(exclude={"threshold", "mm_per_px", *(() if self.tile else ("tile", "overlap"))})
         if self.ignore_mask is not None:
             try:
                 rule["ignore_mask"] = hashlib.sha256((folder / self.ignore_mask).read_bytes()).hexdigest()
@@ -112,15 +125,20 @@ def read_decision(folder: Path) -> Decision:
     return validate(Decision, read_toml(path, BundleError, advice), path, BundleError, advice)
 
 
-def new_decision(folder: Path, post_filter: tuple[str, ...]) -> None:
-    """Write the ``decision.toml`` of a fresh bundle: the detector's post-filter, everything else open and explained."""
+def new_decision(folder: Path, post_filter: tuple[str, ...], tile: tuple[int, int] | None = None) -> None:
+    """Write the ``decision.toml`` of a fresh bundle: the detector's post-filter, everything else open and explained.
+
+    tile: (width, height) in px of the frame that the network was fitted on, where that was not whole frames.
+    """
     document = tomlkit.document()
     document.add(tomlkit.comment("What is decided about the map. After a change: `lineside calibrate`, or no verdict is given."))
-    for key, value in {"post_filter": list(post_filter), "min_area_px": 1.0}.items():
+    tiling = {} if tile is None else {"tile": list(tile), "overlap": min(tile) // OVERLAP}
+    for key, value in {"post_filter": list(post_filter), "min_area_px": 1.0, **tiling}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(key, value)
-    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"'}.items():
+    tiling_example = {} if tiling else {"tile": "[512, 512]", "overlap": "64"}
+    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"', **tiling_example}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(tomlkit.comment(f"{key} = {example}"))

@@ -73,7 +73,9 @@ def read_golden(bundle: Bundle, precision: str = "fp32") -> tuple[list[GoldenPar
 
 def golden_rule(bundle: Bundle) -> Rule:
     """The rule for golden parts, which have no camera frame: for the ignore mask's size, or the largest that was fitted on or that holds
-    the region of interest."""
+    the region of interest; or for a tile."""
+    if bundle.decision.tile is not None:
+        return bundle.view_rule((0, 0))
     if bundle.decision.ignore_mask is not None:
         height, width = read_image(bundle.folder / bundle.decision.ignore_mask).shape[:2]
         return bundle.rule((height, width))

@@ -17,9 +17,11 @@ from edge.decision import Backend, Precision
 from edge.engines import Slot, pick_backend, pick_engine
 from edge.prepare import Frame, prepare_frame
 from edge.rule import Blob, MapArray, Rule
+from edge.tiles import Tiles
 from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
+TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
 GPU_BATCH = 4  # images; a GPU is not full with one
 Mode = Literal["single", "latency", "throughput"]
 
@@ -48,10 +50,9 @@ class Inspection:
 class Job:
     """A frame under way. ``error``: why it cannot be judged."""
 
-    images = 1  # for the engine
-
     def __init__(self, frame: Frame, rule: Rule) -> None:
         self.frame, self.rule = frame, rule
+        self.images = 1  # for the engine
         self.raw: MapArray | None = None  # [h, w], when all is inferred
         self.error: Exception | None = None
 
@@ -62,6 +63,27 @@ class Job:
     def deposit(self, index: int, image_map: MapArray) -> None:
         """Take an image's map, float32 ``[h, w]``, which is the engine's memory."""
         self.raw = image_map.copy()
+
+
+class TiledJob(Job):
+    """A frame under way in tiles."""
+
+    def __init__(self, frame: Frame, rule: Rule, tiles: Tiles) -> None:
+        super().__init__(frame, rule)
+        self.images = len(tiles)
+        self._tiles, self._left = tiles, len(tiles)
+        self._blended = np.zeros(tiles.map_size, np.float32)
+
+    def prepare(self, index: int, out: Frame) -> None:
+        """A tile."""
+        prepare_frame(self._tiles.cut(self.frame, index), out)
+
+    def deposit(self, index: int, image_map: MapArray) -> None:
+        """Blend a tile's map with the others."""
+        self._tiles.add(index, image_map, self._blended)
+        self._left -= 1
+        if not self._left:
+            self.raw = self._blended
 
 
 class Inspector:
@@ -80,15 +102,16 @@ class Inspector:
         """
         self.bundle, self.precision = bundle, precision
         self.backend: Backend = backend or pick_backend(bundle, precision=precision)
-        streams, slots, batch = IN_FLIGHT[mode](self.backend, threads or len(os.sched_getaffinity(0)))
+        tiled = bundle.decision.tile is not None  # then a frame alone keeps all threads busy, each with a tile
+        layout: Mode = "throughput" if tiled else mode
+        streams, slots, batch = IN_FLIGHT[layout](self.backend, threads or len(os.sched_getaffinity(0)))
         self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
                                    streams=streams)
         self._free = [self._engine.lease() for _ in range(slots)]
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
-        self._jobs, self._most = 0, slots * batch
-        self._sizes = bundle.sizes
-        self._rules: dict[tuple[int, int], Rule] = {}
+        self._jobs, self._most = 0, slots * batch if not tiled else 1 if mode == "single" else TILED_FRAMES
+        self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
 
     def __enter__(self) -> Inspector:
         return self
@@ -105,13 +128,18 @@ class Inspector:
             slot.release()
         self._engine.close()
 
-    def rule(self, frame_size: tuple[int, int]) -> Rule:
-        """The rule for frames of (height, width) px, worked out once for each size."""
-        if frame_size not in self._rules:
-            if len(self._rules) > 256:  # images of ever new sizes must not fill the memory
-                self._rules.clear()
-            self._rules[frame_size] = self.bundle.rule(frame_size)
-        return self._rules[frame_size]
+    def check(self, frame: Frame) -> tuple[Rule, Tiles | None]:
+        """The rule and the tiles for frames like this, worked out once for each size. Raises InputError for a frame that does not fit."""
+        self.bundle.check(frame)
+        size = (frame.shape[0], frame.shape[1])
+        if size not in self._plans:
+            if len(self._plans) > 256:  # images of ever new sizes must not fill the memory
+                self._plans.clear()
+            rule, tiles = self.bundle.rule(size), self.bundle.tiles(size)
+            if tiles is not None:
+                tiles.keep(rule.region)
+            self._plans[size] = rule, tiles
+        return self._plans[size]
 
     def warm_up(self) -> None:
         """Run each slot once on black, so that the first frame is as fast as the next."""
@@ -130,8 +158,8 @@ class Inspector:
 
         Raises InputError for a frame that does not fit the model.
         """
-        self._sizes.check(frame)
-        job = Job(frame, self.rule((frame.shape[0], frame.shape[1])))
+        rule, tiles = self.check(frame)
+        job = Job(frame, rule) if tiles is None else TiledJob(frame, rule, tiles)
         self._jobs += 1
         self._waiting.extend((job, index) for index in range(job.images))
         self._pump()

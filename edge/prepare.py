@@ -160,12 +160,16 @@ class FrameSizes:
         heights, widths = zip(*sizes, strict=True)
         return FrameSizes(min(widths), max(widths), min(heights), max(heights), not grey[0])
 
-    def check(self, frame: Frame) -> None:
-        """Raise InputError when a frame's size or channels are so unlike the fitted ones that a verdict means nothing."""
-        height, width = frame.shape[:2]
+    def check(self, frame: Frame, seen: tuple[int, int] | None = None) -> None:
+        """Raise InputError when a frame's size or channels are so unlike the fitted ones that a verdict means nothing.
+
+        seen: (height, width) of what the network sees of it at once, where that is not all of it.
+        """
+        height, width = seen or frame.shape[:2]
         if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height <= 4 * self.max_height):
             raise InputError(
-                "the frame's size does not fit the model", got=f"{width}x{height} px",
+                "the frame's size does not fit the model" if seen is None else "the tiles' size does not fit the model",
+                got=f"{width}x{height} px",
                 expected=f"between half and double of the fitted {self.min_width}-{self.max_width} x "
                          f"{self.min_height}-{self.max_height} px",
                 next="Use the camera settings of the fit, or run `lineside fit` on frames of this size.",

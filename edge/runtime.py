@@ -133,8 +133,7 @@ class Line:
             threshold = bundle.calibrated_threshold(precision, inspector.backend).value
             remark = judge_golden(bundle, scores, threshold)
             if (frame := self._last_frame) is not None:  # what comes next is like it
-                bundle.sizes.check(frame)
-                inspector.rule((frame.shape[0], frame.shape[1]))
+                inspector.check(frame)
         except BaseException:
             inspector.close()
             raise

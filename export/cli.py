@@ -24,6 +24,8 @@ def export(
     mean: Annotated[str, typer.Option(help="Its normalisation: (values in 0..1 - mean) / std.")] = "0",
     std: Annotated[str, typer.Option(help="One number, or one for each channel with commas.")] = "1",
     post_filter: Annotated[str, typer.Option(help="Its post-filter, as in decision.toml.")] = "mean:5,threshold",
+    tile: Annotated[int | None, typer.Option(help="Side in px of the square tiles of a frame that it sees; whole frames unless given.",
+                                             min=64)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Turn a run, or a network of your own, into a bundle for the line, after proving its graph against the network."""
@@ -41,6 +43,8 @@ def export(
     if run is not None:
         if data is not None:
             raise InputError("a run knows its images", got=f"--data {data}", expected="no --data, which is for --torch and --onnx")
+        if tile is not None:
+            raise InputError("a run knows its tiles", got=f"--tile {tile}", expected="no --tile, which `lineside fit` takes")
         bundle, difference = export_run(run, out)
     else:
         if data is None:
@@ -51,7 +55,7 @@ def export(
         with progress_bar("reading good parts") as progress:
             bundle, difference = export_foreign(
                 out, data, torch_factory=torch_factory, onnx_model=onnx_model, size=_size(size), channels=channels, mean=mean, std=std,
-                post_filter=post_filter, progress=progress)
+                post_filter=post_filter, tile=tile, progress=progress)
     size_bytes = sum(file.stat().st_size for file in (out / "model").rglob("*") if file.is_file())
     if as_json:
         print(json.dumps({"bundle": str(out), "detector": bundle.card.detector, "parity": difference, "bytes": size_bytes}))

@@ -20,7 +20,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
 from detectors.defects import blended_defects
-from detectors.images import GoodImage
+from detectors.images import GoodImage, cut
 from detectors.natural import NaturalImages
 from detectors.run import claim_folder
 from edge.bundle import Bundle
@@ -72,8 +72,9 @@ class Normalised(nn.Module):
         return result.float()
 
 
-def good_parts(data: Path, progress: Progress) -> tuple[list[GoodImage], FrameSizes]:
-    """All different good images of a folder, by name and hash, and their sizes. Raises InputError for fewer than 4."""
+def good_parts(data: Path, tile: int | None, progress: Progress) -> tuple[list[GoodImage], FrameSizes]:
+    """All different good images of a folder, by name and hash, and the sizes of what the network sees of them. Raises InputError for fewer
+    than 4."""
     folder = good_folder(data)
     paths = list_images(folder)
     images, sizes, grey, seen = [], [], [], set()
@@ -83,7 +84,8 @@ def good_parts(data: Path, progress: Progress) -> tuple[list[GoodImage], FrameSi
         if sha256 not in seen:
             seen.add(sha256)
             images.append(GoodImage(path.relative_to(folder).as_posix(), sha256))
-            sizes.append((frame.shape[0], frame.shape[1]))
+            view = cut(frame, tile)[0]
+            sizes.append((view.shape[0], view.shape[1]))
             grey.append(is_grey(frame))
         progress(done, len(paths))
     if len(images) < 4:
@@ -91,12 +93,13 @@ def good_parts(data: Path, progress: Progress) -> tuple[list[GoodImage], FrameSi
     return images, FrameSizes.of(sizes, grey)
 
 
-def proof_images(data: Path, images: list[GoodImage], size: tuple[int, int, int]) -> NDArray[np.uint8]:
+def proof_images(data: Path, images: list[GoodImage], size: tuple[int, int, int], tile: int | None) -> NDArray[np.uint8]:
     """Up to 16 good images and the same with artificial defects, by turns: uint8 ``[N, H, W, C]``."""
     rng, natural, result = np.random.default_rng(0), NaturalImages(), []
     for index in np.linspace(0, len(images) - 1, min(PARITY_IMAGES, len(images))).astype(int):
         prepared = np.empty(size, np.uint8)
-        prepare_frame(read_image(good_folder(data) / images[index].name), prepared)
+        views = cut(read_image(good_folder(data) / images[index].name), tile)
+        prepare_frame(views[int(rng.integers(len(views)))] if tile else views[0], prepared)
         defective, _ = blended_defects(prepared.astype(np.float32) / np.float32(255), rng, natural, natural_share=0.3)
         result += [prepared, np.rint(defective * 255).astype(np.uint8)]
     return np.stack(result)
@@ -244,7 +247,7 @@ def onnx_to_graph(path: Path, model: onnx.ModelProto, size: tuple[int, int, int]
 
 
 def export_foreign(out: Path, data: Path, *, torch_factory: str | None = None, onnx_model: Path | None = None, size: tuple[int, int] | None,
-                   channels: int, mean: str, std: str, post_filter: str, progress: Progress) -> tuple[Bundle, float]:
+                   channels: int, mean: str, std: str, post_filter: str, tile: int | None, progress: Progress) -> tuple[Bundle, float]:
     """Write the bundle ``out`` from a network that was trained elsewhere.
 
     data: good images that the network was not trained on; they prove the graph, become golden parts, and give the threshold.
@@ -261,8 +264,8 @@ def export_foreign(out: Path, data: Path, *, torch_factory: str | None = None, o
         model = read_foreign_graph(onnx_model)
         input_size = graph_size(model, input_size, size is not None, onnx_model)
     normalisation = Normalisation.parse(mean, std, input_size[2])
-    good, sizes = good_parts(data, progress)
-    images = proof_images(data, good, input_size)
+    good, sizes = good_parts(data, tile, progress)
+    images = proof_images(data, good, input_size, tile)
     source = torch_factory or str(onnx_model)
     temporary = claim_folder(out, "bundle")
     try:
@@ -275,7 +278,7 @@ def export_foreign(out: Path, data: Path, *, torch_factory: str | None = None, o
         file = onnx_model or Path(source.rpartition(":")[0])
         fit = {"source": source, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "mean": list(normalisation.mean),
                "std": list(normalisation.std)}
-        fitted = Fitted("own", input_size, sizes, fit, str(good_folder(data)), [], good, steps)
+        fitted = Fitted("own", input_size, sizes, fit, str(good_folder(data)), [], good, steps, None if tile is None else (tile, tile))
         return complete(temporary, out, graph, images, expected, fitted)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -61,7 +61,7 @@ def flawed(frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
 
 def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
                 progress: Callable[[int, int], None] = lambda *_: None) -> list[GateFrame]:
-    """``count`` or a few more frames from good images that nobody fitted on; the same seed gives the same ones.
+    """``count`` or a few more frames, or tiles, from good images that nobody fitted on; the same seed gives the same ones.
 
     Defects lie where the rule looks. Raises InputError where the frames would not fit into memory.
     """
@@ -74,7 +74,9 @@ def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
     good = []
     for path in paths:
         frame = read_image(path)
-        good.append((path.name, frame if card.frames.colour else frame[..., :1]))
+        good += [(path.name, view if card.frames.colour else view[..., :1]) for view in bundle.views(frame)]
+    if bundle.decision.tile is not None:
+        good = [good[i] for i in rng.permutation(len(good))]
 
     def prepared(frame: Frame) -> NDArray[np.uint8]:
         image = np.empty(size, np.uint8)
@@ -90,7 +92,7 @@ def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
     for number in range(defects):
         name, frame = good[number % len(good)]
         frame_size = (frame.shape[0], frame.shape[1])
-        region = bundle.rule(frame_size).region
+        region = bundle.view_rule(frame_size).region
         part = view(frame, rng)
         most = 0.0
         for _ in range(DRAWS):

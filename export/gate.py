@@ -84,7 +84,8 @@ class Gate:
 
     def __init__(self, bundle: Bundle, frames: Sequence[GateFrame], good: Sequence[tuple[NDArray[np.uint8], tuple[int, int]]], k: int,
                  reference: Map, progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """good: prepared good parts and their frames' (height, width); the threshold is their ``k``-th smallest score."""
+        """good: of each good part what the network sees, uint8 ``[N, H, W, C]``, and its frame's (height, width); the threshold is the
+        ``k``-th smallest of their scores, where a part has that of its worst tile."""
         self.bundle, self.frames, self.good, self.k = bundle, frames, good, k
         self._rules: dict[tuple[int, int], Rule] = {}
         self.full = [i for i, frame in enumerate(frames) if frame.mask is not None]
@@ -98,7 +99,7 @@ class Gate:
     def rule(self, frame_size: tuple[int, int]) -> Rule:
         """The rule for frames of that size, worked out once."""
         if frame_size not in self._rules:
-            self._rules[frame_size] = self.bundle.rule(frame_size)
+            self._rules[frame_size] = self.bundle.view_rule(frame_size)
         return self._rules[frame_size]
 
     def _score(self, raw: MapArray, frame_size: tuple[int, int]) -> float:
@@ -110,7 +111,7 @@ class Gate:
 
         Raises EngineError for a map that is not finite.
         """
-        good_scores = sorted(self._score(run(image), size) for image, size in self.good)
+        good_scores = sorted(max(self._score(run(image), size) for image in images) for images, size in self.good)
         measured = Measured(np.zeros(len(self.frames)), {}, good_scores, good_scores[self.k - 1])
         flips, kept = 0, set(self.looked_at)
         for done, frame in enumerate(self.frames, 1):

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.images import GoodImage
+from detectors.images import GoodImage, cut
 from detectors.natural import NaturalImages
 from detectors.run import RunRecord, claim_folder, read_run
 from edge.bundle import Bundle, write_bundle
@@ -114,7 +114,8 @@ def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
         if frame_hash(frame) != image.sha256:
             raise InputError(f"{folder / image.name} has changed since the fit", next="Run `lineside fit` again.")
         prepared = np.empty((record.height, record.width, channels), np.uint8)
-        prepare_frame(frame, prepared)
+        views = cut(frame, record.tile)
+        prepare_frame(views[int(rng.integers(len(views)))] if record.tile else frame, prepared)
         defective, _ = network.make_defects(prepared.astype(np.float32) / 255, rng, natural)  # type: ignore[operator]
         images += [prepared, np.rint(defective * 255).astype(np.uint8)]
     return np.stack(images)
@@ -146,6 +147,7 @@ class Fitted:
     fitted: Sequence[GoodImage]
     held_out: Sequence[GoodImage]
     post_filter: tuple[str, ...]
+    tile: tuple[int, int] | None = None  # width, height in px of the frame that it was fitted on, where that was not whole frames
 
 
 def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8], expected: NDArray[np.float32], fitted: Fitted,
@@ -162,7 +164,7 @@ def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8],
     write_golden(graph.parent, [images[i] for i in golden], expected[list(golden)], list(golden.values()))
     bundle = write_bundle(
         temporary, out, name=name or out.resolve().name, detector=fitted.detector, input_size=fitted.size, map_size=map_size,
-        sizes=fitted.sizes, fit={**fitted.fit, "parity": difference}, post_filter=fitted.post_filter,
+        sizes=fitted.sizes, fit={**fitted.fit, "parity": difference}, post_filter=fitted.post_filter, tile=fitted.tile,
         images={"data": fitted.data, "fitted": _listing(fitted.fitted), "held_out": _listing(fitted.held_out)},
     )
     return bundle, difference
@@ -188,7 +190,7 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
             "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
         }
         fitted = Fitted(record.detector, size, record.sizes, fit, str(good_folder(Path(record.data))), record.fitted, record.held_out,
-                        tuple(network.post_filter))  # type: ignore[arg-type]
+                        tuple(network.post_filter), None if record.tile is None else (record.tile, record.tile))  # type: ignore[arg-type]
         return complete(temporary, out, graph, images, torch_maps(network, images), fitted, name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -90,7 +90,8 @@ class Quantiser:
                     f"{calibration} --leave-out NUMBERS`, or none")
             self.calibration, ranged = str(calibration), [made.images / frame.file for frame in made.frames]
         step = max(1, -(-len(ranged) // CALIBRATED_ON))
-        self.ranged = np.stack([self._prepared(path)[0] for path in ranged[::step]])
+        self.ranged = np.stack([image for path in ranged[::step] for image in self._prepared(path)[0]])
+        self.ranged = self.ranged[::max(1, -(-len(self.ranged) // CALIBRATED_ON))]  # of tiles as many as of whole frames
         good_parts = [self._prepared(path) for path in self.paths]
         self.search_images, self.expected = self._search_set()
         made_frames = make_frames(bundle, self.paths, frames, SEED, lambda d, t: progress("drawing frames", d, t))
@@ -99,11 +100,14 @@ class Quantiser:
             self.gate = Gate(bundle, made_frames, good_parts, k, run, lambda d, t: progress("float32", d, t))
 
     def _prepared(self, path: Path) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """What the network sees of an image, uint8 ``[N, H, W, C]``, and the image's (height, width)."""
         frame = read_image(path)
-        self.bundle.sizes.check(frame)
-        image = np.empty(self.size, np.uint8)
-        prepare_frame(frame, image)
-        return image, (frame.shape[0], frame.shape[1])
+        self.bundle.check(frame)
+        views = self.bundle.views(frame)
+        images = np.empty((len(views), *self.size), np.uint8)
+        for view, image in zip(views, images, strict=True):
+            prepare_frame(view, image)
+        return images, (frame.shape[0], frame.shape[1])
 
     def _search_set(self) -> tuple[NDArray[np.uint8], list[MapArray]]:
         frames = make_frames(self.bundle, self.paths, 100, SEED + 1)
@@ -147,7 +151,7 @@ class Quantiser:
         kept = {loss.name for loss in result.kept}
         limits = graphs.limits(ranges, kept)
         full = [self.gate.frames[i].image for i in self.gate.full[:24]]
-        good = [image for image, _ in self.gate.good[:12]]
+        good = [images[0] for images, _ in self.gate.good[:12]]
         result.saturating = saturating(limits, activations(graphs.model, list(limits)), good, full) if limits else {}
         return result
 

@@ -32,7 +32,7 @@ def gate(frames, cloth) -> Gate:
     for path in calibration_images(bundle, cloth / "test" / "good")[0]:
         image = np.empty((64, 64, 1), np.uint8)
         prepare_frame(read_image(path), image)
-        good.append((image, (96, 96)))
+        good.append((image[None], (96, 96)))
     return Gate(bundle, made, good, rank(len(good), 0.1), contrast)
 
 
