@@ -106,7 +106,7 @@ class Inspector:
         layout: Mode = "throughput" if tiled else mode
         streams, slots, batch = IN_FLIGHT[layout](self.backend, threads or len(os.sched_getaffinity(0)))
         self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
-                                   streams=streams)
+                                   streams=streams, cached=mode != "single")
         self._free = [self._engine.lease() for _ in range(slots)]
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()

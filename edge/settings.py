@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,17 +83,28 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 
 def write_text_safely(path: Path, text: str) -> None:
-    """Write ``text`` under a temporary name, flush it to the disk, and rename it to ``path``: all of it or nothing."""
+    """`write_bytes_safely` of ``text`` in UTF-8."""
+    write_bytes_safely(path, text.encode())
+
+
+def write_bytes_safely(path: Path, data: bytes) -> None:
+    """Write ``data`` under a temporary name, flush it to the disk, and rename it to ``path``: all of it or nothing."""
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_ours_alone(path: Path) -> bool:
+    """Whether a file or folder belongs to this user, and nobody else may write it."""
+    found = path.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def cache_folder(name: str) -> Path:

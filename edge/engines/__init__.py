@@ -92,15 +92,17 @@ def plan_fits(backend: str, precision: Precision, bundle: Bundle) -> bool:
 
 
 def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int,
-                batch: int, streams: int = 1) -> Engine:
+                batch: int, streams: int = 1, cached: bool = False) -> Engine:
     """An engine of a backend that runs an ONNX graph. input_size: (height, width, channels). Raises EngineError.
 
-    streams: inferences that run beside one another on a processor, and share its threads; on a GPU each slot has its own.
+    streams: inferences that run beside one another on a processor, and share its threads; on a GPU each slot has its own. cached: OpenVINO
+    takes the compiled model of before where there is one, for a fast start.
     """
     if backend == "openvino":
         from edge.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch, streams=streams)
+        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch, streams=streams,
+                              cached=cached)
     if backend == "tensorrt":
         from edge.engines.plans import find_plan, plan_folder
         from edge.engines.tensorrt import TensorRtEngine, this_device
@@ -114,11 +116,11 @@ def make_engine(backend: Backend, graph: Path, input_size: tuple[int, int, int],
 
 
 def pick_engine(bundle: Bundle, *, backend: Backend, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1,
-                streams: int = 1) -> Engine:
+                streams: int = 1, cached: bool = False) -> Engine:
     """A bundle's graph of ``precision`` on a backend. threads 0: as many as cores. Raises EngineError or BundleError."""
     size = (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels)
     return make_engine(backend, bundle.graph(precision), size, precision=precision, threads=threads, slots=slots, batch=batch,
-                       streams=streams)
+                       streams=streams, cached=cached)
 
 
 def device_name(backend: Backend) -> str:

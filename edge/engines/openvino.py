@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import io
+import json
 import os
 import queue
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -14,9 +19,12 @@ from numpy.typing import NDArray
 from edge.decision import Backend
 from edge.errors import EngineError
 from edge.rule import MapArray
+from edge.settings import cache_folder, is_ours_alone, write_bytes_safely
 
 BACKEND: Backend = "openvino"
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
+DIGEST = hashlib.sha256().digest_size
+KEPT = 32  # compiled models in the cache
 
 
 @cache
@@ -42,6 +50,48 @@ def device_name() -> str:
 def runs_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 itself."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def compile_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:
+    """A graph made ready for inputs of one shape. Raises RuntimeError."""
+    model = core().read_model(graph)
+    model.reshape(ov.PartialShape(list(shape)))
+    return core().compile_model(model, "CPU", settings)
+
+
+def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:
+    """The same from this user's cache; made anew, and put there, where that has none that is whole. Raises RuntimeError.
+
+    OpenVINO's own cache would load a file with a flipped bit without a word, so the files here have their SHA-256 in front.
+    """
+    key = [hashlib.sha256(graph.read_bytes()).hexdigest(), device_name(), ov.__version__, shape, settings]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+    try:
+        folder = cache_folder("openvino")
+        path = folder / f"{name}.blob"
+        if is_ours_alone(folder) and is_ours_alone(path):
+            data = path.read_bytes()
+            if hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
+                os.utime(path)
+                return core().import_model(io.BytesIO(data[DIGEST:]), "CPU", settings)
+    except (OSError, RuntimeError):
+        pass  # not there, or not readable: made anew
+    compiled = compile_model(graph, shape, settings)
+    with contextlib.suppress(OSError, RuntimeError):  # a full disk, a model that cannot be kept: the next start takes longer
+        stream = io.BytesIO()
+        compiled.export_model(stream)
+        data = stream.getvalue()
+        path = cache_folder("openvino") / f"{name}.blob"
+        write_bytes_safely(path, hashlib.sha256(data).digest() + data)
+        path.chmod(0o600)
+        _prune(cache_folder("openvino"))
+    return compiled
+
+
+def _prune(folder: Path) -> None:
+    """Leave the models that were used last."""
+    for path in sorted(folder.glob("*.blob"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
 class OpenVinoSlot:
@@ -83,24 +133,23 @@ class OpenVinoEngine:
     backend: Backend = BACKEND
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int,
-                 streams: int = 1) -> None:
+                 streams: int = 1, cached: bool = False) -> None:
         """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError.
 
-        streams: inferences that run beside one another and share the threads.
+        streams: inferences that run beside one another and share the threads. cached: take the compiled model of before where there is one.
         """
         if precision not in PRECISION_HINTS:
             raise EngineError(f"OpenVINO does not run precision {precision!r} here", got=repr(precision),
                               expected="one of " + ", ".join(PRECISION_HINTS))
         shape = (batch, *input_size)
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+            "NUM_STREAMS": streams,
+        }
         try:
-            model = core().read_model(graph)
-            model.reshape(ov.PartialShape(list(shape)))
-            compiled = core().compile_model(model, "CPU", {
-                "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-                "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
-                "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
-                "NUM_STREAMS": streams,
-            })
+            compiled = cached_model(graph, shape, settings) if cached else compile_model(graph, shape, settings)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {graph}", got=first_line(error),
                               next="Run `lineside export` again.") from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineError
-from edge.settings import cache_folder
+from edge.settings import cache_folder, is_ours_alone
 
 MAGIC = b"lineside plan 1\n"
 LONGEST_HEADER = 10_000
@@ -145,8 +145,8 @@ def _read(path: Path) -> bytes:
 
 
 def _check_owner(path: Path) -> None:
-    found = path.stat()
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if not is_ours_alone(path):
+        found = path.stat()
         raise EngineError(f"{path} is not this user's alone", got=f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}",
                           expected=f"owner {os.geteuid()}, writable by nobody else",
                           next=f"Delete it, or: chown {os.geteuid()} {path}; chmod go-w {path}")
