@@ -19,7 +19,7 @@ import numpy as np
 
 from calib.page import write_page
 from calib.unlike import Embedding, k_centres, stand_out, unlike_cells, unlikeness
-from edge.cameras.folder import FolderCamera
+from edge.cameras import make_camera
 from edge.errors import CameraError, InputError
 from edge.line_file import read_line_file
 from edge.prepare import Frame, frame_hash, good_folder, list_images, read_image, write_image
@@ -84,18 +84,21 @@ def folder_frames(data: Path, most: int) -> tuple[int, Iterator[Seen]]:
 def line_frames(line: Path, most: int) -> tuple[int, Iterator[Seen]]:
     """The same of a line's camera, which is triggered without its PLC. Raises CameraError when it fails."""
     file = read_line_file(line)
-    camera = FolderCamera(file.resolve(line, file.camera.path), file.camera.loop)
+    camera = make_camera(file.camera, line.parent)
     camera.open()
 
     def frames() -> Iterator[Seen]:
         failed = 0
         for number in range(most):
-            camera.expose(number, number, None, time.monotonic())
+            if number % len(file.camera) == 0:
+                camera.expose(number, number, None, time.monotonic())
             taken = camera.next(FRAME_TIMEOUT)
             if taken is not None and taken.cause is Cause.NO_FRAME:
                 return
             if taken is not None and taken.image is not None and taken.complete:
-                yield taken.image, taken.source or str(taken.frame_id), f"{file.line.name}: {file.camera.kind}", time.time()
+                section = file.camera[taken.camera]
+                name = f"{file.line.name}: {section.kind}" + (f" {taken.camera + 1}" if len(file.camera) > 1 else "")
+                yield taken.image, taken.source or str(taken.frame_id), name, time.time()
                 continue
             failed += 1
             if failed > MOST_FAILED:

@@ -14,8 +14,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from edge.prepare import Frame, FrameSizes, InputError, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
-from edge.tiles import Tiles
+from edge.prepare import Frame, FrameSizes, InputError, Tiles, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
 
 HELD_OUT_SHARE = 0.2
 NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38

@@ -18,10 +18,9 @@ from pydantic import Field
 
 from edge.decision import Decision, Precision, Threshold, new_decision, read_decision
 from edge.errors import BundleError, InputError
-from edge.prepare import Frame, FrameSizes
+from edge.prepare import Frame, FrameSizes, Tiles
 from edge.rule import Rule
 from edge.settings import Settings, read_toml, validate, write_text_safely
-from edge.tiles import Tiles
 
 FORMAT = 2  # 1 had no golden parts
 SEAL = "\n[seal]\n"

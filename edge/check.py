@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import load_bundle
-from edge.cameras.folder import FolderCamera
+from edge.cameras import Camera, make_camera
 from edge.control.events import Expose, PartVerdict, RuntimeReady
 from edge.control.messages import Channel, Welcome
 from edge.engines import pick_backend
@@ -102,14 +102,15 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
     engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
-    camera = FolderCamera(file.resolve(path, file.camera.path), loop=True)
+    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) for section in file.camera]
+    camera = make_camera(endless, path.parent)
     camera.open()
     names = ("grab", "prepare", "infer", "filter and decide")
     times: dict[str, list[float]] = {name: [] for name in names}
-    with Inspector(bundle, precision=chosen, backend=engine, threads=file.line.threads) as inspector:
+    with contextlib.closing(camera), Inspector(bundle, precision=chosen, backend=engine, threads=file.line.threads) as inspector:
         inspector.warm_up()
         for number in range(WARM_UP + frames):
-            size, found = _inspect(camera, inspector, number, threshold)
+            size, found = _inspect(camera, len(endless), inspector, number, threshold)
             if number >= WARM_UP:
                 for name, ms in zip(names, found, strict=True):
                     times[name].append(ms)
@@ -137,22 +138,26 @@ def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[flo
     return plc.poll_ms + look + entry + plc.poll_ms + look + write, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
 
 
-def _inspect(camera: FolderCamera, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
-    """One frame; its size, and ms of each stage."""
+def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
+    """One part, of which there are so many views; the size of the last one, and ms of each stage over all."""
+    total, shape = [0.0] * 4, (0, 0, 0)
     start = time.perf_counter()
     camera.expose(number + 1, number + 1, None, time.monotonic())
-    frame = camera.next(TIMEOUT)
-    if frame is None or frame.image is None:
-        raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
-    grabbed = time.perf_counter()
-    job = inspector.start(frame.image)
-    prepared = time.perf_counter()
-    inspector.wait(job)
-    inferred = time.perf_counter()
-    inspector.finish(job, threshold)
-    end = time.perf_counter()
-    moments = [start, grabbed, prepared, inferred, end]
-    return frame.image.shape, [1000 * (after - before) for before, after in itertools.pairwise(moments)]
+    for _ in range(views):
+        frame = camera.next(TIMEOUT)
+        if frame is None or frame.image is None:
+            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
+        grabbed = time.perf_counter()
+        job = inspector.start(frame.image)
+        prepared = time.perf_counter()
+        inspector.wait(job)
+        inferred = time.perf_counter()
+        inspector.finish(job, threshold)
+        shape = frame.image.shape
+        moments = [start, grabbed, prepared, inferred, time.perf_counter()]
+        total = [sum_ + 1000 * (after - before) for sum_, (before, after) in zip(total, itertools.pairwise(moments), strict=True)]
+        start = time.perf_counter()
+    return shape, total
 
 
 def _control(progress: Progress) -> list[float]:

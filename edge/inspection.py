@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from edge.bundle import Bundle
 from edge.decision import Backend, Precision
 from edge.engines import Slot, pick_backend, pick_engine
-from edge.prepare import Frame, prepare_frame
+from edge.prepare import Frame, Tiles, prepare_frame
 from edge.rule import Blob, MapArray, Rule
-from edge.tiles import Tiles
 from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung

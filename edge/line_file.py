@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from edge.control.parts import BeltTiming
 from edge.errors import InputError
@@ -131,16 +131,21 @@ class LineFile(Settings):
     """A whole line file, and the folder that its paths are relative to."""
 
     line: LineSection
-    camera: FolderSection
+    camera: list[FolderSection] = Field(min_length=1, max_length=8)
     plc: FramesSection | LinesSection | ModbusSection = Field(discriminator="kind")
     belt: BeltSection
     journal: JournalSection = JournalSection()
+
+    @field_validator("camera", mode="before")
+    @classmethod
+    def _one_camera(cls, given: Any) -> Any:
+        return [given] if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _encoder(self) -> LineFile:
         if self.plc.kind == "lines" and self.belt.travel_counts is not None:
             raise ValueError("no travel_counts under [belt]: the link `lines` has no encoder")
-        if self.plc.kind == "lines" and self.camera.match == "encoder":
+        if self.plc.kind == "lines" and any(camera.match == "encoder" for camera in self.camera):
             raise ValueError('match = "trigger" or "frame-id" under [camera]: the link `lines` has no encoder')
         return self
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.bundle import load_bundle
-from edge.cameras import Camera, CameraFrame
-from edge.cameras.folder import FolderCamera
+from edge.cameras import CameraFrame, make_camera
 from edge.control.client import ControlClient
 from edge.control.events import Ended, Expose, PartVerdict
 from edge.engines import pick_backend
@@ -30,6 +29,7 @@ from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.service import Service
 from edge.verdict import Cause, Verdict
+from edge.views import View, Views
 
 POLL = 0.05  # s between looks at whether the line has ended
 HOLD = 0.002  # s between looks at whether the trigger of a frame has come
@@ -106,9 +106,10 @@ class Line:
             self._operator.tell(remark)
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
-        camera = file.camera
-        self._camera: Camera = FolderCamera(file.resolve(path, camera.path), camera.loop, camera.preload, camera.match == "trigger")
-        self._matcher = Matcher(camera.match, window_counts=camera.window_counts, window_s=camera.window_ms / 1000)
+        self._camera = make_camera(file.camera, path.parent)
+        self._matchers = [Matcher(camera.match, window_counts=camera.window_counts, window_s=camera.window_ms / 1000)
+                          for camera in file.camera]
+        self._views = Views(len(file.camera))
         self._camera.open()
         self._closers.append(self._camera.close)
         self._control = ControlClient(control, expose=self._expose, ended=self._ended, alarm=self._operator.tell)
@@ -188,8 +189,9 @@ class Line:
             self._next.inspector.close()
 
     def _expose(self, expose: Expose) -> None:
-        if self.file.camera.match != "trigger":
-            self._matcher.expose(expose)
+        for camera, matcher in zip(self.file.camera, self._matchers, strict=True):
+            if camera.match != "trigger":
+                matcher.expose(expose)
         self._camera.expose(expose.trigger, expose.part, expose.encoder, expose.at)
 
     def _ended(self, ended: Ended, info: object) -> None:
@@ -257,18 +259,21 @@ class Line:
 
     def _matched_frame(self) -> CameraFrame | None:
         """The next frame whose part is known, if there is one soon."""
-        if (matched := self._matcher.take()) is None:
-            frame = self._next_frame(0.0 if self._under_way else HOLD if self._matcher.holds else POLL)
+        matched = next((frame for matcher in self._matchers if (frame := matcher.take()) is not None), None)
+        if matched is None:
+            holds = any(matcher.holds for matcher in self._matchers)
+            frame = self._next_frame(0.0 if self._under_way else HOLD if holds else POLL)
             if frame is not None:
-                self._matcher.frame(frame)
-            matched = self._matcher.take()
-        while (lost := self._matcher.unmatched()) is not None:
-            if lost.trigger in self._judged:
-                self._operator.tell(f"{lost.text}, and it has its verdict already")
-            else:
-                self._operator.tell(lost.text)
-                self._control.verdict(PartVerdict(lost.part, Verdict.UNINSPECTED, Cause.UNMATCHED, trigger=lost.trigger),
-                                      PartInfo("", run=self._live.run))
+                self._matchers[frame.camera].frame(frame)
+                matched = self._matchers[frame.camera].take()
+        for matcher in self._matchers:
+            while (lost := matcher.unmatched()) is not None:
+                if lost.trigger in self._judged:
+                    self._operator.tell(f"{lost.text}, and it has its verdict already")
+                else:
+                    self._operator.tell(lost.text)
+                    self._control.verdict(PartVerdict(lost.part, Verdict.UNINSPECTED, Cause.UNMATCHED, trigger=lost.trigger),
+                                          PartInfo("", run=self._live.run))
         return matched
 
     def _next_frame(self, timeout: float) -> CameraFrame | None:
@@ -311,18 +316,29 @@ class Line:
         except Exception as error:
             self._engine_failed(frame, error)
             return
-        if self._matcher.void(frame.trigger):
-            return  # its part was given up meanwhile
-        self._judged.append(frame.trigger)
         self._last_frame = frame.image
         while self._faulty:
             self._control.fault_over(self._faulty.pop())
-        assert inspection.verdict is not None
-        info = PartInfo(frame.source, run=live.run)
-        if inspection.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
-            info = PartInfo(frame.source, frame.image, inspection, live.run)
-        self._control.verdict(PartVerdict(frame.part, inspection.verdict, None, inspection.score, frame.trigger), info)
-        self._latencies.append(1000 * (time.monotonic() - frame.host_time))
+        self._judge(View(frame, inspection), live.run)
+
+    def _judge(self, view: View, run: int) -> None:
+        """Hand a part's verdict over, if this view of it decides that."""
+        frame = view.frame
+        if self._matchers[frame.camera].void(frame.trigger):
+            return  # its part was given up meanwhile
+        deciding = self._views.add(view)
+        if deciding is None:
+            return
+        self._judged.append(frame.trigger)
+        frame, inspection = deciding.frame, deciding.inspection
+        source = frame.source if len(self.file.camera) == 1 else f"camera {frame.camera + 1}: {frame.source}"
+        info = PartInfo(source, run=run)
+        if deciding.verdict is Verdict.REJECT:  # what passed needs no picture, and would hold its frame until it leaves the belt
+            info = PartInfo(source, frame.image, inspection, run)
+        score = None if inspection is None else inspection.score
+        self._control.verdict(PartVerdict(frame.part, deciding.verdict, deciding.cause, score, frame.trigger), info)
+        if inspection is not None:
+            self._latencies.append(1000 * (time.monotonic() - frame.host_time))
 
     def _engine_failed(self, frame: CameraFrame, error: Exception) -> None:
         """An EngineError, or a defect: the part is not inspected, and the line goes on, unless its GPU is lost: then the runtime ends."""
@@ -332,8 +348,7 @@ class Line:
         self._uninspected(frame, Cause.ENGINE)
 
     def _uninspected(self, frame: CameraFrame, cause: Cause) -> None:
-        self._control.verdict(PartVerdict(frame.part, Verdict.UNINSPECTED, cause, trigger=frame.trigger),
-                              PartInfo(frame.source, run=self._live.run))
+        self._judge(View(frame, None, cause), self._live.run)
 
     def _rescue(self, rows: list[tuple[object, ...]]) -> None:
         # A service's /tmp goes with it.

@@ -47,7 +47,8 @@ def validate(model: type[Model], data: dict[str, Any], source: Path, error: type
 
 def _describe(model: type[BaseModel], problem: Any) -> str:
     location = problem["loc"]
-    key = ".".join(str(name) for number, name in enumerate(location) if not _is_tag(model, location, number))
+    named = [name for number, name in enumerate(location) if not _is_tag(model, location, number)]
+    key = ".".join(str(name) for name in named if name != 0)  # the first one of a list goes by the list's name
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from edge.line_file import FolderSection
 from edge.prepare import Frame
 from edge.verdict import Cause
 
@@ -17,13 +20,14 @@ class CameraFrame:
     part: int
     frame_id: int  # counts exposures, and does not wrap
     host_time: float  # s of time.monotonic: when the part stood before the camera
-    image: Frame | None
+    image: Frame | None  # a view: the camera does not write into it any more
     source: str = ""  # file name, where there is one
     device_time: float | None = None  # s of the camera's clock
     encoder: int | None = None
     complete: bool = True
     cause: Cause | None = None
     text: str = ""
+    camera: int = 0  # which of the line's
 
 
 class Camera(Protocol):
@@ -40,3 +44,12 @@ class Camera(Protocol):
 
     def close(self) -> None:
         """Free the camera."""
+
+
+def make_camera(sections: Sequence[FolderSection], folder: Path) -> Camera:
+    """The camera of a line file in ``folder``, or all its cameras as one; not opened yet. What a kind needs is loaded here."""
+    from edge.cameras.folder import FolderCamera
+    from edge.cameras.group import CameraGroup
+
+    cameras = [FolderCamera(folder / section.path, section.loop, section.preload, section.match == "trigger") for section in sections]
+    return cameras[0] if len(cameras) == 1 else CameraGroup(cameras)

@@ -13,9 +13,8 @@ from calib.threshold import calibrate
 from edge.bundle import load_bundle
 from edge.errors import BundleError, InputError
 from edge.inspection import Inspector
-from edge.prepare import read_image, write_image
+from edge.prepare import Tiles, read_image, write_image
 from edge.rule import Rule
-from edge.tiles import Tiles
 from edge.verdict import Verdict
 
 
