@@ -11,7 +11,6 @@ under way, on a frame that is already in its memory. Both take turns in one run;
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,14 +18,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from plc_load import bundles_in, golden_frames, running_line
-from rich.console import Console
+from plc_load import golden_frames, running_line
 from rich.progress import Progress
 from rich.table import Table
+from script import INK, PALE, bundles_in, chosen, options, picture, run
 
-from edge.bundle import load_bundle
-from edge.engines import device_name, pick_backend
-from edge.errors import LinesideError
+from edge.engines import device_name
 from edge.inspection import ENGINE_TIMEOUT, Inspector, Mode
 
 
@@ -47,9 +44,7 @@ def bare_rate(inspector: Inspector, images: int) -> float:
 
 def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """The figures of one bundle."""
-    bundle = load_bundle(folder)
-    backend = pick_backend(bundle, arguments.backend, arguments.precision)
-    precision = bundle.choose(arguments.precision, backend)
+    bundle, backend, precision = chosen(folder, arguments)
     mode: Mode = arguments.mode
     task = progress.add_task(f"{folder.name} in {precision}", total=arguments.rounds)
     with Inspector(bundle, precision=precision, backend=backend, threads=arguments.threads, mode=mode) as inspector:
@@ -78,57 +73,43 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
             "lowest": round(min(ratios), 4), "highest": round(max(ratios), 4), "rounds": rounds}
 
 
-def draw(found: list[dict[str, Any]], out: Path) -> None:
+def draw(found: dict[str, Any], out: Path) -> None:
     """Bars: the bare engine, and the line beside it."""
-    import matplotlib
+    def paint(axes: Any) -> None:
+        for number, row in enumerate(found["bundles"]):
+            axes.bar(number - 0.2, row["bare_fps"], 0.38, color=PALE, label="bare engine" if number == 0 else None)
+            axes.bar(number + 0.2, row["line_fps"], 0.38, color=INK, label="whole line" if number == 0 else None)
+            axes.annotate(f"{row['ratio']:.3f}", (number + 0.2, row["line_fps"]), ha="center", va="bottom")
+        axes.set_xticks(range(len(found["bundles"])), [f"{row['detector']}\n{row['precision']}" for row in found["bundles"]])
+        axes.set_ylabel("frames a second")
+        axes.legend(frameon=False)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    picture(out, 1.6 + 1.3 * len(found["bundles"]), 4, paint)
 
-    figure, axes = pyplot.subplots(figsize=(1.6 + 1.3 * len(found), 4), layout="constrained")
-    for number, row in enumerate(found):
-        axes.bar(number - 0.2, row["bare_fps"], 0.38, color="#b9c3cc", label="bare engine" if number == 0 else None)
-        axes.bar(number + 0.2, row["line_fps"], 0.38, color="#1f6f8b", label="whole line" if number == 0 else None)
-        axes.annotate(f"{row['ratio']:.3f}", (number + 0.2, row["line_fps"]), ha="center", va="bottom")
-    axes.set_xticks(range(len(found)), [f"{row['detector']}\n{row['precision']}" for row in found])
-    axes.set_ylabel("frames a second")
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out, dpi=120)
+
+def table(found: dict[str, Any]) -> Table:
+    """A row for each bundle."""
+    shown = Table("bundle", "precision", "line, frames/s", "bare engine, frames/s", "ratio", "lowest to highest",
+                  title=f"{found['device']}, mode {found['mode']}; worst {found['worst']:.3f}")
+    for row in found["bundles"]:
+        shown.add_row(row["bundle"], row["precision"], f"{row['line_fps']:.1f}", f"{row['bare_fps']:.1f}", f"{row['ratio']:.3f}",
+                      f"{row['lowest']:.3f} to {row['highest']:.3f}")
+    return shown
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundles", type=Path, required=True, help="a folder of calibrated bundles, or one bundle")
-    parser.add_argument("--precision", default="auto", help="fp32, fp16, int8, bf16, or auto: the fastest that is offered")
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--mode", default="throughput", choices=["throughput", "latency"], help="of the line, see docs/line-file.md")
+    parser = options(__doc__, mode="throughput")
     parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: as many as there are cores")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
-    parser.add_argument("--out", type=Path, help="a picture of it")
-    parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
-    except LinesideError as error:
-        print(f"efficiency: {error}", file=sys.stderr)
-        return 2
-    worst = min(row["ratio"] for row in found)
-    if arguments.out:
-        draw(found, arguments.out)
-    if arguments.json:
-        print(json.dumps({"device": device_name(found[0]["backend"]), "mode": arguments.mode, "worst": worst, "bundles": found}))
-        return 0
-    table = Table("bundle", "precision", "line, frames/s", "bare engine, frames/s", "ratio", "lowest to highest",
-                  title=f"{device_name(found[0]['backend'])}, mode {arguments.mode}, {arguments.rounds} rounds in turn")
-    for row in found:
-        table.add_row(row["bundle"], row["precision"], f"{row['line_fps']:.1f}", f"{row['bare_fps']:.1f}", f"{row['ratio']:.3f}",
-                      f"{row['lowest']:.3f} to {row['highest']:.3f}")
-    Console().print(table)
-    print(f"worst: {worst:.3f}")
-    return 0
+
+    def work(progress: Progress) -> dict[str, Any]:
+        found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
+        return {"device": device_name(found[0]["backend"]), "mode": arguments.mode, "worst": min(row["ratio"] for row in found),
+                "bundles": found}
+
+    return run("efficiency", arguments, work, table, draw)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from edge.bundle import Bundle, load_bundle
-from edge.errors import InputError
 from edge.golden import read_golden
 from edge.prepare import Frame as Image
 from edge.prepare import write_image
@@ -197,12 +196,3 @@ def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: 
                 process.wait()
             os.close(near)
             os.close(far)
-
-
-def bundles_in(folder: Path) -> list[Path]:
-    """The bundles in a folder, or the folder itself if it is one."""
-    inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [path for path in [folder, *inside] if (path / "model" / "model.toml").is_file()]
-    if not found:
-        raise InputError(f"no bundle in {folder}", expected="folders with model/model.toml, or one that is such a folder")
-    return found
