@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
-from edge.bundle import Bundle, load_bundle
+from edge.bundle import Bundle, load_bundle, write_card
+from edge.decision import OVERLAP, read_decision, write_threshold
 from edge.golden import read_golden
 from edge.prepare import Frame as Image
 from edge.prepare import write_image
@@ -35,11 +38,7 @@ name = "benchmark"
 bundle = "{bundle}"
 threads = {threads}
 mode = "{mode}"
-[camera]
-kind = "folder"
-path = "frames"
-loop = true
-preload = true
+{cameras}
 [plc]
 kind = "frames"
 port = "{port}"
@@ -48,6 +47,12 @@ travel_ms = {travel}
 lead_ms = {lead}
 [journal]
 path = "journal.db"
+"""
+CAMERA = """[[camera]]
+kind = "folder"
+path = "frames"
+loop = true
+preload = true
 """
 
 
@@ -159,18 +164,48 @@ class RunningLine:
 
 
 def golden_frames(bundle: Bundle) -> list[Image]:
-    """The good ones among a bundle's golden parts, with the channels that its camera has."""
+    """The good ones among a bundle's golden parts, with the channels that its camera has, as large as the largest that was fitted on."""
     parts, frames, _ = read_golden(bundle)
-    channels = 3 if bundle.card.frames.colour else 1
+    channels, size = 3 if bundle.card.frames.colour else 1, (bundle.card.frames.max_width, bundle.card.frames.max_height)
+    frames = [frame if frame.shape[1::-1] == size else np.asarray(np.atleast_3d(cv2.resize(frame, size)), np.uint8) for frame in frames]
     return [np.repeat(frame, channels // frame.shape[2], axis=2) if frame.shape[2] < channels else frame
             for part, frame in zip(parts, frames, strict=True) if part.kind == "good"]
 
 
+def mosaics(frames: list[Image], rows: int, columns: int) -> list[Image]:
+    """As many frames, just as large as so many of them side by side as tiles that overlap by an eighth."""
+    height, width = frames[0].shape[:2]
+    size = (height * rows - height // OVERLAP * (rows - 1), width * columns - width // OVERLAP * (columns - 1))
+    made = []
+    for first in range(len(frames)):
+        wall = [np.concatenate([frames[(first + row * columns + column) % len(frames)] for column in range(columns)], axis=1)
+                for row in range(rows)]
+        made.append(np.ascontiguousarray(np.concatenate(wall)[:size[0], :size[1]]))
+    return made
+
+
+def tiled_copy(folder: Path, out: Path) -> Path:
+    """A bundle that sees tiles of its golden frames' size, with its thresholds and precisions as they were: for speed, not for verdicts."""
+    shutil.copytree(folder, out)
+    height, width = golden_frames(load_bundle(folder))[0].shape[:2]
+    before = read_decision(out)
+    path = out / "decision.toml"
+    path.write_text(f"tile = [{width}, {height}]\noverlap = {min(width, height) // OVERLAP}\n{path.read_text()}")
+    rule = read_decision(out).rule_sha256(out)
+    bundle = load_bundle(out)
+    cards = {name: card.model_copy(update={"rule_sha256": rule}) for name, card in bundle.card.precisions.items()}
+    write_card(out / "model", bundle.card.model_copy(update={"precisions": cards}))
+    for threshold in before.threshold:
+        write_threshold(out, threshold, bundle.graph_sha256(threshold.precision), rule)
+    return out
+
+
 @contextmanager
 def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto", threads: int = 0,
-                 mode: str = "throughput",
+                 mode: str = "throughput", cameras: int = 1,
                  travel_ms: int = TRAVEL_MS, lead_ms: int = LEAD_MS) -> Iterator[RunningLine]:
-    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory. It is ready; it is stopped at the end."""
+    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It is ready, and it is
+    stopped at the end."""
     near, far = os.openpty()
     tty.setraw(far)
     os.set_blocking(near, False)
@@ -180,7 +215,7 @@ def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: 
         for number, frame in enumerate(frames or golden_frames(load_bundle(bundle))):
             write_image(folder / "frames" / f"{number:04}.png", np.ascontiguousarray(frame))
         (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads, mode=mode,
-                                                      travel=travel_ms, lead=lead_ms))
+                                                      cameras=cameras * CAMERA, travel=travel_ms, lead=lead_ms))
         started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend", backend, "--json"],
