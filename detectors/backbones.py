@@ -8,6 +8,7 @@ is downloaded. torchvision has the three networks, but does not import beside a 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ PACKAGED = "efficientnet-lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """A frozen feature extractor: image float32 ``[N, 3, H, W]`` in 0..1 -> features of growing stride, one of each of its ``channels``.
 
     H and W are multiples of the largest of its ``strides``. Batch norms are folded into the convolutions.
@@ -47,9 +48,9 @@ class Backbone(nn.Module):
             features.append(x)
         return features
 
+    @abstractmethod
     def load(self, path: Path | None) -> str:
         """Take ImageNet weights from a state dict's file (None: from the package that has them); returns what was taken, for the record."""
-        raise NotImplementedError
 
 
 class _Folded(nn.Module):

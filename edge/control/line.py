@@ -93,7 +93,7 @@ class LineControl:
                 self._link.heartbeat(self._status())
                 beat = now + HEARTBEAT
                 self._keep_house(now)
-            due = self.state.next_due()
+            due = self.state.next_due(lazy=True)
             wake = min(beat, math.inf if due is None else due, self.state.next_order() - SPIN)
             self._link.room = self.state.room
             events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake - time.monotonic()), self._poll.fileno())]

@@ -116,13 +116,17 @@ class LineState:
                 actions.append(Report(part.id, part.verdict, part.cause, part.score, True))
         return actions + self._lose(now, lambda part: not part.ended)
 
-    def next_due(self) -> float | None:
-        """When `handle` has to be called with a Tick at the latest; None while the belt is empty."""
+    def next_due(self, *, lazy: bool = False) -> float | None:
+        """When `handle` has to be called with a Tick at the latest; None while the belt is empty.
+
+        lazy: without the moments at which parts that passed are forgotten: that may wait until something else happens.
+        """
         first = math.inf
         for part in self._belt:
             if part.due - self.timing.lead >= first:
                 break  # nothing of it and of the others is due earlier
-            first = min(first, *self._moments(part))
+            if not (lazy and part.ended and not part.to_eject and not part.challenge):
+                first = min(first, *self._moments(part))
         return None if math.isinf(first) else first
 
     def next_order(self) -> float:

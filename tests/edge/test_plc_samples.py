@@ -7,6 +7,7 @@ import select
 import threading
 import time
 import tty
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SCAN = 0.004  # s
 TRAVEL, WIDTH = 600, 30  # ms
 
 
-class Plc(threading.Thread):
+class Plc(threading.Thread, ABC):
     """A PLC that scans a sample program. Its clock wraps two seconds after its start; `fired` has (begin, end, part whose moment it is)."""
 
     def __init__(self, program: str, port: int) -> None:
@@ -55,8 +56,9 @@ class Plc(threading.Thread):
             elif self.block.ejector:
                 self.fired[-1][1] = now
 
+    @abstractmethod
     def scan(self, clock: int) -> None:
-        raise NotImplementedError
+        """One scan at this clock, ms."""
 
     def pulse(self, name: str) -> None:
         """TRUE for some scans, then FALSE."""
