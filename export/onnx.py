@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 import shutil
 import warnings
@@ -16,6 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from detectors.images import GoodImage, cut
 from detectors.natural import NaturalImages
@@ -44,6 +47,17 @@ class Deployed(nn.Module):
         return result
 
 
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """A copy of a network in evaluation mode whose batch norms right behind a convolution are part of its weights."""
+    folded = copy.deepcopy(network).eval()
+    for module in folded.modules():
+        if isinstance(module, nn.Sequential):
+            for i, (conv, norm) in enumerate(itertools.pairwise(list(module))):
+                if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and isinstance(norm, nn.BatchNorm2d):
+                    module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose2d)), nn.Identity()
+    return folded
+
+
 def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, output: str = "map") -> None:
     """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of its output."""
     example = torch.zeros((2, *size), dtype=torch.uint8)
@@ -51,7 +65,7 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
-            Deployed(network).eval(), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
+            Deployed(fold_batch_norms(network)), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
             dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
         )
     strip_origin(path)

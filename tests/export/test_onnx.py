@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 
+from detectors.fit import Settings, network_arguments
+from detectors.registry import detector_class
 from edge.bundle import load_bundle
 from edge.errors import BundleError
-from export.onnx import check_parity, choose_golden, export_run, openvino_maps, parity_images, read_run, torch_maps
+from export.onnx import check_parity, choose_golden, export_run, fold_batch_norms, openvino_maps, parity_images, read_run, torch_maps
 
 
 def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
@@ -27,6 +30,24 @@ def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
 
 def test_the_graph_names_no_file_of_this_machine(exported):
     assert b".py" not in (exported / "model" / "fp32.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("detector", ["fim-net", "ndp-net"])
+def test_batch_norms_become_part_of_the_convolutions_before_them(detector):
+    cls = detector_class(detector)
+    size, arguments = network_arguments(cls, Settings(detector, size=64, width=4))
+    torch.manual_seed(0)
+    network = cls(**arguments).eval()
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms
+    for norm in norms:
+        torch.nn.init.uniform_(norm.running_mean)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    folded = fold_batch_norms(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    image = torch.rand(1, cls.channels, size, size)
+    with torch.inference_mode():
+        assert folded(image).numpy() == pytest.approx(network(image).numpy(), rel=1e-3, abs=1e-5)
 
 
 def test_openvino_agrees_with_torch_on_real_images(fitted_run, exported):
