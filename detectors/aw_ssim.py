@@ -12,6 +12,7 @@ most of the time goes to the second stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import cv2
@@ -44,13 +45,21 @@ def gaussian_window(sigma: float) -> Tensor:
     return window / window.sum()
 
 
-def local_means(image: Tensor, window: Tensor) -> Tensor:
-    """Weighted means under the window around each position: ``[N, C, H, W]`` -> the same. At a border, its part inside is the window."""
-    channels, middle = image.shape[1], len(window) // 2
+def local_means(images: Sequence[Tensor], window: Tensor) -> list[Tensor]:
+    """Weighted means under the window around each position: ``[N, C, H, W]`` each -> the same. At a border, its part inside is the window.
+
+    One after the other: what it takes to put them side by side and apart again is more than the sums themselves.
+    """
+    middle = len(window) // 2
     column, row = window[None, None, :, None], window[None, None, None, :]
-    inside = F.conv2d(F.conv2d(torch.ones_like(image[:1, :1]), column, padding=(middle, 0)), row, padding=(0, middle))
-    sums = F.conv2d(image, column.expand(channels, -1, -1, -1), padding=(middle, 0), groups=channels)
-    return F.conv2d(sums, row.expand(channels, -1, -1, -1), padding=(0, middle), groups=channels) / inside
+
+    def sums(image: Tensor) -> Tensor:
+        groups = image.shape[1]
+        across = F.conv2d(image, column.expand(groups, -1, -1, -1), padding=(middle, 0), groups=groups)
+        return F.conv2d(across, row.expand(groups, -1, -1, -1), padding=(0, middle), groups=groups)
+
+    share = 1 / sums(torch.ones_like(images[0][:1, :1]))
+    return [sums(image) * share for image in images]
 
 
 def dissimilarities(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +69,7 @@ def dissimilarities(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tenso
     having the same noise, of variance `FLOOR`: variances below it are rounding errors, other ones in each runtime.
     """
     u, v = x - 0.5, y - 0.5  # moments of smaller numbers, for the same reason
-    mean_u, mean_v, square_u, square_v, product = local_means(torch.cat((u, v, u * u, v * v, u * v), 1), window).chunk(5, 1)
+    mean_u, mean_v, square_u, square_v, product = local_means((u, v, u * u, v * v, u * v), window)
     sigma_x = ((square_u - mean_u.square()).clamp_min(0) + FLOOR).sqrt()
     sigma_y = ((square_v - mean_v.square()).clamp_min(0) + FLOOR).sqrt()
     luminance = (mean_u - mean_v).square() / ((mean_u + 0.5).square() + (mean_v + 0.5).square() + C1)
@@ -179,7 +188,12 @@ class AwSsim(LitNetwork):
 
     def anomaly_map(self, image: Tensor) -> Tensor:
         reconstruction = self.reconstruct(image)
-        if self.similarity_map:
+        if self.similarity_map and self.adaptive:  # as `residuals`, each divided by what is typical, but two means instead of five
+            luminance, contrast, structure = dissimilarities(image, reconstruction, self.window)
+            units = 1 / (len(self.typical) * self.typical)
+            others = luminance * units[0] + contrast * units[1] + (image - reconstruction).abs() * units[3]
+            result = others.mean(1, keepdim=True) + units[2] * structure.mean(1, keepdim=True).clamp_min(0)
+        elif self.similarity_map:
             result = (self.residuals(image, reconstruction) / self.typical[:, None, None]).mean(1, keepdim=True)
         else:
             result = (image - reconstruction).abs().mean(1, keepdim=True)

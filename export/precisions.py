@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ SEED = 20_000  # of the gate's frames; the search has its own, so that nothing i
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
 FIRST_ERROR = {"int8": 0.1, "fp16": 0.01}  # of the map, that the search tries first
+WORTH_TRYING = 0.03  # of the multiplications: a node that stays float with that many is tried again
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
 
@@ -192,13 +193,28 @@ class Quantiser:
             write_final(final, [loss.name for loss in result.kept])
             self._gated(result, graph)
             if result.passed:
-                return result
+                return self._fewer_kept(result, write, write_final)
             limit, tried = min(limit, known.get(number, limit)) / 1.7, True
         if tried and result.findings is None:  # what it turns is to be seen
             self._gated(result, graph, whole=True)
         if not tried:
             write_final(final, [])
             result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
+        return result
+
+    def _fewer_kept(self, result: Result, write: Callable[[Path, list[str]], None],
+                    write_final: Callable[[Path, list[str]], None]) -> Result:
+        """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time."""
+        graph = self.folder / f"measured-{result.precision}.onnx"
+        for loss in sorted(result.kept, key=lambda loss: -loss.share):
+            if loss.share < WORTH_TRYING or self._left() <= 0:
+                break
+            fewer = replace(result, kept=[other for other in result.kept if other is not loss])
+            write(graph, [other.name for other in fewer.kept])
+            if self._gated(fewer, graph).passed:
+                result = fewer
+        write(graph, [loss.name for loss in result.kept])
+        write_final(self.folder / f"{result.precision}.onnx", [loss.name for loss in result.kept])
         return result
 
     def _left(self) -> float:

@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""What a frame costs outside of the engine: preparing it, filtering its map, score, blobs and verdict.
+
+At the size that the network sees: ms a frame beside the waits for the engine, over good frames and ones with artificial defects by turns.
+In tiles, at 2448x2048 px: a whole frame's time against the same number of inferences by the engine alone, with as many under way, in turn.
+
+    benchmarks/overhead.py --bundles DIR --out overhead.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from efficiency import bare_rate
+from plc_load import golden_frames, mosaics, tiled_copy
+from rich.progress import Progress
+from rich.table import Table
+from script import INK, PALE, bundles_in, chosen, options, picture, run
+
+from edge.bundle import load_bundle
+from edge.engines import device_name
+from edge.golden import read_golden
+from edge.inspection import Inspector
+from edge.rule import MapArray
+
+LARGE = (2048, 2448)  # height, width
+
+
+class Watch:
+    """A slot of an engine whose waits are timed."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot, self.input, self.waited = slot, slot.input, 0.0
+
+    def start(self, n: int) -> None:
+        self._slot.start(n)
+
+    def wait(self, timeout: float) -> MapArray:
+        start = time.perf_counter()
+        maps: MapArray = self._slot.wait(timeout)
+        self.waited += time.perf_counter() - start
+        return maps
+
+    def release(self) -> None:
+        self._slot.release()
+
+
+def measure_small(folder: Path, arguments: argparse.Namespace) -> list[float]:
+    """ms a frame outside of the engine, at the network's own size."""
+    bundle, backend, precision = chosen(folder, arguments)
+    threshold = bundle.calibrated_threshold(precision, backend).value
+    frames = read_golden(bundle)[1]
+    if bundle.card.frames.colour:
+        frames = [np.repeat(frame, 3 // frame.shape[2], axis=2) for frame in frames]
+    times = []
+    with Inspector(bundle, precision=precision, backend=backend) as inspector:
+        watches = [Watch(slot) for slot in inspector._free]
+        inspector._free[:] = watches
+        for number in range(arguments.frames + 20):
+            before, start = watches[0].waited, time.perf_counter()
+            inspector.inspect(frames[number % len(frames)], threshold)
+            times.append(1000 * (time.perf_counter() - start - (watches[0].waited - before)))
+    return sorted(times[20:])
+
+
+def measure_tiles(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """The time of large frames in tiles against that of the engine alone."""
+    bundle, backend, precision = chosen(folder, arguments)
+    own = golden_frames(bundle)
+    rows, columns = (-(-LARGE[axis] // (own[0].shape[axis] * 7 // 8)) for axis in (0, 1))
+    frame = np.ascontiguousarray(mosaics(own, rows, columns)[0][:LARGE[0], :LARGE[1]])
+    task = progress.add_task(f"{folder.name} in tiles", total=arguments.rounds)
+    with tempfile.TemporaryDirectory(prefix="lineside-tiled-") as name:
+        tiled = load_bundle(tiled_copy(folder, Path(name) / "bundle"))
+        threshold = tiled.calibrated_threshold(precision, backend).value
+        with Inspector(tiled, precision=precision, backend=backend, mode="latency") as inspector:
+            inspector.inspect(frame, threshold)  # works out rule and tiles, and fills all inputs
+            tiles = inspector.check(frame)[1]
+            assert tiles is not None
+            ratios, seconds = [], []
+            for number in range(arguments.rounds):
+                bare = len(tiles) / bare_rate(inspector, len(tiles)) if number % 2 else 0.0
+                start = time.perf_counter()
+                inspector.inspect(frame, threshold)
+                seconds.append(time.perf_counter() - start)
+                bare = bare or len(tiles) / bare_rate(inspector, len(tiles))
+                ratios.append(seconds[-1] / bare)
+                progress.advance(task)
+    return {"frame": f"{frame.shape[1]}x{frame.shape[0]}", "tiles": len(tiles), "ms_per_frame": round(1000 * statistics.median(seconds), 1),
+            "over_inference": round(statistics.median(ratios) - 1, 4)}
+
+
+def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """The figures of one bundle."""
+    bundle, backend, precision = chosen(folder, arguments)
+    times = measure_small(folder, arguments)
+    found = {name: round(times[min(len(times) - 1, int(share * len(times)))], 3)
+             for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99), ("p99.9_ms", 0.999), ("max_ms", 1.0))}
+    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
+            "input": f"{bundle.card.input.width}x{bundle.card.input.height}", **found,
+            "times_ms": [round(value, 4) for value in times[:: max(1, len(times) // 200)]],
+            "in_tiles": measure_tiles(folder, arguments, progress)}
+
+
+def draw(found: dict[str, Any], out: Path) -> None:
+    """The distribution of ms a frame on the left, what tiles cost over their inference on the right."""
+    def paint(panels: Any) -> None:
+        for row in found["bundles"]:
+            shares = np.linspace(0, 1, len(row["times_ms"]))
+            panels[0].plot(row["times_ms"], shares, label=f"{row['detector']}, {row['precision']}")
+        panels[0].set_xlabel("ms a frame outside of the engine")
+        panels[0].set_ylabel("share of frames")
+        panels[0].set_xlim(0, 2.5)
+        panels[0].legend(frameon=False, fontsize=8)
+        names = [row["detector"] for row in found["bundles"]]
+        panels[1].bar(names, [100 * row["in_tiles"]["over_inference"] for row in found["bundles"]], color=INK)
+        panels[1].axhline(10, color=PALE)
+        panels[1].set_ylabel("% over the tiles' inference")
+
+    picture(out, 11, 4, paint, panels=2)
+
+
+def table(found: dict[str, Any]) -> Table:
+    """A row for each bundle."""
+    shown = Table("bundle", "precision", "input", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "tiles", "ms a frame", "over inference",
+                  title=f"{found['device']}; outside of the engine")
+    for row in found["bundles"]:
+        tiles = row["in_tiles"]
+        shown.add_row(row["bundle"], row["precision"], row["input"],
+                      *(f"{row[f'{name}_ms']:.2f}" for name in ("p50", "p99", "p99.9", "max")),
+                      f"{tiles['tiles']} of {tiles['frame']}", f"{tiles['ms_per_frame']:.0f}", f"{tiles['over_inference']:+.1%}")
+    return shown
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--frames", type=int, default=2000, help="at the network's own size")
+    parser.add_argument("--rounds", type=int, default=7, help="of large frames")
+    arguments = parser.parse_args()
+
+    def work(progress: Progress) -> dict[str, Any]:
+        found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
+        return {"device": device_name(found[0]["backend"]), "p50_ms": max(row["p50_ms"] for row in found),
+                "p99_ms": max(row["p99_ms"] for row in found),
+                "over_inference": max(row["in_tiles"]["over_inference"] for row in found), "bundles": found}
+
+    return run("overhead", arguments, work, table, draw)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
