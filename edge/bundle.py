@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -185,7 +186,7 @@ class Bundle:
         """(height, width) of the graph's map."""
         return (self.card.map.height, self.card.map.width)
 
-    @property
+    @cached_property
     def sizes(self) -> FrameSizes:
         """The frame sizes and colour that the network was fitted on."""
         return FrameSizes(**self.card.frames.model_dump())

@@ -6,6 +6,7 @@ record is whole. Records are written before their actions are carried out.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import os
@@ -15,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from edge.control.events import Ended
@@ -34,7 +36,8 @@ LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; a bi
 CRC = struct.Struct("<I")
 CAUSE_NAMES = [cause.value for cause in Cause]
 FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
-BITS = [(1 << bit, name) for bit, name in enumerate(FLAGS)]
+BITS = [1 << bit for bit in range(len(FLAGS))]
+flags_of, counted, cause_counts = attrgetter(*FLAGS), attrgetter(*COUNTS), itemgetter(*CAUSE_NAMES)
 ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
 SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
@@ -111,18 +114,14 @@ class BeltFile:
         if part is None:
             body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
-            flags = 0
-            for bit, name in BITS:
-                if getattr(part, name):
-                    flags |= bit
+            flags = sum(itertools.compress(BITS, flags_of(part)))
             verdict = 0 if part.verdict is None else 1 + VERDICTS.index(part.verdict)
             cause = 0 if part.cause is None else 1 + CAUSES.index(part.cause)
             flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
             body = PART.pack(
                 self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
                 math.nan if part.score is None else part.score, part.ended_at, verdict, cause, flags)
-        body += LEDGER.pack(*(getattr(ledger, name) for name in COUNTS), *(ledger.causes[cause] for cause in CAUSE_NAMES),
-                            sum(1 << code for code in self.latched))
+        body += LEDGER.pack(*counted(ledger), *cause_counts(ledger.causes), sum(1 << code for code in self.latched))
         body += CRC.pack(zlib.crc32(body))
         start = HEADER.size + slot * 2 * COPY
         self._map[start:start + COPY] = body

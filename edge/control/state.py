@@ -75,7 +75,7 @@ class LineState:
         self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
         self._late_in_a_row = self._rejects_in_a_row = 0
         self.latched: set[int] = set()  # faults that a person has to clear
-        self._challenge = False
+        self._challenge = self._restored = False  # the next part is one; there are parts of a line control that died
         self.position = BeltPosition(timing.fastest) if timing.counts is not None else None
 
     @property
@@ -110,6 +110,7 @@ class LineState:
         """Take over the belt of a line control that died. Parts without an outcome are UNINSPECTED(restart)."""
         self.ledger, self._belt = ledger, sorted(parts, key=lambda part: part.due)
         actions: list[Action] = []
+        self._restored = bool(parts)
         for part in parts:
             part.restored = True
             if part.ended and part.to_eject and part.verdict is not None:  # the PLC may not have heard it
@@ -121,12 +122,13 @@ class LineState:
 
         lazy: without the moments at which parts that passed are forgotten: that may wait until something else happens.
         """
-        first = math.inf
+        first, lead = math.inf, self.timing.lead
         for part in self._belt:
-            if part.due - self.timing.lead >= first:
+            if lazy and part.ended and not part.to_eject and not part.challenge:
+                continue
+            if part.due - lead >= first:
                 break  # nothing of it and of the others is due earlier
-            if not (lazy and part.ended and not part.to_eject and not part.challenge):
-                first = min(first, *self._moments(part))
+            first = min(first, *self._moments(part))
         return None if math.isinf(first) else first
 
     def next_order(self) -> float:
@@ -197,7 +199,7 @@ class LineState:
 
     def _trigger(self, event: Trigger, now: float, actions: list[Action]) -> None:
         stood = now - event.age
-        if any(part.restored and part.id == event.part and abs(part.triggered - stood) < SAME for part in self._belt):
+        if self._restored and any(part.restored and part.id == event.part and abs(part.triggered - stood) < SAME for part in self._belt):
             return  # said again, since the line control that kept it died before it acknowledged it
         self.ledger.triggers += 1
         part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
