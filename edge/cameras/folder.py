@@ -21,15 +21,15 @@ class FolderCamera:
         """
         self._folder, self._loop, self._preload, self._tells_trigger = folder, loop, preload, tells_trigger
         self._images: dict[Path, Frame] = {}
-        self._files: list[Path] = []
+        self._files: list[tuple[Path, str]] = []  # and its name in the folder
         self._exposed: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
         self._frames = 0
 
     def open(self) -> None:
         try:
-            self._files = list_images(self._folder)
+            self._files = [(path, path.relative_to(self._folder).as_posix()) for path in list_images(self._folder)]
             if self._preload:
-                self._images = {path: read_image(path) for path in self._files}
+                self._images = {path: read_image(path) for path, _ in self._files}
         except InputError as error:
             raise CameraError(f"the folder camera cannot start: {error}", next="Mend `path` under [camera] in the line file.") from error
 
@@ -49,8 +49,7 @@ class FolderCamera:
             return CameraFrame(trigger, part, number, at, None, encoder=encoder, cause=Cause.NO_FRAME,
                                text=f"the camera's folder {self._folder} ran dry after {len(self._files)} images; "
                                     "add images and start again, or set `loop = true`")
-        path = self._files[number % len(self._files)]
-        source = path.relative_to(self._folder).as_posix()
+        path, source = self._files[number % len(self._files)]
         try:
             return CameraFrame(trigger, part, number, at, self._image(path), source, encoder=encoder)
         except Exception as error:  # whatever is wrong with one file, the line goes on
