@@ -32,10 +32,32 @@ def figures(done: subprocess.CompletedProcess[str]) -> tuple[dict, dict]:
     return printed, row
 
 
+def load(name: str):
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
 def test_the_line_against_its_engine_is_measured(calibrated, tmp_path):
     printed, row = figures(run("efficiency", "--bundles", calibrated, "--rounds", 1, "--seconds", 0.5, "--precision", "fp32", "--json",
                                "--out", tmp_path / "picture.png"))
     assert 0 < printed["worst"] == row["ratio"] == pytest.approx(row["line_fps"] / row["bare_fps"], abs=0.01)
+    assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_what_a_frame_costs_outside_of_the_engine_is_measured(calibrated, tmp_path, monkeypatch, capsys):
+    overhead = load("overhead")
+    monkeypatch.setattr(overhead, "LARGE", (200, 300))
+    monkeypatch.setattr(sys, "argv", ["overhead", "--bundles", str(calibrated), "--frames", "60", "--rounds", "2", "--json", "--out",
+                                      str(tmp_path / "picture.png")])
+    assert overhead.main() == 0
+    printed = json.loads(capsys.readouterr().out)
+    (row,) = printed["bundles"]
+    assert 0 < row["p50_ms"] == printed["p50_ms"] <= row["p99_ms"] == printed["p99_ms"] <= row["max_ms"]
+    assert row["in_tiles"]["frame"] == "300x200" and row["in_tiles"]["tiles"] == 12
+    assert printed["over_inference"] == row["in_tiles"]["over_inference"] > -0.9
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
@@ -60,14 +82,6 @@ def test_the_highest_rate_of_a_line_is_measured(calibrated, tmp_path):
         assert 0 < case["at_parts_per_s"] < case["parts_per_s"] == case["frames_per_s"] and case["parts"] >= 20
         assert case["p50_ms"] <= case["p99_ms"] <= case["p99.9_ms"] <= case["max_ms"]
     assert (tmp_path / "picture.png").stat().st_size > 5000
-
-
-def load(name: str):
-    sys.path.insert(0, str(FOLDER))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(FOLDER))
 
 
 def test_what_frames_and_cameras_cost_is_measured(calibrated, tmp_path, monkeypatch, capsys):
@@ -117,7 +131,7 @@ def test_the_graph_for_the_peers_gives_the_bundles_map(exported, tmp_path):
         assert bool(found["pred_label"][0]) == (found["pred_score"][0] > 0.5)
 
 
-@pytest.mark.parametrize("name", ["efficiency", "startup", "memory", "line_speed", "scaling", "peers"])
+@pytest.mark.parametrize("name", ["efficiency", "startup", "memory", "line_speed", "scaling", "peers", "overhead"])
 def test_a_benchmark_without_a_bundle_says_so(tmp_path, name):
     done = run(name, "--bundles", tmp_path)
     assert done.returncode == 2 and "no bundle in" in done.stderr and "Traceback" not in done.stderr
