@@ -173,12 +173,12 @@ def golden_frames(bundle: Bundle) -> list[Image]:
 
 
 def mosaics(frames: list[Image], rows: int, columns: int) -> list[Image]:
-    """As many frames, just as large as so many of them side by side as tiles that overlap by an eighth."""
+    """As many frames, each mirrored again and again, so that it has no seams: just as large as so many tiles that overlap by an eighth."""
     height, width = frames[0].shape[:2]
     size = (height * rows - height // OVERLAP * (rows - 1), width * columns - width // OVERLAP * (columns - 1))
     made = []
-    for first in range(len(frames)):
-        wall = [np.concatenate([frames[(first + row * columns + column) % len(frames)] for column in range(columns)], axis=1)
+    for frame in frames:
+        wall = [np.concatenate([frame[::-1 if row % 2 else 1, ::-1 if column % 2 else 1] for column in range(columns)], axis=1)
                 for row in range(rows)]
         made.append(np.ascontiguousarray(np.concatenate(wall)[:size[0], :size[1]]))
     return made

@@ -253,7 +253,7 @@ class Tiles:
         self.map_size = (self._axes[0].length, self._axes[1].length)
         rows, columns = (range(len(axis.offsets)) for axis in self._axes)
         self._grid = [(row, column) for row in rows for column in columns]
-        self._weights: dict[tuple[bytes, bytes], Weights] = {}  # most tiles have the same
+        self._weights: dict[tuple[bytes, bytes], tuple[Weights, tuple[int, int], tuple[int, int]]] = {}  # most tiles have the same
 
     def __len__(self) -> int:
         return len(self._grid)
@@ -274,8 +274,20 @@ class Tiles:
     def add(self, index: int, tile_map: NDArray[np.float32], blended: NDArray[np.float32]) -> None:
         """Blend a tile's map into ``blended``, which begins as zeros: float32, C-contiguous."""
         place = self._grid[index]
-        rows, columns = (axis.weights[i] for axis, i in zip(self._axes, place, strict=True))
-        key = rows.tobytes(), columns.tobytes()
+        weights, (top, bottom), (left, right) = self._shares(place)
+        into = blended[self._window(place)]
+        into[top:bottom, left:right] = tile_map[top:bottom, left:right]  # no other tile has a share there
+        for strip in ((slice(None, top), slice(None)), (slice(bottom, None), slice(None)), (slice(top, bottom), slice(None, left)),
+                      (slice(top, bottom), slice(right, None))):
+            if into[strip].size:
+                cv2.accumulateProduct(tile_map[strip], weights[strip], into[strip])
+
+    def _shares(self, place: tuple[int, int]) -> tuple[Weights, tuple[int, int], tuple[int, int]]:
+        """A tile's weights, and the rows and columns, from and to, between which they are 1."""
+        along = [axis.weights[i] for axis, i in zip(self._axes, place, strict=True)]
+        key = along[0].tobytes(), along[1].tobytes()
         if key not in self._weights:
-            self._weights[key] = np.outer(rows, columns)
-        cv2.accumulateProduct(np.ascontiguousarray(tile_map), self._weights[key], blended[self._window(place)])
+            alone = [np.flatnonzero(weights == 1) for weights in along]
+            rows, columns = ((int(at[0]), int(at[-1]) + 1) if len(at) else (0, 0) for at in alone)
+            self._weights[key] = np.outer(*along), rows, columns
+        return self._weights[key]

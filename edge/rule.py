@@ -138,7 +138,7 @@ class Rule:
 
     def grey(self, anomaly_map: MapArray) -> MapArray:
         """The post-filtered map ``[H, W]``. Raises EngineError for a map that holds anything but finite numbers."""
-        if not np.isfinite(anomaly_map).all():
+        if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # in double precision, where no sum of finite values is infinite
             raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
         return smooth(anomaly_map, self.post_filter)
 
@@ -151,17 +151,25 @@ class Rule:
         level = np.float32(threshold)
         if float(level) > threshold:  # rounded up: a value between the two must count as above
             level = np.nextafter(level, np.float32(-np.inf))
-        above = (grey > level) & self.region
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
-        kept = [i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= self.min_area]
+        defective = (grey > level) & self.region
+        at_x, at_y, width, height = cv2.boundingRect(defective.view(np.uint8))
+        above, grey = defective[at_y:at_y + height, at_x:at_x + width], grey[at_y:at_y + height, at_x:at_x + width]
+        if not width:
+            return [], defective
+        _, labels, stats, _ = cv2.connectedComponentsWithStats(above.view(np.uint8), connectivity=8)
+        keep = stats[:, cv2.CC_STAT_AREA] >= self.min_area
+        keep[0] = False  # the background
+        if not keep[1:].all():
+            above[:] = keep[labels]
         scale_x, scale_y = self._scale
         blobs = []
-        for i in kept:
+        for i in np.flatnonzero(keep):
             x, y, w, h, area = (int(v) for v in stats[i])
+            peak = float(grey[y:y + h, x:x + w][labels[y:y + h, x:x + w] == i].max())
+            x, y = x + at_x, y + at_y
             left, top = int(np.floor(x * scale_x)), int(np.floor(y * scale_y))
             right, bottom = int(np.ceil((x + w) * scale_x - 1e-9)), int(np.ceil((y + h) * scale_y - 1e-9))
             area_px = area * scale_x * scale_y
             area_mm2 = None if self.mm_per_px is None else round(area_px * self.mm_per_px**2, 4)
-            peak = float(grey[y:y + h, x:x + w][labels[y:y + h, x:x + w] == i].max())
             blobs.append(Blob((left, top, right - left, bottom - top), round(area_px, 2), area_mm2, peak))
-        return sorted(blobs, key=lambda blob: -blob.area_px), np.isin(labels, kept)
+        return sorted(blobs, key=lambda blob: -blob.area_px), defective
