@@ -84,6 +84,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
             panels[1].plot(list(row["cameras_share"]), list(row["cameras_share"].values()), marker="o", label=row["detector"])
         panels[0].set_xlabel("area of a frame, megapixels")
         panels[0].set_ylabel("ms a frame")
+        panels[0].set_ylim(bottom=0)
         panels[1].set_xlabel("cameras")
         panels[1].set_ylabel("frames a second of all, as a share of one camera's")
         panels[1].set_xticks(CAMERAS)
