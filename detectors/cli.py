@@ -63,7 +63,7 @@ def fit(
                 console.print(f"{now}, {step.seconds_left:.0f} s left")
                 told += 0.1
 
-        settings = Settings(detector, preset, size, width, tile, seed, backbone_weights, natural_images)
+        settings = Settings(detector, preset, size, width, seed, backbone_weights, natural_images, tile=tile)
         record = run_fit(settings, data, out, budget, resume=resume, report=report)
     _tell(record, out, as_json)
 

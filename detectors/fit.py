@@ -75,11 +75,11 @@ class Settings:
     preset: str = "edge"
     size: int | None = None  # side of the network's square input in px
     width: int | None = None  # scales the network's channels
-    tile: int | None = None  # side in px of the frame of the tiles that the network sees; None: whole frames
     seed: int = 0
     backbone_weights: Path | None = None
     natural_images: Path | None = None
     arguments: Mapping[str, Any] | None = None  # further ones of the network's constructor, such as an ablation's
+    tile: int | None = None  # side in px of the frame of the tiles that the network sees; None: whole frames
 
 
 @contextmanager

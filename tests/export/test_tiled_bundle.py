@@ -49,6 +49,6 @@ def test_a_run_in_tiles_becomes_a_bundle_of_tiles(sheets, lineside):
 
 def test_tiles_larger_than_an_image_or_too_small_are_refused(sheets, lineside):
     for tile, words in ((400, "smaller than a tile"), (40, "too small")):
-        words = ["--data", sheets / "fit", "--out", sheets / "run", "--steps", 3, "--size", 64, "--tile", tile]
-        code, _, err = lineside("fit", "sidn", *words)
+        given = ["--data", sheets / "fit", "--out", sheets / "run", "--steps", 3, "--size", 64, "--tile", tile]
+        code, _, err = lineside("fit", "sidn", *given)
         assert code == 2 and words in err
