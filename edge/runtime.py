@@ -47,10 +47,12 @@ class LineResult:
     latency_ms: dict[str, float]  # frame exposed -> verdict handed to line control: p50, p99, max
     journal: dict[str, Any]
     realtime: bool
+    frames: dict[str, int]  # that no part got
 
     def as_json(self) -> dict[str, Any]:
         """One flat dictionary, the ledger's counts first."""
-        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime}
+        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime,
+                "frames": self.frames}
 
 
 @dataclass(frozen=True)
@@ -375,4 +377,5 @@ class Line:
         rounded = {name: round(value, 3) for name, value in latency.items()}
         journal = {"path": str(self._journal.path), "rows": self._journal.rows_written, "rows_lost": unwritten,
                    "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
-        return LineResult(self._control.ledger.as_json(), self._control.wire, rounded, journal, self._control.realtime)
+        frames = {"without_part": sum(matcher.without_part for matcher in self._matchers), **self._camera.counters()}
+        return LineResult(self._control.ledger.as_json(), self._control.wire, rounded, journal, self._control.realtime, frames)

@@ -42,6 +42,9 @@ class Camera(Protocol):
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame in order of exposure, or None after ``timeout`` s."""
 
+    def counters(self) -> dict[str, int]:
+        """What became of frames that nobody got, by name."""
+
     def close(self) -> None:
         """Free the camera."""
 

@@ -59,6 +59,9 @@ class FolderCamera:
     def _image(self, path: Path) -> Frame:
         return self._images[path] if self._preload else read_image(path)
 
+    def counters(self) -> dict[str, int]:
+        return {}
+
     def close(self) -> None:
         self._files = []
         self._images = {}

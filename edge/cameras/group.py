@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -76,6 +77,13 @@ class CameraGroup:
         if isinstance(frame, Exception):
             raise frame
         return frame
+
+    def counters(self) -> dict[str, int]:
+        """The sums of all, and the frames that were dropped since nobody took them."""
+        total = Counter(dropped=self.dropped)
+        for camera in self._cameras:
+            total.update(camera.counters())
+        return dict(total)
 
     def close(self) -> None:
         """Free all."""

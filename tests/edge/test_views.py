@@ -96,6 +96,9 @@ class Fake:
     def close(self):
         self.closed = True
 
+    def counters(self):
+        return {"resent": 2}
+
 
 def test_a_group_gives_the_frames_of_all_and_says_whose_they_are():
     cameras = [Fake(), Fake()]
@@ -139,7 +142,7 @@ def test_frames_that_nobody_takes_are_dropped_the_oldest_first_and_counted():
         camera.expose(trigger, trigger, None, 0.0)
     group.open()
     wait_for(lambda: group.dropped == 20)
-    assert group.next(1.0).trigger == 20
+    assert group.next(1.0).trigger == 20 and group.counters() == {"dropped": 20, "resent": 4}
     group.close()
 
 
@@ -168,6 +171,7 @@ def test_a_line_of_two_cameras_gives_each_part_one_verdict_from_both(rig, cloth,
     summary, _ = finish(plc)
     rows = line.rows()
     reconcile(ledger, summary, rows)
+    assert ledger["frames"] == {"without_part": 0, "dropped": 0}
     assert [row["verdict"] for row in rows] == ["PASS", "REJECT", "PASS"] * 4
     assert {row["image"] for row in rows if row["verdict"] == "REJECT"} == {"camera 2: 1.png"}
     code, _, err = lineside("check", line.folder / "line.toml", "--rate", 5, "--frames", 50, "--json")
