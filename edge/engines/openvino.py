@@ -66,7 +66,7 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
     """
     key = [hashlib.sha256(graph.read_bytes()).hexdigest(), device_name(), ov.__version__, shape, settings]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    try:
+    with contextlib.suppress(OSError, RuntimeError):  # not there, or not readable: made anew
         folder = cache_folder("openvino")
         path = folder / f"{name}.blob"
         if is_ours_alone(folder) and is_ours_alone(path):
@@ -74,8 +74,6 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
             if hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
                 os.utime(path)
                 return core().import_model(io.BytesIO(data[DIGEST:]), "CPU", settings)
-    except (OSError, RuntimeError):
-        pass  # not there, or not readable: made anew
     compiled = compile_model(graph, shape, settings)
     with contextlib.suppress(OSError, RuntimeError):  # a full disk, a model that cannot be kept: the next start takes longer
         stream = io.BytesIO()
