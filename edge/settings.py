@@ -6,7 +6,7 @@ import difflib
 import os
 import stat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tomlkit
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,7 +67,16 @@ def _describe(model: type[BaseModel], problem: Any) -> str:
 def _is_tag(model: type[BaseModel], location: tuple[Any, ...], number: int) -> bool:
     """Whether a name in a location is no key, but says which model of a union was taken."""
     field = model.model_fields.get(str(location[0]))
-    return number == 1 and field is not None and field.discriminator is not None and len(location) > 2
+    place = 2 if len(location) > 1 and isinstance(location[1], int) else 1
+    return number == place and field is not None and location[number] in _choices(field.annotation)
+
+
+def _choices(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The models of a union, or of a list of such, by their ``kind``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = annotation.model_fields.get("kind")
+        return {} if kind is None else {get_args(kind.annotation)[0]: annotation}
+    return {name: model for part in get_args(annotation) for name, model in _choices(part).items()}
 
 
 def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
@@ -76,9 +85,8 @@ def _known_keys(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
         if field is None:  # an index into a list, or the tag of a union
             continue
         candidates = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        if field.discriminator is not None:  # the tag comes next
-            tag = location[location.index(name) + 1] if len(location) > 1 else None
-            candidates = [c for c in candidates if hasattr(c, "model_fields") and tag in c.model_fields["kind"].annotation.__args__]
+        choices = _choices(field.annotation)
+        candidates = [choices[tag] for tag in location if tag in choices] or candidates
         model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
     return list(model.model_fields)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from edge.cameras import Camera, CameraFrame
+from edge.cameras.frame_queue import FrameQueue
 
-WAITING = 64  # frames that nobody has taken yet; then the oldest is dropped, and its part is late
 POLL = 0.1  # s
 
 
@@ -20,11 +19,10 @@ class CameraGroup:
     def __init__(self, cameras: Sequence[Camera]) -> None:
         """``camera`` of a frame is the place in ``cameras``."""
         self._cameras = list(cameras)
-        self._frames: queue.Queue[CameraFrame | Exception] = queue.Queue(WAITING)
+        self._frames = FrameQueue()
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=self._grab, args=(number, camera), name=f"camera-{number + 1}", daemon=True)
                          for number, camera in enumerate(self._cameras)]
-        self.dropped = 0
 
     def open(self) -> None:
         """Open all. Raises CameraError, with none left open."""
@@ -45,23 +43,11 @@ class CameraGroup:
             try:
                 frame = camera.next(POLL)
             except Exception as error:  # told to who asks next
-                self._put(error)
+                self._frames.put(error)
                 self._closing.wait(POLL)
             else:
                 if frame is not None:
-                    self._put(replace(frame, camera=number) if number else frame)
-
-    def _put(self, frame: CameraFrame | Exception) -> None:
-        while True:
-            try:
-                self._frames.put_nowait(frame)
-                return
-            except queue.Full:
-                try:
-                    self._frames.get_nowait()
-                    self.dropped += 1
-                except queue.Empty:
-                    continue
+                    self._frames.put(replace(frame, camera=number) if number else frame)
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
         """Take a frame with each."""
@@ -70,17 +56,11 @@ class CameraGroup:
 
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame of any, or None after ``timeout`` s. Raises what a camera raised."""
-        try:
-            frame = self._frames.get(timeout=timeout) if timeout else self._frames.get_nowait()
-        except queue.Empty:
-            return None
-        if isinstance(frame, Exception):
-            raise frame
-        return frame
+        return self._frames.get(timeout)
 
     def counters(self) -> dict[str, int]:
         """The sums of all, and the frames that were dropped since nobody took them."""
-        total = Counter(dropped=self.dropped)
+        total = Counter(dropped=self._frames.dropped)
         for camera in self._cameras:
             total.update(camera.counters())
         return dict(total)

@@ -11,7 +11,8 @@ from rig import finish, reconcile, rig, wait_for
 
 from edge.bundle import load_bundle
 from edge.cameras import CameraFrame
-from edge.cameras.group import WAITING, CameraGroup
+from edge.cameras.frame_queue import WAITING
+from edge.cameras.group import CameraGroup
 from edge.errors import CameraError
 from edge.inspection import Inspection, Inspector
 from edge.prepare import read_image
@@ -141,7 +142,7 @@ def test_frames_that_nobody_takes_are_dropped_the_oldest_first_and_counted():
     for trigger in range(WAITING + 20):
         camera.expose(trigger, trigger, None, 0.0)
     group.open()
-    wait_for(lambda: group.dropped == 20)
+    wait_for(lambda: group.counters()["dropped"] == 20)
     assert group.next(1.0).trigger == 20 and group.counters() == {"dropped": 20, "resent": 4}
     group.close()
 
