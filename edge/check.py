@@ -102,7 +102,8 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
     engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
-    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) for section in file.camera]
+    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind == "folder" else section
+               for section in file.camera]
     camera = make_camera(endless, path.parent)
     camera.open()
     names = ("grab", "prepare", "infer", "filter and decide")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from edge.plc.registers import FROM_PLC_LENGTH, TO_PLC
 from edge.settings import Settings, read_toml, validate
 
 Match = Literal["trigger", "frame-id", "encoder"]
+CameraTrigger = Literal["software", "hardware", "off"]
 
 
 class LineSection(Settings):
@@ -45,6 +46,73 @@ class FolderSection(CameraSection):
     path: str
     loop: bool = False
     preload: bool = False  # read all images before the line starts, and keep them in memory
+
+
+class LiveSection(CameraSection):
+    """What a camera has that the line or a sensor triggers."""
+
+    trigger: CameraTrigger = "software"  # by the line; by a sensor; runs free, and the first frame after a trigger is taken
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_id(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("trigger") == "hardware":
+            return {"match": "frame-id", **given}
+        return given
+
+    @model_validator(mode="after")
+    def _who_triggers(self) -> LiveSection:
+        if self.trigger == "hardware" and self.match == "trigger":
+            raise ValueError('match = "frame-id" or "encoder" with trigger = "hardware": the camera does not know the line\'s triggers')
+        if self.trigger == "off" and self.match != "trigger":
+            raise ValueError('match = "trigger" with trigger = "off"')
+        return self
+
+
+class GenicamSection(LiveSection):
+    """[camera] kind = "genicam": GigE Vision or USB3 Vision, by Aravis"""
+
+    kind: Literal["genicam"]
+    serial: str = ""  # of the camera, or its id or IP address; may be left out where there is one
+    trigger_source: str = "Line1"  # trigger = "hardware"
+    exposure_us: float | None = Field(default=None, gt=0)
+    gain: float | None = None
+    pixel_format: str | None = None
+    roi: list[int] | None = Field(default=None, min_length=4, max_length=4)  # x, y, width, height in px
+    frame_rate: float | None = Field(default=None, gt=0)  # frames a second, trigger = "off"
+    packet_size: int = Field(default=0, ge=0, le=16_000)  # bytes; 0: the largest that the network carries
+    bandwidth_mb_s: float = Field(default=0, ge=0)  # of this camera; 0: as the camera has it
+    resend: bool = True  # ask for lost packets again
+    chunks: bool = True  # frame id, time, exposure and encoder count in each frame, where the camera has them
+    features: dict[str, bool | int | float | str] = Field(default_factory=dict)  # any other, by SFNC names
+
+
+class VideoSection(CameraSection):
+    """[camera] kind = "video": what OpenCV reads"""
+
+    kind: Literal["video"]
+    source: str  # /dev/video0, rtsp://..., a file, or a GStreamer pipeline
+    backend: Literal["auto", "v4l2", "ffmpeg", "gstreamer"] = "auto"
+    loop: bool = False  # a file: begin again at its end
+    grey: bool = False  # colour becomes grey
+    properties: dict[str, float] = Field(default_factory=dict)  # FRAME_WIDTH and the like, as OpenCV names them
+
+    @model_validator(mode="after")
+    def _by_trigger(self) -> VideoSection:
+        if self.match != "trigger":
+            raise ValueError('match = "trigger": a video has neither frame ids nor encoder counts')
+        return self
+
+
+class CustomSection(LiveSection):
+    """[camera] kind = "custom": a driver of your own"""
+
+    kind: Literal["custom"]
+    driver: str  # FILE.py:CLASS, see docs/cameras.md
+    options: dict[str, Any] = Field(default_factory=dict)  # what its class takes
+
+
+CameraKind = FolderSection | GenicamSection | VideoSection | CustomSection
 
 
 class FramesSection(Settings):
@@ -131,7 +199,7 @@ class LineFile(Settings):
     """A whole line file, and the folder that its paths are relative to."""
 
     line: LineSection
-    camera: list[FolderSection] = Field(min_length=1, max_length=8)
+    camera: list[Annotated[CameraKind, Field(discriminator="kind")]] = Field(min_length=1, max_length=8)
     plc: FramesSection | LinesSection | ModbusSection = Field(discriminator="kind")
     belt: BeltSection
     journal: JournalSection = JournalSection()

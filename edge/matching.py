@@ -1,11 +1,13 @@
 """Which frame is of which part: by the trigger that the frame was asked for, its frame id, or its encoder count; never by order of arrival.
 
-A camera that the line itself triggers says which trigger a frame is of. One that a sensor triggers does not: its frames have an id that
-counts exposures, and perhaps the belt's encoder count. Triggers come over the PLC's link, frames over the camera's: either may be first.
+A folder says which trigger a frame is of. A camera does not: its frames have an id that counts exposures, and perhaps the belt's encoder
+count. The ids of one that the line itself triggers count the line's triggers, those of one that a sensor triggers the PLC's part ids.
+Triggers come over the PLC's link, frames over the camera's: either may be first.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import deque
@@ -24,6 +26,7 @@ IDS = 1 << 32  # part ids wrap there
 @dataclass(eq=False)
 class _Exposure:
     expose: Expose
+    key: int  # what the frame ids count
     frame: CameraFrame | None = None  # that was taken for it
     unmatched: bool = False
 
@@ -52,10 +55,13 @@ class Matcher:
         self._inbox: queue.SimpleQueue[Expose] = queue.SimpleQueue()
         self._exposures: deque[_Exposure] = deque(maxlen=KEPT)
         self._held: list[tuple[float, CameraFrame]] = []  # until when, frame
-        self._offset: int | None = None  # frame id - part id
+        self._offset: int | None = None  # frame id - key
+        self._session = 0  # of the camera
+        self._skipped = 0  # triggers that the camera was not given
         self._ready: deque[CameraFrame] = deque()
         self._unmatched: deque[Unmatched] = deque()
         self._void: set[int] = set()  # triggers
+        self._remarks: deque[str] = deque(maxlen=1)
         self.without_part = 0
 
     def expose(self, expose: Expose) -> None:
@@ -70,9 +76,16 @@ class Matcher:
     def frame(self, frame: CameraFrame) -> None:
         """A frame has come."""
         if frame.trigger:
+            if not frame.exposed:
+                self._skip(frame.trigger)
             self._ready.append(frame)
             return
         self._hear()
+        if frame.session != self._session:
+            if frame.session < self._session:
+                self.without_part += 1
+                return
+            self._session, self._offset = frame.session, None
         if not self._try(frame):
             self._held.append((self._now() + self._window, frame))
 
@@ -89,13 +102,18 @@ class Matcher:
         """The next part that cannot be matched, once."""
         return self._unmatched.popleft() if self._unmatched else None
 
+    def remark(self) -> str | None:
+        """Why the frame that was dropped last had no part, once."""
+        return self._remarks.popleft() if self._remarks else None
+
     def void(self, trigger: int) -> bool:
         """Whether the frame that was taken for a trigger may be another part's, as turned out since."""
         return trigger in self._void
 
     def _hear(self) -> None:
         while not self._inbox.empty():
-            exposure = _Exposure(self._inbox.get_nowait())
+            expose = self._inbox.get_nowait()
+            exposure = _Exposure(expose, expose.trigger - self._skipped if self._match == "trigger" else expose.part)
             if len(self._exposures) == KEPT:
                 self._void.discard(self._exposures[0].expose.trigger)
             self._exposures.append(exposure)
@@ -111,6 +129,16 @@ class Matcher:
     def _try(self, frame: CameraFrame) -> bool:
         """Find the frame's part. False: it is not known yet."""
         return self._by_encoder(frame) if self._match == "encoder" else self._by_id(frame)
+
+    def _skip(self, trigger: int) -> None:
+        """The camera was not given a trigger, and does not count it."""
+        self._hear()
+        self._skipped += 1
+        for exposure in list(self._exposures):
+            if exposure.expose.trigger == trigger:
+                self._exposures.remove(exposure)
+            elif exposure.expose.trigger > trigger:
+                exposure.key -= 1
 
     def _give(self, frame: CameraFrame, exposure: _Exposure) -> None:
         exposure.frame = frame
@@ -150,7 +178,7 @@ class Matcher:
             if exposure is not new and exposure.frame is not None and self._near(exposure.frame, new):
                 self._lose([exposure, new], f"frame {exposure.frame.frame_id} may be of parts {exposure.expose.part} and {new.expose.part}")
 
-    # By frame id: ids and part ids count the same exposures. The first frame says by its time what lies between them, each further one is
+    # By frame id: ids and keys count the same exposures. The first frame says by its time what lies between them, each further one is
     # held to its time, and a contradiction lets that begin anew.
 
     def _in_time(self, frame: CameraFrame, exposure: _Exposure) -> bool:
@@ -165,14 +193,14 @@ class Matcher:
                 self._lose(near, f"frame {frame.frame_id} came within window_ms of it, and not of it alone")
                 self.without_part += 1
             else:
-                self._offset = (frame.frame_id - near[0].expose.part) % IDS
+                self._offset = (frame.frame_id - near[0].key) % IDS
                 self._give(frame, near[0])
             return True
-        part = (frame.frame_id - self._offset) % IDS
-        exposure = next((exposure for exposure in reversed(self._exposures) if exposure.expose.part == part), None)
+        key = (frame.frame_id - self._offset) % IDS
+        exposure = next((exposure for exposure in reversed(self._exposures) if exposure.key % IDS == key), None)
         if exposure is None:
             return False
-        if not self._in_time(frame, exposure):
+        if not math.isnan(frame.host_time) and not self._in_time(frame, exposure):
             self._contradicted(frame, [exposure])
         elif exposure.frame is None and not exposure.unmatched:
             self._give(frame, exposure)
@@ -188,7 +216,11 @@ class Matcher:
 
     def _give_up(self, frame: CameraFrame) -> None:
         """No part has come for a frame."""
-        if self._match == "frame-id" and any(self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
+        if self._match != "encoder" and any(self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
             self._contradicted(frame, [])
-        else:
-            self.without_part += 1
+            return
+        self.without_part += 1
+        after = [frame.host_time - exposure.expose.at for exposure in self._exposures if exposure.frame is None]
+        if self._match != "encoder" and after and not math.isnan(nearest := min(after, key=abs)):
+            self._remarks.append(f"frame {frame.frame_id} is of no part: it was exposed {1000 * nearest:.0f} ms after the nearest trigger, "
+                                 f"and window_ms under [camera] is {1000 * self._window:g}")

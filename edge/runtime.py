@@ -192,7 +192,7 @@ class Line:
 
     def _expose(self, expose: Expose) -> None:
         for camera, matcher in zip(self.file.camera, self._matchers, strict=True):
-            if camera.match != "trigger":
+            if camera.kind != "folder" or camera.match != "trigger":
                 matcher.expose(expose)
         self._camera.expose(expose.trigger, expose.part, expose.encoder, expose.at)
 
@@ -269,6 +269,8 @@ class Line:
                 self._matchers[frame.camera].frame(frame)
                 matched = self._matchers[frame.camera].take()
         for matcher in self._matchers:
+            if (remark := matcher.remark()) is not None:
+                self._operator.tell(remark)
             while (lost := matcher.unmatched()) is not None:
                 if lost.trigger in self._judged:
                     self._operator.tell(f"{lost.text}, and it has its verdict already")
@@ -295,7 +297,7 @@ class Line:
         if frame.image is None or not frame.complete:
             cause = frame.cause or Cause.CAMERA
             text = frame.text or "the camera delivered an incomplete frame"
-            if cause is Cause.IMAGE:
+            if cause in (Cause.IMAGE, Cause.INCOMPLETE, Cause.UNMATCHED):  # of this frame alone
                 self._operator.tell(text)
             else:
                 self._fault(FAULT_CAMERA, text)

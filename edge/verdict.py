@@ -19,6 +19,7 @@ class Cause(str, Enum):
     LATE = "late"  # no verdict by the deadline
     NO_FRAME = "no-frame"  # the camera delivered none, as from a folder that ran dry
     CAMERA = "camera"  # the camera failed
+    INCOMPLETE = "incomplete"  # parts of the frame, or all of it, were lost on the way from the camera
     IMAGE = "image"  # a frame that cannot be read or does not fit the model
     ENGINE = "engine"  # the inference failed
     LINK = "link"  # the verdict could not be told to the PLC in time

@@ -24,7 +24,7 @@ from edge.control.parts import BeltPart, Ledger
 from edge.errors import InputError
 from edge.verdict import Cause, Verdict
 
-MAGIC = b"lineside belt 3\n"
+MAGIC = b"lineside belt 4\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
 HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
 COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]

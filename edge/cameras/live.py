@@ -1,0 +1,289 @@
+"""A camera that is there: its driver in a thread of its own, ids without wrap-around, gaps, lost connections, triggers.
+
+A kind of camera is a `Driver`, which connects, triggers and grabs; all else is here, the same for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from edge.cameras import CameraFrame
+from edge.cameras.frame_queue import FrameQueue
+from edge.errors import CameraError
+from edge.line_file import CameraTrigger
+from edge.prepare import Frame
+from edge.verdict import Cause
+
+POLL = 0.1  # s
+RECONNECT = 1.0  # s between two tries
+STRAGGLE = 0.5  # s that a frame may come after one that was exposed later; then it is lost
+RESTARTED = 1000  # ids back: the camera counts anew
+TOLD_GAP = 256  # ids; of a longer gap the newest are told one by one, the others are counted
+DRIFT = 2e-4  # s a second that two clocks differ by at most
+
+
+@dataclass(frozen=True)
+class Grabbed:
+    """What a driver got. An image that is not whole is None."""
+
+    image: Frame | None
+    frame_id: int  # as the camera counts
+    device_time: float | None = None  # s of the camera's clock
+    encoder: int | None = None
+    exposure_us: float | None = None
+    text: str = ""  # what is missing, or the frame's name
+
+
+class Driver(Protocol):
+    """A kind of camera. `trigger` is called from a thread of its own, all else from one thread at a time."""
+
+    name: str  # for messages
+    ids: tuple[int, int]  # the lowest and the highest frame id; after the highest one comes the lowest
+
+    def connect(self) -> None:
+        """Open the camera, set it up and let it run. Raises CameraError."""
+
+    def trigger(self) -> None:
+        """Take a frame now. Raises CameraError."""
+
+    def grab(self, timeout: float) -> Grabbed | None:
+        """The next frame, or None after ``timeout`` s. Raises CameraError when the camera is gone."""
+
+    def statistics(self) -> dict[str, int]:
+        """What the driver counted since it connected, by name, such as packets that were sent again."""
+
+    def disconnect(self) -> None:
+        """Free the camera, whatever state it is in."""
+
+
+class FrameIds:
+    """Frame ids without wrap-around, and what they say is missing."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        self._cycle = highest - lowest + 1
+        self._newest: int | None = None
+        self._missing: dict[int, float] = {}  # number: when it was missed
+
+    def take(self, frame_id: int, now: float) -> tuple[int, int] | None:
+        """The number of a frame, and how many are missing between the newest one and it; None for one that has come already.
+
+        A negative count says that it was overtaken. Raises ValueError where the camera counts anew.
+        """
+        if self._newest is None:
+            self._newest = frame_id
+            return frame_id, 0
+        half = self._cycle // 2
+        step = (frame_id - self._newest + half) % self._cycle - half
+        number = self._newest + step
+        if step <= -RESTARTED:
+            raise ValueError(f"frame id {frame_id} after {self._newest}")
+        if step <= 0:
+            return None if self._missing.pop(number, None) is None else (number, -1)
+        self._missing.update({missed: now for missed in range(max(number - TOLD_GAP, self._newest + 1), number)})
+        self._newest = number
+        return number, step - 1
+
+    def overdue(self, now: float) -> list[int]:
+        """The numbers of frames that will not come any more, once."""
+        lost = [number for number, since in self._missing.items() if now - since > STRAGGLE]
+        for number in lost:
+            del self._missing[number]
+        return lost
+
+
+class DeviceClock:
+    """Where a camera's clock stands against ours. A frame can only be held up on its way, so the shortest way seen is the truest."""
+
+    def __init__(self) -> None:
+        self._offset, self._heard = math.inf, 0.0
+
+    def moment(self, device: float, now: float) -> float:
+        """When the camera's clock showed ``device`` s, for a frame that arrived at ``now``; s of ``time.monotonic``."""
+        self._offset = min(now - device, self._offset + DRIFT * (now - self._heard))
+        self._heard = now
+        return device + self._offset
+
+
+class _Asked(NamedTuple):
+    """A trigger that a frame is to be taken for."""
+
+    trigger: int
+    part: int
+    encoder: int | None
+    at: float
+
+
+class LiveCamera:
+    """A driver as a `Camera`. A connection that is lost is told once, and made again and again."""
+
+    def __init__(self, driver: Driver, trigger: CameraTrigger, window: float) -> None:
+        """window: s from a trigger within which the camera has to be triggered, or running free to have taken a frame."""
+        self._driver, self._mode, self._window = driver, trigger, window
+        self._frames = FrameQueue()
+        self._counts: Counter[str] = Counter(dict.fromkeys(
+            ("frames", "incomplete", "lost", "overtaken", "doubled", "unasked", "disconnects", "reconnects"), 0))
+        self._statistics: Counter[str] = Counter()  # of the connections before this one
+        self._triggers: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._asked: deque[_Asked] = deque()  # of a camera that runs free
+        self._failed: Exception | None = None  # a trigger
+        self._away = ""  # why it is not connected
+        self._session = -1
+        self._closing = threading.Event()
+        self._threads = [threading.Thread(target=self._grab, name=f"grab {driver.name}", daemon=True)]
+        if trigger == "software":
+            self._threads.append(threading.Thread(target=self._fire, name=f"trigger {driver.name}", daemon=True))
+
+    def open(self) -> None:
+        self._connect()
+        for thread in self._threads:
+            thread.start()
+
+    def _connect(self) -> None:
+        self._driver.connect()
+        self._ids, self._clock = FrameIds(*self._driver.ids), DeviceClock()
+        self._failed, self._away = None, ""
+        self._session += 1
+
+    def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
+        asked = _Asked(trigger, part, encoder, at)
+        if self._mode == "software":
+            self._triggers.put(asked)
+        elif self._mode == "off":
+            self._asked.append(asked)
+
+    def next(self, timeout: float) -> CameraFrame | None:
+        return self._frames.get(timeout)
+
+    def counters(self) -> dict[str, int]:
+        now = Counter(self._statistics)
+        if not self._away:
+            now.update(self._driver.statistics())
+        return {**self._counts, "dropped": self._frames.dropped, **now}
+
+    def close(self) -> None:
+        self._closing.set()
+        self._triggers.put(None)
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        if not self._away and self._session >= 0:
+            self._driver.disconnect()
+
+    # The thread that triggers: a camera that does not answer must not hold up who asks.
+
+    def _fire(self) -> None:
+        while (asked := self._triggers.get()) is not None:
+            if not (away := self._away) and time.monotonic() - asked.at > self._window:
+                away = f"it was not triggered within {1000 * self._window:g} ms"  # and would show another part by now
+            if not away:
+                try:
+                    self._driver.trigger()
+                    continue
+                except Exception as error:  # whether it took a frame is not known: all begins anew
+                    self._failed = error
+                    away = str(error)
+            self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
+                                         text=f"{self._driver.name}: {away}", exposed=False))
+
+    # The thread that grabs.
+
+    def _grab(self) -> None:
+        while not self._closing.is_set():
+            if self._away:
+                self._reconnect()
+                continue
+            try:
+                if self._failed is not None:
+                    raise self._failed
+                grabbed = self._driver.grab(POLL)
+                now = time.monotonic()
+                if grabbed is not None:
+                    self._take(grabbed, now)
+                self._look_for_lost(now)
+            except Exception as error:  # whatever an SDK raises
+                self._lose(error)
+
+    def _lose(self, error: Exception) -> None:
+        self._counts["disconnects"] += 1
+        with contextlib.suppress(Exception):
+            self._statistics.update(self._driver.statistics())
+        self._away = str(error).rstrip(".") or type(error).__name__
+        with contextlib.suppress(Exception):
+            self._driver.disconnect()
+        self._frames.put(CameraError(f"{self._driver.name} is gone", got=self._away, next="It is looked for again and again."))
+
+    def _reconnect(self) -> None:
+        self._answer(time.monotonic(), Cause.CAMERA, self._away)
+        if self._closing.wait(RECONNECT):
+            return
+        try:
+            self._connect()
+        except Exception as error:
+            self._away = str(error)
+            with contextlib.suppress(Exception):
+                self._driver.disconnect()
+            return
+        self._counts["reconnects"] += 1
+
+    def _take(self, grabbed: Grabbed, now: float) -> None:
+        taken = self._ids.take(grabbed.frame_id, now)
+        if taken is None:
+            self._counts["doubled"] += 1
+            return
+        number, missing = taken
+        self._counts["frames"] += 1
+        self._counts["overtaken"] += missing < 0
+        self._counts["lost"] += max(0, missing - TOLD_GAP)
+        device, text = grabbed.device_time, f"{self._driver.name}: frame {number}"
+        at = now if device is None and grabbed.image is not None else math.nan if device is None else self._clock.moment(device, now)
+        frame = CameraFrame(0, 0, number, at, grabbed.image, grabbed.text or text, device, grabbed.encoder, session=self._session,
+                            exposure_us=grabbed.exposure_us, lost=max(0, missing))
+        if grabbed.image is None:
+            self._counts["incomplete"] += 1
+            frame = self._without(frame, f"{text} is incomplete: {grabbed.text}")
+        self._hand_out(frame, now)
+
+    @staticmethod
+    def _without(frame: CameraFrame, text: str) -> CameraFrame:
+        return replace(frame, complete=False, cause=Cause.INCOMPLETE, text=text, image=None)
+
+    def _look_for_lost(self, now: float) -> None:
+        for number in self._ids.overdue(now):
+            self._counts["lost"] += 1
+            frame = CameraFrame(0, 0, number, math.nan, None, session=self._session)
+            if self._mode != "off":
+                self._frames.put(self._without(frame, f"{self._driver.name}: frame {number} never came"))
+        if self._mode == "off":
+            self._answer(now - self._window - STRAGGLE, Cause.NO_FRAME, f"no frame within {1000 * self._window:g} ms of the trigger")
+
+    def _answer(self, until: float, cause: Cause, text: str) -> None:
+        """There is no frame for what was asked until then."""
+        while self._asked and self._asked[0].at <= until:
+            self._put(self._asked.popleft(), CameraFrame(0, 0, 0, 0.0, None, cause=cause, text=f"{self._driver.name}: {text}"))
+
+    def _hand_out(self, frame: CameraFrame, now: float) -> None:
+        if self._mode != "off":
+            self._frames.put(frame)
+            return
+        moment = now if math.isnan(frame.host_time) else frame.host_time
+        self._answer(moment - self._window, Cause.NO_FRAME, f"no frame within {1000 * self._window:g} ms of the trigger")
+        asked = []
+        while self._asked and self._asked[0].at <= moment:
+            asked.append(self._asked.popleft())
+        self._counts["unasked"] += not asked
+        for one in asked:
+            if len(asked) == 1:
+                self._put(one, frame)
+            else:
+                self._put(one, CameraFrame(0, 0, frame.frame_id, 0.0, None, cause=Cause.UNMATCHED, session=self._session,
+                                           text=f"{self._driver.name}: frame {frame.frame_id} may be of {len(asked)} parts"))
+
+    def _put(self, asked: _Asked, frame: CameraFrame) -> None:
+        self._frames.put(replace(frame, trigger=asked.trigger, part=asked.part, encoder=asked.encoder, host_time=asked.at))
