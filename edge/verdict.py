@@ -14,12 +14,11 @@ class Verdict(str, Enum):
 
 
 class Cause(str, Enum):
-    """Why a part is UNINSPECTED."""
+    """Why a part is UNINSPECTED. Their order is that of their codes on the PLC links: new ones go last."""
 
     LATE = "late"  # no verdict by the deadline
     NO_FRAME = "no-frame"  # the camera delivered none, as from a folder that ran dry
     CAMERA = "camera"  # the camera failed
-    INCOMPLETE = "incomplete"  # parts of the frame, or all of it, were lost on the way from the camera
     IMAGE = "image"  # a frame that cannot be read or does not fit the model
     ENGINE = "engine"  # the inference failed
     LINK = "link"  # the verdict could not be told to the PLC in time
@@ -27,3 +26,4 @@ class Cause(str, Enum):
     STOPPED = "stopped"  # the line was stopped
     RESTART = "restart"  # a process of the line died, and was started again
     CHALLENGE = "challenge"  # a part known to be bad, which the line was to prove itself on, was not rejected
+    INCOMPLETE = "incomplete"  # parts of the frame, or all of it, were lost on the way from the camera
