@@ -55,15 +55,16 @@ def as_thread(task: dict[str, Any]) -> None:
     from edge.control.belt_file import BeltFile
     from edge.control.line import LineControl
     from edge.control.parts import BeltTiming
+    from edge.control.runtime_side import RuntimeSide
     from edge.control.state import LineState
     from edge.plc.frames import FramesLink
 
     link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
     link.open()
     state = LineState(BeltTiming(**task["timing"]), 0, session=task["session"], running=False)
-    control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), socket.socket(fileno=task["listener"]),
-                          pulse_ms=10, welcome=Welcome(task["session"], False), supervisor=task["supervisor"],
-                          asked_to_stop=threading.Event())
+    welcome = Welcome(task["session"], False)
+    runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], threading.Event(), welcome)
+    control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), runtime, pulse_ms=10, welcome=welcome)
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import math
-import select
-import socket
-import threading
-import time
 
 from edge.control.belt_file import BeltFile, left_over
 from edge.control.events import (
@@ -27,9 +22,11 @@ from edge.control.events import (
     Stop,
     Tick,
 )
-from edge.control.messages import Channel, Done, State, Told, Welcome, Written
+from edge.control.messages import Done, Heard, State, Told, Welcome, Written, decode, encode
 from edge.control.parts import STOPPING
+from edge.control.runtime_side import RuntimeSide
 from edge.control.state import LineState
+from edge.control.tape import LiveTape, Tape
 from edge.plc import LineStatus, PlcLink
 
 HEARTBEAT = 0.050  # s
@@ -43,20 +40,16 @@ COLLECT_EVERY = 60.0  # s between looks for garbage, while no part is on the bel
 class LineControl:
     """Runs the belt until it is stopped or finished."""
 
-    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, listener: socket.socket, *, pulse_ms: int, welcome: Welcome,
-                 supervisor: int, asked_to_stop: threading.Event) -> None:
-        """listener: where the runtime connects. supervisor: a file descriptor that ends when the supervisor is gone. The link is open."""
+    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, runtime: RuntimeSide, *, pulse_ms: int, welcome: Welcome,
+                 tape: Tape | None = None) -> None:
+        """The link is open; ``tape`` is also the link's."""
         self.state = state
-        self._asked_to_stop = asked_to_stop  # by a signal
-        self._link, self._belt, self._listener, self._supervisor = link, belt, listener, supervisor
+        self._link, self._belt, self._runtime, self._tape = link, belt, runtime, tape or LiveTape()
+        self._now = self._tape.now
         self._pulse_ms, self._welcome = pulse_ms, welcome
-        self._runtime: Channel | None = None
-        self._ready = False  # the runtime said so
+        self._connected = False  # a runtime
+        self._ready = False  # it said so
         self._faults: set[int] = set()
-        self._poll = select.epoll()
-        listener.setblocking(False)
-        for descriptor in (listener.fileno(), supervisor):
-            self._poll.register(descriptor, select.EPOLLIN)
         self._next_state = self._next_collection = 0.0
         self._left_over: list[Ended] = []  # of a run that was killed
 
@@ -71,7 +64,7 @@ class LineControl:
             self._belt.close()
 
     def _restored(self) -> list[Action]:
-        left, now = self._belt.left, time.monotonic()
+        left, now = self._belt.left, self._now()
         self._belt.latched = self.state.latched
         if left is None:
             return []
@@ -88,7 +81,7 @@ class LineControl:
         beat = 0.0
         flush_until: float | None = None
         while True:
-            now = time.monotonic()
+            now = self._now()
             if now >= beat:
                 self._link.heartbeat(self._status())
                 beat = now + HEARTBEAT
@@ -96,9 +89,10 @@ class LineControl:
             due = self.state.next_due(lazy=True)
             wake = min(beat, math.inf if due is None else due, self.state.next_order() - SPIN)
             self._link.room = self.state.room
-            events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake - time.monotonic()), self._poll.fileno())]
+            self._tape.flush()
+            events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake - self._now()), self._runtime.fileno())]
             events += self._heard()
-            now = time.monotonic()
+            now = self._now()
             for event in events or [Tick()]:
                 if isinstance(event, (Alarm, FaultOver)):
                     self._act([event])
@@ -130,72 +124,51 @@ class LineControl:
     def _heard(self) -> list[Event | Alarm | FaultOver]:
         """What the runtime, the supervisor and signals say."""
         heard: list[Event | Alarm | FaultOver] = []
-        if self._asked_to_stop.is_set() and not self.state.stopped:
-            heard.append(Stop())
-        for descriptor, _ in self._poll.poll(0):
-            if descriptor == self._listener.fileno():
-                self._accept(heard)
-            elif descriptor == self._supervisor:  # it is gone: nothing would start what dies from now on
-                self._poll.unregister(self._supervisor)
-                heard.append(Stop())
-            elif self._runtime is not None:
-                for message in self._runtime.receive():
-                    if isinstance(message, Written):
-                        self._belt.written(message.triggers, self.state.ledger)
-                    elif isinstance(message, RuntimeReady):
-                        self._ready = True
-                        heard.append(message)
-                        unwritten = [self.state.outcome(part) for part in self._belt.unwritten()]  # by the runtime before it
-                        for ended in [*self._left_over, *unwritten]:
-                            self._tell(ended)
-                    else:
-                        heard.append(message)
-                if self._runtime.closed:
-                    self._drop_runtime(heard)
+        for item in self._tape.take("heard", self._runtime.hear, encode, decode):
+            if item is Heard.STOP or item is Heard.ORPHANED:  # without the supervisor nothing would start what dies from now on
+                if not self.state.stopped:
+                    heard.append(Stop())
+            elif item is Heard.CONNECTED or item is Heard.CLOSED:
+                self._runtime_gone(heard)
+                self._connected = item is Heard.CONNECTED
+            elif isinstance(item, Written):
+                self._belt.written(item.triggers, self.state.ledger)
+            elif isinstance(item, RuntimeReady):
+                self._ready = True
+                heard.append(item)
+                unwritten = [self.state.outcome(part) for part in self._belt.unwritten()]  # by the runtime before it
+                for ended in [*self._left_over, *unwritten]:
+                    self._runtime.tell(ended)
+            else:
+                heard.append(item)
         return heard
 
-    def _accept(self, heard: list[Event | Alarm | FaultOver]) -> None:
-        with contextlib.suppress(BlockingIOError):
-            connection, _ = self._listener.accept()
-            if self._runtime is not None:
-                self._drop_runtime(heard)
-            self._runtime = Channel(connection)
-            self._poll.register(self._runtime.fileno(), select.EPOLLIN)
-            self._runtime.send(self._welcome)
-
-    def _drop_runtime(self, heard: list[Event | Alarm | FaultOver]) -> None:
-        assert self._runtime is not None
-        self._poll.unregister(self._runtime.fileno())
-        self._runtime.close()
-        self._runtime = None
+    def _runtime_gone(self, heard: list[Event | Alarm | FaultOver]) -> None:
         if self._ready:
             heard.append(RuntimeLost())
             heard += [FaultOver(code) for code in self._faults if code not in STOPPING.values()]  # the next one tells its own
         self._ready = False
 
-    def _tell(self, message: object) -> None:
-        if self._runtime is not None:
-            self._runtime.send(message)
-
     def _keep_house(self, now: float) -> None:
-        if self._runtime is not None:
+        if self._connected:
             self._runtime.flush()
             if now >= self._next_state:
                 self._next_state = now + STATE_EVERY
-                self._tell(State(self.state.ledger, self._link.counters()))
+                self._runtime.tell(State(self.state.ledger, self._link.counters()))
         if now >= self._next_collection and self.state.next_due() is None:
             self._next_collection = now + COLLECT_EVERY
             gc.collect()
 
     def _say_farewell(self) -> None:
         """The last counts; then wait until the journal has all outcomes."""
-        self._tell(State(self.state.ledger, self._link.counters()))
-        self._tell(Done())
-        deadline = time.monotonic() + FAREWELL
-        while self._runtime is not None and self._belt.unwritten() and time.monotonic() < deadline:
+        self._runtime.tell(State(self.state.ledger, self._link.counters()))
+        self._runtime.tell(Done())
+        deadline = self._now() + FAREWELL
+        while self._connected and self._belt.unwritten() and self._now() < deadline:
             self._runtime.flush()
-            self._poll.poll(0.05)
+            self._runtime.wait(0.05)
             self._heard()
+            self._tape.flush()
 
     def _status(self) -> LineStatus:
         if not self.state.running and not self.state.stopped:
@@ -213,9 +186,9 @@ class LineControl:
             elif isinstance(action, Order):
                 self._link.pulse(action.part, action.due, self._pulse_ms, action.count)
             elif isinstance(action, (Ended, Expose, Challenged)):
-                self._tell(action)
+                self._runtime.tell(action)
             elif isinstance(action, Alarm):
-                self._tell(Told(action.text))
+                self._runtime.tell(Told(action.text))
                 if action.code and action.code not in self._faults:
                     self._faults.add(action.code)
                     self._link.fault(action.code)

@@ -9,9 +9,12 @@ import pickle
 import socket
 from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
+from edge.control.events import Alarm, Challenge, Clear, FaultOver, PartVerdict, RuntimeReady, Stop
 from edge.control.parts import Ledger
+from edge.verdict import Cause, Verdict
 
 LONGEST = 65_536  # bytes of a message
 WAITING = 20_000  # messages kept for a side that does not read; then it counts as dead
@@ -51,6 +54,30 @@ class State:
 @dataclass(frozen=True)
 class Done:
     """Line control has ended, as it should."""
+
+
+class Heard(str, Enum):
+    """What line control hears besides the runtime's messages."""
+
+    STOP = "stop"  # a signal asks to stop
+    CONNECTED = "connected"  # a runtime; the one before it is gone
+    CLOSED = "closed"  # the runtime is gone
+    ORPHANED = "orphaned"  # the supervisor is gone
+
+
+FROM_RUNTIME = {kind.__name__: kind for kind in (Written, RuntimeReady, PartVerdict, Alarm, FaultOver, Clear, Challenge, Stop)}
+ENUMS = {"verdict": Verdict, "cause": Cause}
+
+
+def encode(heard: list[Any]) -> list[Any]:
+    """What line control heard, as JSON knows it."""
+    return [item.value if isinstance(item, Heard) else [type(item).__name__, vars(item)] for item in heard]
+
+
+def decode(data: list[Any]) -> list[Any]:
+    """The same back."""
+    return [Heard(item) if isinstance(item, str) else FROM_RUNTIME[item[0]](**{
+        name: ENUMS[name](value) if name in ENUMS and value is not None else value for name, value in item[1].items()}) for item in data]
 
 
 class Channel:

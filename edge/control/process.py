@@ -21,11 +21,14 @@ from edge.control.belt_file import BeltFile
 from edge.control.line import LineControl
 from edge.control.messages import Welcome
 from edge.control.parts import BeltTiming
+from edge.control.runtime_side import RuntimeSide
 from edge.control.state import LineState
+from edge.control.tape import LiveTape, RecordingTape
 from edge.errors import LinesideError, LinkError
 from edge.plc.open import make_link
 
 PRIORITY = 50  # SCHED_FIFO
+LAST = 2.0  # s that the end of a recording has to be handed over in
 MCL_CURRENT, MCL_FUTURE = 1, 2
 PR_SET_NAME, PR_SET_TIMERSLACK = 15, 29
 
@@ -56,7 +59,8 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     task = json.loads(sys.argv[1])
-    link = make_link(task["plc"])
+    tape = LiveTape() if task.get("tape") is None else RecordingTape(task["tape"])
+    link = make_link(task["plc"], tape)
     try:
         if task["again"]:
             with contextlib.suppress(LinkError):  # it is opened again and again
@@ -69,10 +73,15 @@ def main() -> int:
         return error.exit_code
     why_not = become_realtime()
     state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
-    control = LineControl(link, state, belt, socket.socket(fileno=task["listener"]), pulse_ms=task["pulse_ms"],
-                          welcome=Welcome(task["session"], not why_not, why_not), supervisor=task["supervisor"], asked_to_stop=asked)
+    welcome = Welcome(task["session"], not why_not, why_not)
+    runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], asked, welcome)
+    control = LineControl(link, state, belt, runtime, pulse_ms=task["pulse_ms"], welcome=welcome, tape=tape)
     control.run()
-    print(json.dumps(state.ledger.as_json()))
+    ledger = state.ledger.as_json()
+    if isinstance(tape, RecordingTape):
+        tape.take("ledger", lambda: ledger)
+        tape.finish(LAST)
+    print(json.dumps(ledger))
     return 0
 
 

@@ -7,7 +7,6 @@ import os
 import secrets
 import select
 import stat
-import time
 from pathlib import Path
 
 import serial
@@ -26,6 +25,7 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
+from edge.control.tape import LiveTape, Tape
 from edge.errors import LinkError
 from edge.plc import LineStatus
 from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, REOPEN_AFTER, TriggerTimes, verdict_numbers
@@ -35,13 +35,16 @@ from edge.plc.wire import Ack, Conversation, Frame, PlcClock, Settled, Type
 class FramesLink:
     """The line's side of the protocol on one port. Used by one thread."""
 
-    def __init__(self, port: str, baud: int, timing: str = "line") -> None:
+    def __init__(self, port: str, baud: int, timing: str = "line", tape: Tape | None = None) -> None:
         """timing: ``line`` sends REJECTs; with ``plc`` the PLC ejects by the verdicts, with a shift register of its own."""
+        self._tape = tape or LiveTape()
+        self._now = self._tape.now
         self.room = 0
         self.reopened = 0
         self._name, self._baud, self._line_times = port, baud, timing == "line"
         self._belt_moves = True
         self._port: serial.Serial | None = None
+        self._is_open = False
         self._conversation = Conversation(0)
         self._clock = PlcClock()
         self._session: int | None = None
@@ -69,9 +72,14 @@ class FramesLink:
         return str(error)
 
     def _open(self) -> None:
+        session, sequence = self._tape.take("open", self._open_port)
+        self._is_open = True
+        self._conversation = Conversation(session, sequence)
+
+    def _open_port(self) -> list[int]:
         self._port = serial.Serial(self._name, self._baud, timeout=0, write_timeout=0.05, exclusive=True)
         self._port.reset_input_buffer()
-        self._conversation = Conversation(secrets.randbelow(0x10000), secrets.randbelow(0x10000))
+        return [secrets.randbelow(0x10000), secrets.randbelow(0x10000)]
 
     def report(self, report: Report) -> None:
         code, value = verdict_numbers(report)
@@ -94,11 +102,11 @@ class FramesLink:
 
     def heartbeat(self, status: LineStatus) -> None:
         self._conversation.heartbeat(status)
-        self._flush(time.monotonic())
+        self._flush(self._now())
 
     def read_events(self, timeout: float, wake: int) -> list[Event]:
-        now = time.monotonic()
-        if self._port is None and now >= self._next_open:
+        now = self._now()
+        if not self._is_open and now >= self._next_open:
             self._reopen(now)
         self._flush(now)
         if self._pending:
@@ -109,7 +117,7 @@ class FramesLink:
         if self._up:
             timeout = min(timeout, max(0.0, self._heard + LINK_LOST_AFTER - now))
         data = self._wait(timeout, wake)
-        now = time.monotonic()
+        now = self._now()
         heard = self._conversation.heard
         frames, settled = self._conversation.received(data, self.room)
         events = [event for s in settled for event in self._settled(s)]
@@ -128,20 +136,23 @@ class FramesLink:
         return events  # acknowledged by the next call: a trigger that is acknowledged must have been kept
 
     def _wait(self, timeout: float, wake: int) -> bytes:
+        try:
+            return self._tape.take("read", lambda: self._read(timeout, wake), bytes.hex, bytes.fromhex)
+        except PORT_ERRORS as error:
+            self._drop_port(str(error))
+        return b""
+
+    def _read(self, timeout: float, wake: int) -> bytes:
         port = self._port
         if port is None:
             select.select([wake], [], [], min(timeout, REOPEN_AFTER))
             return b""
-        try:
-            ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
-            if port.fileno() not in ready:
-                return b""
-            if data := os.read(port.fileno(), 4096):  # pyserial's own would ask the port again whether it can be read
-                return data
-            self._drop_port("the other end is gone")
-        except PORT_ERRORS as error:
-            self._drop_port(str(error))
-        return b""
+        ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
+        if port.fileno() not in ready:
+            return b""
+        if data := os.read(port.fileno(), 4096):  # pyserial's own would ask the port again whether it can be read
+            return data
+        raise OSError("the other end is gone")
 
     def _hear(self, frame: Frame, now: float) -> None:
         if frame.session != self._session:  # the PLC began anew, and so may its clock
@@ -173,31 +184,31 @@ class FramesLink:
     def _flush(self, now: float) -> None:
         data, given_up = self._conversation.poll(now)
         self._pending += [event for settled in given_up for event in self._settled(settled)]
-        if self._port is None or not data:
+        if not self._is_open or not data:
             return
+        self._tape.sent(data)
         try:
-            with contextlib.suppress(BlockingIOError):
-                data = data[os.write(self._port.fileno(), data):]
-            if data:
-                self._port.write(data)
+            self._tape.take("written", lambda: self._write(data))
         except PORT_ERRORS as error:  # a timeout too: part of the data may be out, and the PLC does not read
             self._drop_port(str(error))
+
+    def _write(self, data: bytes) -> None:
+        assert self._port is not None
+        with contextlib.suppress(BlockingIOError):
+            data = data[os.write(self._port.fileno(), data):]
+        if data:
+            self._port.write(data)
 
     def _lost(self, reason: str) -> list[Event]:
         self._up = False
         return [LinkLost(reason)]
 
     def _drop_port(self, reason: str) -> None:
-        port, self._port = self._port, None
-        if port is not None:
-            try:
-                port.close()
-            except PORT_ERRORS:
-                port.fd = None  # pyserial would try to close it again
+        self._close_port()
         self._pending += [event for settled in self._conversation.abandon() for event in self._settled(settled)]
         if self._up:
             self._pending += self._lost(f"{self._name}: {reason}")
-        self._next_open = time.monotonic() + REOPEN_AFTER
+        self._next_open = self._now() + REOPEN_AFTER
 
     def _reopen(self, now: float) -> None:
         lost = self._conversation.abandon()
@@ -206,7 +217,7 @@ class FramesLink:
             self._open()
             self.reopened += 1
         except PORT_ERRORS:
-            self._port = None
+            self._close_port()
             self._next_open = now + REOPEN_AFTER
 
     @property
@@ -220,9 +231,12 @@ class FramesLink:
                 "resent": self._conversation.resent, "port_reopened": self.reopened}
 
     def close(self) -> None:
-        port, self._port = self._port, None
+        self._close_port()
+
+    def _close_port(self) -> None:
+        port, self._port, self._is_open = self._port, None, False
         if port is not None:
             try:
                 port.close()
             except PORT_ERRORS:
-                port.fd = None
+                port.fd = None  # pyserial would try to close it again

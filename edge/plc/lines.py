@@ -10,12 +10,12 @@ import fcntl
 import select
 import struct
 import termios
-import time
 from collections import Counter, deque
 
 import serial
 
 from edge.control.events import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
+from edge.control.tape import LiveTape, Tape
 from edge.errors import LinkError
 from edge.plc import LineStatus
 from edge.plc.common import LATE_BY, PORT_ERRORS, REOPEN_AFTER
@@ -29,14 +29,17 @@ class LinesLink:
     """The line's side of the lines of one port. Used by one thread."""
 
     def __init__(self, port: str, trigger: str = "rising", dsr: str = "confirm", dsr_active: str = "high", reject: str = "low",
-                 ready: str = "blink", gap_ms: float = 5, debounce_ms: float = 2) -> None:
+                 ready: str = "blink", gap_ms: float = 5, debounce_ms: float = 2, tape: Tape | None = None) -> None:
         """The keys of ``[plc]`` in the line file; gap_ms: least time between two pulses; debounce_ms: how long CTS has to stay."""
         self.room = 0
+        self._tape = tape or LiveTape()
+        self._now = self._tape.now
         self._counts: Counter[str] = Counter(pulses=0, merged=0, bounces=0, port_reopened=0)
         self._name, self._dsr, self._blink = port, dsr, ready == "blink"
         self._trigger_level, self._dsr_high, self._reject_high = trigger == "rising", dsr_active == "high", reject == "high"
         self._gap, self._debounce = gap_ms / 1000, debounce_ms / 1000
         self._port: serial.Serial | None = None
+        self._is_open = False
         self._part = 0
         self._cts = self._candidate = False  # the line as it is taken for; what it may become
         self._since = 0.0  # when it began to look so
@@ -57,19 +60,24 @@ class LinesLink:
                             next="Mend `port` under [plc] in the line file, or free the port.") from error
 
     def _open(self) -> None:
+        lines = self._tape.take("open", self._open_port)
+        self._is_open = True
+        self._cts = self._candidate = bool(lines & termios.TIOCM_CTS)
+        self._sensor = None
+        self._up = False
+
+    def _open_port(self) -> int:
         port = serial.Serial(None, timeout=0, exclusive=True)
         port.rts, port.dtr = not self._reject_high, False  # as soon as the driver, which raises both, lets us
         port.port = self._name
         port.open()
         self._port = port
-        self._cts = self._candidate = self._level(termios.TIOCM_CTS)
-        self._sensor = None
-        self._up = False
+        return self._inputs()
 
-    def _level(self, bit: int) -> bool:
+    def _inputs(self) -> int:
         assert self._port is not None
         (lines,) = struct.unpack("i", fcntl.ioctl(self._port.fileno(), termios.TIOCMGET, struct.pack("i", 0)))
-        return bool(lines & bit)
+        return int(lines)
 
     def report(self, report: Report) -> None:
         if report.verdict is Verdict.PASS:
@@ -79,9 +87,9 @@ class LinesLink:
         """The state says it: DTR."""
 
     def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
-        now = time.monotonic()
-        if now > due + LATE_BY or self._port is None:
-            self._pending.append(OrderFailed(part, "too late" if self._port is not None else "the port is gone"))
+        now = self._now()
+        if now > due + LATE_BY or not self._is_open:
+            self._pending.append(OrderFailed(part, "too late" if self._is_open else "the port is gone"))
             return
         self._ordered.append((part, due))
         on, off = max(due, now), max(due, now) + width_ms / 1000
@@ -102,22 +110,23 @@ class LinesLink:
         self._set("dtr", self._lamp)
 
     def _set(self, line: str, high: bool) -> None:
-        if self._port is not None:
+        if self._is_open:
+            self._tape.sent(f"{line}={int(high)}")
             try:
-                setattr(self._port, line, high)
+                self._tape.take("set", lambda: setattr(self._port, line, high))
             except PORT_ERRORS as error:
                 self._drop(str(error))
 
     def read_events(self, timeout: float, wake: int) -> list[Event]:
-        end = time.monotonic() + timeout
+        end = self._now() + timeout
         while True:
-            now = time.monotonic()
-            if self._port is None and now >= self._next_open:
+            now = self._now()
+            if not self._is_open and now >= self._next_open:
                 self._reopen(now)
             self._fire(now)
-            if self._port is not None:
+            if self._is_open:
                 try:
-                    self._look(time.monotonic())
+                    self._look(self._now())
                 except PORT_ERRORS as error:
                     self._drop(str(error))
             if self._pending or now >= end:
@@ -125,8 +134,11 @@ class LinesLink:
                 return events
             edge = self._next_edge()
             wait = min(end - now, POLL, edge - now - SPIN)
-            if wait > 0 and select.select([wake], [], [], wait)[0]:
+            if wait > 0 and self._woken(wake, wait):
                 end = now  # one look more
+
+    def _woken(self, wake: int, wait: float) -> bool:
+        return self._tape.take("woken", lambda: bool(select.select([wake], [], [], wait)[0]))
 
     def _next_edge(self) -> float:
         if not self._pulses:
@@ -136,17 +148,15 @@ class LinesLink:
     def _fire(self, now: float) -> None:
         """Carry out the edges that are due; spins for one that is at hand."""
         while (edge := self._next_edge()) - now <= SPIN:
-            while time.monotonic() < edge:
-                pass
+            self._tape.spin(edge)
             self._firing = not self._firing
             self._set("rts", self._firing == self._reject_high)
             if not self._firing:
                 self._pulses.popleft()
-            now = time.monotonic()
+            now = self._now()
 
     def _look(self, now: float) -> None:
-        assert self._port is not None
-        (lines,) = struct.unpack("i", fcntl.ioctl(self._port.fileno(), termios.TIOCMGET, struct.pack("i", 0)))
+        lines = self._tape.take("lines", self._inputs)
         self._look_at_sensor(bool(lines & termios.TIOCM_DSR) == self._dsr_high, now)
         cts = bool(lines & termios.TIOCM_CTS)
         if cts != self._candidate:
@@ -182,24 +192,21 @@ class LinesLink:
             self._pending.append(Confirm(fired[0][0] if fired else 0))
 
     def _drop(self, reason: str) -> None:
-        port, self._port = self._port, None
-        if port is not None:
-            with contextlib.suppress(*PORT_ERRORS):
-                port.close()
+        self._close_port()
         if self._up:
             self._pending.append(LinkLost(f"{self._name}: {reason}"))
         self._up = self._firing = False
-        self._pending += [OrderFailed(part, "the port is gone") for part, due in self._ordered if due > time.monotonic()]
+        self._pending += [OrderFailed(part, "the port is gone") for part, due in self._ordered if due > self._now()]
         self._pulses.clear()
         self._ordered.clear()
-        self._next_open = time.monotonic() + REOPEN_AFTER
+        self._next_open = self._now() + REOPEN_AFTER
 
     def _reopen(self, now: float) -> None:
         try:
             self._open()
             self._counts["port_reopened"] += 1
         except PORT_ERRORS:
-            self._port = None
+            self._close_port()
             self._next_open = now + REOPEN_AFTER
 
     @property
@@ -212,8 +219,13 @@ class LinesLink:
         return dict(self._counts)
 
     def close(self) -> None:
-        port, self._port = self._port, None
+        if self._port is not None:
+            with contextlib.suppress(*PORT_ERRORS):
+                self._port.dtr = False
+        self._close_port()  # which lets go of RTS as well
+
+    def _close_port(self) -> None:
+        port, self._port, self._is_open = self._port, None, False
         if port is not None:
             with contextlib.suppress(*PORT_ERRORS):
-                port.dtr = False
-                port.close()  # which lets go of RTS as well
+                port.close()

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from edge.control.tape import LiveTape, Tape
 from edge.plc import PlcLink
 
 
-def make_link(plc: dict[str, Any]) -> PlcLink:
-    """The link of a ``[plc]`` section, given as a dictionary with its port made absolute; not open yet."""
+def make_link(plc: dict[str, Any], tape: Tape | None = None) -> PlcLink:
+    """The link of a ``[plc]`` section, given as a dictionary with its port made absolute; not open yet. tape: what it takes in through."""
     options = {key: value for key, value in plc.items() if key != "kind"}
     if plc["kind"] == "lines":
         from edge.plc.lines import LinesLink
 
-        return LinesLink(**options)
+        return LinesLink(**options, tape=tape or LiveTape())
     if plc["kind"] == "modbus":
         from edge.plc.modbus import ModbusLink
 
         return ModbusLink(**options)
     from edge.plc.frames import FramesLink
 
-    return FramesLink(**options)
+    return FramesLink(**options, tape=tape or LiveTape())
