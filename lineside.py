@@ -14,6 +14,7 @@ from calib.cli import app as calib
 from detectors.cli import app as detectors
 from edge.cli import app as edge
 from edge.errors import EngineLostError, LinesideError
+from edge.session.cli import app as session
 from edge.simulation.cli import app as simulation
 from export.cli import app as export
 
@@ -21,7 +22,7 @@ app = typer.Typer(
     help="Inspect surfaces on a production line: fit on good images, export, calibrate, run.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )
-for part in (detectors, export, calib, edge, simulation):
+for part in (detectors, export, calib, edge, session, simulation):
     app.add_typer(part)
 
 

@@ -74,6 +74,23 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON at the end.")] = False,
 ) -> None:
     """Run a line until SIGINT or SIGTERM, then print its ledger."""
+    _run(line, parts, precision, backend, as_json)
+
+
+@app.command()
+def record(
+    line: Annotated[Path, typer.Argument(help="The line file.", metavar="LINE.toml")],
+    out: Annotated[Path, typer.Option(help="The session to write: a folder that must not exist yet.", metavar="SESSION")],
+    parts: Annotated[int, typer.Option(help="End after so many parts; 0: run until stopped.", min=0)] = 0,
+    precision: PRECISION = "fp32",
+    backend: BACKEND = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the ledger as JSON at the end.")] = False,
+) -> None:
+    """Run a line and write down frames, triggers, verdicts and the bytes of the wire, for `lineside replay`."""
+    _run(line, parts, precision, backend, as_json, out)
+
+
+def _run(line: Path, parts: int, precision: str, backend: str, as_json: bool, session: Path | None = None) -> None:
     import os
     import signal
     import threading
@@ -89,7 +106,7 @@ def run(
         console.print(f"lineside: {text}", highlight=False, markup=False, soft_wrap=True)
 
     if SOCKET not in os.environ:
-        supervisor = Supervisor(line, parts, say)
+        supervisor = Supervisor(line, parts, say, session)
         code = supervisor.run()
         if supervisor.ledger is not None and as_json:
             print(json.dumps(supervisor.ledger))

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import deque
@@ -205,3 +207,23 @@ class Journal:
             self._draw_picture()
         self._database.close()
         return [(*row[:9], None if row[9] is None else [asdict(blob) for blob in row[9]], row[10]) for row in self._rows]
+
+
+def rescue_rows(rows: list[tuple[Any, ...]], folder: Path, tell: Callable[[str], None]) -> None:
+    """Write rows that `Journal.close` gave back to a file in ``folder``, or anywhere else; where nothing can be written, tell them."""
+    # A service's /tmp goes with it.
+    for place in (folder, os.environ.get("CACHE_DIRECTORY"), tempfile.gettempdir()):
+        if place is None:
+            continue
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False, dir=place) as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            continue
+        tell(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
+        return
+    tell(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
+    for row in rows:
+        tell(json.dumps(row))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,13 +19,15 @@ from edge.engines import pick_backend
 from edge.errors import EngineError, EngineLostError, InputError
 from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector, Job
-from edge.journal import Journal, PartInfo
+from edge.journal import Journal, PartInfo, rescue_rows
 from edge.line_file import LineFile, read_line_file
 from edge.matching import KEPT, Matcher
 from edge.operator import Operator
 from edge.prepare import Frame
 from edge.reload import ReloadServer, socket_path
 from edge.service import Service
+from edge.session.folder import RECORD
+from edge.session.writer import SessionWriter
 from edge.verdict import Cause, Verdict
 from edge.views import View, Views
 
@@ -94,6 +94,7 @@ class Line:
         self._last_frame: Frame | None = None  # that was inspected: what goes live must be able to
         self._faulty: set[int] = set()  # faults of camera and engine that the next inspected frame ends
         self._closers: list[Callable[[], object]] = []
+        self._session: SessionWriter | None = None  # that is recorded
         self.file: LineFile = read_line_file(path)
         try:
             self._open(path, control)
@@ -108,6 +109,9 @@ class Line:
             self._operator.tell(remark)
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
+        if (folder := os.environ.get(RECORD)) is not None:
+            self._session = SessionWriter(Path(folder), self._operator.tell)
+            self._closers.append(self._session.close)
         self._camera = make_camera(file.camera, path.parent)
         self._matchers = [Matcher(camera.match, window_counts=camera.window_counts, window_s=camera.window_ms / 1000)
                           for camera in file.camera]
@@ -120,6 +124,7 @@ class Line:
                                 quota_mb=file.journal.quota_mb, failing=self._journal_failing, written=self._control.written)
         self._closers.append(self._journal.close)
         self._live = replace(self._live, run=self._add_run(file, inspector, threshold))
+        self._record_live(self._live, file)
         self._journal.start(self._live.run)
         self._closers.append(ReloadServer(socket_path(file.resolve(path, file.journal.path), path), {
             "reload": lambda: self._reload(path), "clear": self._clear, "challenge": self._control.challenge}).close)
@@ -162,13 +167,19 @@ class Line:
         try:
             if self._control.wait(0):
                 raise InputError("the line has ended meanwhile")
-            self._next = Live(inspector, threshold, self._add_run(file, inspector, threshold))
+            live = Live(inspector, threshold, self._add_run(file, inspector, threshold))
+            self._record_live(live, file)
+            self._next = live
         except BaseException:
             inspector.close()
             raise
         text = f"{inspector.bundle.folder} is live in {inspector.precision}, threshold {threshold:.6g}"
         self._operator.tell(text)
         return text if remark is None else f"{text}; {remark}"
+
+    def _record_live(self, live: Live, file: LineFile) -> None:
+        if self._session is not None:
+            self._session.live(live.run, live.inspector, live.threshold, file.line.threads, file.line.mode)
 
     def _clear(self) -> str:
         self._control.clear()
@@ -194,10 +205,14 @@ class Line:
         for camera, matcher in zip(self.file.camera, self._matchers, strict=True):
             if camera.kind != "folder" or camera.match != "trigger":
                 matcher.expose(expose)
+        if self._session is not None:
+            self._session.exposed(expose)
         self._camera.expose(expose.trigger, expose.part, expose.encoder, expose.at)
 
     def _ended(self, ended: Ended, info: object) -> None:
         self._journal.part(ended, info if isinstance(info, PartInfo) else None)
+        if self._session is not None:
+            self._session.ended(ended)
 
     def _journal_failing(self, text: str | None) -> None:
         if text is None:
@@ -254,7 +269,7 @@ class Line:
             unwritten = self._journal.close()
             self._close()
         if unwritten:
-            self._rescue(unwritten)
+            rescue_rows(unwritten, self._journal.path.parent, self._operator.tell)
         self._operator.close()
         self.error = self._lost
         return self._result(len(unwritten))
@@ -266,6 +281,8 @@ class Line:
             holds = any(matcher.holds for matcher in self._matchers)
             frame = self._next_frame(0.0 if self._under_way else HOLD if holds else POLL)
             if frame is not None:
+                if self._session is not None:
+                    self._session.frame(frame)
                 self._matchers[frame.camera].frame(frame)
                 matched = self._matchers[frame.camera].take()
         for matcher in self._matchers:
@@ -330,6 +347,8 @@ class Line:
         frame = view.frame
         if self._matchers[frame.camera].void(frame.trigger):
             return  # its part was given up meanwhile
+        if self._session is not None:
+            self._session.judged(view, run)
         deciding = self._views.add(view)
         if deciding is None:
             return
@@ -353,24 +372,6 @@ class Line:
 
     def _uninspected(self, frame: CameraFrame, cause: Cause) -> None:
         self._judge(View(frame, None, cause), self._live.run)
-
-    def _rescue(self, rows: list[tuple[object, ...]]) -> None:
-        # A service's /tmp goes with it.
-        for folder in (self._journal.path.parent, os.environ.get("CACHE_DIRECTORY"), tempfile.gettempdir()):
-            if folder is None:
-                continue
-            try:
-                with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False, dir=folder) as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError:
-                continue
-            self._operator.tell(f"{len(rows)} rows could not be written to the journal; they are in {file.name}.")
-            return
-        self._operator.tell(f"{len(rows)} rows could not be written to the journal, nor anywhere else; here they are:")
-        for row in rows:
-            self._operator.tell(json.dumps(row))
 
     def _result(self, unwritten: int) -> LineResult:
         ordered = sorted(self._latencies)

@@ -26,6 +26,7 @@ from typing import Any
 from edge.errors import EXIT_ENGINE_LOST
 from edge.line_file import LineFile, read_line_file
 from edge.service import Service
+from edge.session.folder import RECORD, TapeWriter, begin_session, note
 
 RESTARTS, WITHIN = 5, 300.0  # of each process, and s in which so many are too many
 LOOK = 0.5  # s between looks at the processes, if no signal comes
@@ -66,14 +67,22 @@ class _Child:
 class Supervisor:
     """The processes of one line."""
 
-    def __init__(self, path: Path, parts: int, say: Callable[[str], None]) -> None:
-        """parts: end after so many (0: never). Raises InputError for a line file that cannot be used."""
+    def __init__(self, path: Path, parts: int, say: Callable[[str], None], record: Path | None = None) -> None:
+        """parts: end after so many (0: never). record: a session to write. Raises InputError for what cannot be used."""
         self._file: LineFile = read_line_file(path)
         self._path, self._parts, self._say = path, parts, say
         self._session = secrets.token_hex(8)
         self.ledger: dict[str, Any] | None = None  # line control's last word, where the runtime could not tell it
+        self._record, self._tape = record, None if record is None else self._begin(record)
         self._stopping = False
         self._service = Service()
+
+    def _begin(self, record: Path) -> TapeWriter | None:
+        begin_session(record, self._path)
+        if self._file.plc.kind == "modbus":
+            self._say("what goes over Modbus is not part of the session: frames, verdicts and outcomes are")
+            return None
+        return TapeWriter(record, self._say)
 
     def stop(self, *_: object) -> None:
         """Let the line end. A signal handler."""
@@ -93,13 +102,30 @@ class Supervisor:
         try:
             self._listener.bind(str(self._address))
             self._listener.listen(4)
-            return self._watch(_Child("line control", self._start_control), _Child("the runtime", self._start_runtime))
+            code = self._watch(_Child("line control", self._start_control), _Child("the runtime", self._start_runtime))
+            self._end_session(code)
+            return code
         finally:
             signal.set_wakeup_fd(before)
             self._listener.close()
             for descriptor in (held, self._lifeline, self._signals, told):
                 os.close(descriptor)
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _end_session(self, code: int) -> None:
+        if self._record is None:
+            return
+        if self._tape is not None:
+            self._tape.close()
+        if code == 2:  # the line did not start
+            shutil.rmtree(self._record, ignore_errors=True)
+            return
+        try:
+            known = json.loads((self._record / "session.json").read_text())
+            note(self._record, ended=time.time(), wire=self._tape is not None,
+                 complete=not known.get("failed", True) and not (self._tape is not None and self._tape.failed))
+        except OSError as error:
+            self._say(f"the session cannot be written any more: {error}")
 
     def _start_control(self, again: bool) -> subprocess.Popen[bytes]:
         file, path = self._file, self._path
@@ -108,14 +134,18 @@ class Supervisor:
             "timing": asdict(file.belt.timing),
             "pulse_ms": file.belt.pulse_ms, "parts": self._parts, "session": self._session, "again": again,
             "belt_file": str(belt_file(file.resolve(path, file.journal.path), path)), "listener": self._listener.fileno(),
-            "supervisor": self._lifeline,
+            "supervisor": self._lifeline, "tape": None if self._tape is None else self._tape.descriptor,
         }
+        tape = [] if self._tape is None else [self._tape.descriptor]
         return subprocess.Popen([sys.executable, "-m", "edge.control.process", json.dumps(task)],
-                                stdout=subprocess.PIPE, pass_fds=[self._listener.fileno(), self._lifeline])
+                                stdout=subprocess.PIPE, pass_fds=[self._listener.fileno(), self._lifeline, *tape])
 
     def _start_runtime(self, again: bool) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}  # which names this process
-        return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env={**environment, SOCKET: str(self._address)})
+        environment[SOCKET] = str(self._address)
+        if self._record is not None:
+            environment[RECORD] = str(self._record)
+        return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=environment)
 
     def _watch(self, control: _Child, runtime: _Child) -> int:
         told, starting = False, 0.0

@@ -24,7 +24,7 @@ from edge.control.events import (
 )
 from edge.control.messages import Done, Heard, State, Told, Welcome, Written, decode, encode
 from edge.control.parts import STOPPING
-from edge.control.runtime_side import RuntimeSide
+from edge.control.runtime_side import Runtime
 from edge.control.state import LineState
 from edge.control.tape import LiveTape, Tape
 from edge.plc import LineStatus, PlcLink
@@ -40,7 +40,7 @@ COLLECT_EVERY = 60.0  # s between looks for garbage, while no part is on the bel
 class LineControl:
     """Runs the belt until it is stopped or finished."""
 
-    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, runtime: RuntimeSide, *, pulse_ms: int, welcome: Welcome,
+    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, runtime: Runtime, *, pulse_ms: int, welcome: Welcome,
                  tape: Tape | None = None) -> None:
         """The link is open; ``tape`` is also the link's."""
         self.state = state

@@ -60,6 +60,8 @@ def main() -> int:
         signal.signal(number, lambda *_: asked.set())
     task = json.loads(sys.argv[1])
     tape = LiveTape() if task.get("tape") is None else RecordingTape(task["tape"])
+    if isinstance(tape, RecordingTape):
+        tape.take("begin", lambda: {name: task[name] for name in ("plc", "timing", "parts", "pulse_ms", "session", "again")})
     link = make_link(task["plc"], tape)
     try:
         if task["again"]:
@@ -71,7 +73,7 @@ def main() -> int:
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
         return error.exit_code
-    why_not = become_realtime()
+    why_not = tape.take("why_not", become_realtime)
     state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
     welcome = Welcome(task["session"], not why_not, why_not)
     runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], asked, welcome)

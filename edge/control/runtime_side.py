@@ -6,9 +6,28 @@ import contextlib
 import select
 import socket
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 from edge.control.messages import Channel, Heard, Welcome
+
+
+class Runtime(Protocol):
+    """The runtime, as line control sees it."""
+
+    def fileno(self) -> int:
+        """Can be read when there is something to hear."""
+
+    def wait(self, seconds: float) -> None:
+        """Until there is something to hear."""
+
+    def hear(self) -> list[Any]:
+        """What there is: messages of the runtime, and `Heard`."""
+
+    def tell(self, message: object) -> None:
+        """Tell the runtime, if there is one."""
+
+    def flush(self) -> None:
+        """Send what the runtime did not take yet."""
 
 
 class RuntimeSide:
