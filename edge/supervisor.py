@@ -73,16 +73,14 @@ class Supervisor:
         self._path, self._parts, self._say = path, parts, say
         self._session = secrets.token_hex(8)
         self.ledger: dict[str, Any] | None = None  # line control's last word, where the runtime could not tell it
-        self._record, self._tape = record, None if record is None else self._begin(record)
+        self._record = record
+        self._tape: TapeWriter | None = None
+        if record is not None:
+            begin_session(record, path)
+            self._tape = TapeWriter(record, say)
+        self._restarts = 0
         self._stopping = False
         self._service = Service()
-
-    def _begin(self, record: Path) -> TapeWriter | None:
-        begin_session(record, self._path)
-        if self._file.plc.kind == "modbus":
-            self._say("what goes over Modbus is not part of the session: frames, verdicts and outcomes are")
-            return None
-        return TapeWriter(record, self._say)
 
     def stop(self, *_: object) -> None:
         """Let the line end. A signal handler."""
@@ -113,17 +111,16 @@ class Supervisor:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _end_session(self, code: int) -> None:
-        if self._record is None:
+        if self._record is None or self._tape is None:
             return
-        if self._tape is not None:
-            self._tape.close()
+        self._tape.close()
         if code == 2:  # the line did not start
             shutil.rmtree(self._record, ignore_errors=True)
             return
         try:
             known = json.loads((self._record / "session.json").read_text())
-            note(self._record, ended=time.time(), wire=self._tape is not None,
-                 complete=not known.get("failed", True) and not (self._tape is not None and self._tape.failed))
+            note(self._record, ended=time.time(), restarts=self._restarts,
+                 complete=not self._restarts and not known.get("failed", True) and not self._tape.failed)
         except OSError as error:
             self._say(f"the session cannot be written any more: {error}")
 
@@ -162,6 +159,7 @@ class Supervisor:
                 runtime.end()
                 return self._gave_up(control, runtime, code)
             if code is not None:
+                self._restarts += 1
                 self._say(f"line control ended with {_named(code)} and was started again")
             code = runtime.process.poll()
             if code in (0, 1) or (code == 2 and not runtime.restarts) or (code is not None and self._stopping):
@@ -171,6 +169,7 @@ class Supervisor:
                 control.end()
                 return self._gave_up(runtime, control, code)
             if code is not None:
+                self._restarts += 1
                 self._say(f"the runtime ended with {_named(code)} and was started again")
                 starting = time.monotonic() + STARTING
             if time.monotonic() < starting:  # it feeds the watchdog itself once it runs

@@ -15,17 +15,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
+import serial
+
 from edge.plc.common import PORT_ERRORS
 
 Value = TypeVar("Value")
 KEPT = 64 << 20  # bytes of the tape that wait for who writes it to the disk; then the tape ends
 PIPE = 1 << 20  # bytes
 F_SETPIPE_SZ = 1031
+RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException, BlockingIOError, ValueError, TypeError)}
 
 
 class Tape(Protocol):
     """What comes in from outside comes through here."""
 
+    live: bool  # False where nothing outside is to be asked
     now: Callable[[], float]  # s of time.monotonic
 
     def take(self, name: str, produce: Callable[[], Value], encode: Callable[[Value], Any] = ..., decode: Callable[[Any], Value] = ...
@@ -44,6 +48,8 @@ class Tape(Protocol):
 
 class LiveTape:
     """Writes nothing down."""
+
+    live = True
 
     def __init__(self) -> None:
         self.now: Callable[[], float] = time.monotonic
@@ -87,7 +93,7 @@ class RecordingTape(LiveTape):
         try:
             value = produce()
         except PORT_ERRORS as error:
-            self._lines.append(f"e{name} {json.dumps(str(error))}")
+            self._lines.append(f"e{name} {json.dumps([type(error).__name__, str(error)])}")
             raise
         self._lines.append(f"v{name} {json.dumps(encode(value))}")
         return value
@@ -128,42 +134,53 @@ class DivergedError(Exception):
 
 
 class ReplayTape:
-    """Gives what was written down, in its order."""
+    """Gives what was written down, in its order. Once that cannot be, it cannot again: ``stopped`` says why."""
+
+    live = False
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
         """lines: numbered, as they were written, of one run of line control."""
         self.now = self._now
         self.bytes = 0  # that went out as they had
+        self.stopped: TapeEndedError | DivergedError | None = None  # asyncio keeps what is raised to itself
         self._lines = lines
         self.swap: Callable[[str, Any], Any] = lambda name, value: value  # what another bundle says in place of the recorded one
 
-    def _next(self, kind: str) -> str:
+    def _next(self) -> tuple[int, str]:
+        if self.stopped is not None:
+            raise self.stopped
         number, line = next(self._lines, (0, ""))
         if not line:
-            raise TapeEndedError
-        if line[0] != kind[0] or not line.startswith(kind):
-            raise DivergedError(f"line {number} of the tape: recorded {line[:200]!r}, now {kind[:200]!r}")
-        return line[len(kind):]
+            self.stopped = TapeEndedError()
+            raise self.stopped
+        return number, line
+
+    def _diverged(self, number: int, line: str, now: str) -> DivergedError:
+        self.stopped = DivergedError(f"line {number} of the tape: recorded {line[:200]!r}, now {now[:200]!r}")
+        return self.stopped
 
     def _now(self) -> float:
-        return float(self._next("t"))
+        number, line = self._next()
+        if line[0] != "t":
+            raise self._diverged(number, line, "a look at the clock")
+        return float(line[1:])
 
     def take(self, name: str, produce: Callable[[], Value], encode: Callable[[Value], Any] = lambda value: value,
              decode: Callable[[Any], Value] = lambda value: value) -> Value:
-        number, line = next(self._lines, (0, ""))
-        if not line:
-            raise TapeEndedError
+        number, line = self._next()
         kind, _, text = line.partition(" ")
         if kind == f"e{name}":
-            raise OSError(json.loads(text))
+            error, told = json.loads(text)
+            raise RAISED.get(error, OSError)(told)
         if kind != f"v{name}":
-            raise DivergedError(f"line {number} of the tape: recorded {line[:200]!r}, now {name}")
+            raise self._diverged(number, line, name)
         return decode(self.swap(name, json.loads(text)))
 
     def sent(self, data: bytes | str) -> None:
-        text = data.hex() if isinstance(data, bytes) else data
-        if self._next(f"w{text}"):
-            raise DivergedError(f"other bytes went out: {text[:200]}")
+        number, line = self._next()
+        text = f"w{data.hex() if isinstance(data, bytes) else data}"
+        if line != text:
+            raise self._diverged(number, line, text)
         self.bytes += len(data)
 
     def spin(self, until: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 
 import serial
@@ -20,11 +19,13 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
+from edge.control.tape import LiveTape, Tape
 from edge.errors import LinkError
 from edge.plc import LineStatus
 from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, TriggerTimes, verdict_numbers
 from edge.plc.modbus_master import ConfirmRead, Failed, Item, Master, Mistaken, Restarted, Taken, TriggerRead, Wiring
 from edge.plc.registers import Command
+from edge.plc.taped import TapedLoop
 from edge.plc.wire import Ack, Settled, Type
 
 FAREWELL = 0.2  # s that the last commands and the last state have when the link is closed
@@ -34,14 +35,16 @@ class ModbusLink:
     """The line's side of the register map. Used by one thread; Modbus goes on while that is in ``open``, ``read_events`` or ``close``."""
 
     def __init__(self, port: str, baud: int = 115200, parity: str = "none", unit: int = 1, read_at: int = 0, write_at: int = 100,
-                 poll_ms: float = 5, timeout_ms: float = 50, timing: str = "line") -> None:
+                 poll_ms: float = 5, timeout_ms: float = 50, timing: str = "line", tape: Tape | None = None) -> None:
         """The keys of ``[plc]`` in the line file."""
         self.room = 0
+        self._tape: Tape = tape or LiveTape()
+        self._now = self._tape.now
         self._wiring = Wiring(port, baud, parity, unit, read_at, write_at, poll_ms / 1000, timeout_ms / 1000)
         self._line_times = timing == "line"
-        self._loop = asyncio.new_event_loop()
+        self._loop = TapedLoop(self._tape)
         self._loop.set_exception_handler(lambda *_: None)  # of a port that is gone; the request then fails as well
-        self._master = Master(self._wiring, self._stop)
+        self._master = Master(self._wiring, self._stop, self._tape)
         self._polling: asyncio.Task[None] | None = None
         self._wake: int | None = None
         self._up = False
@@ -62,13 +65,13 @@ class ModbusLink:
                             next="Run: pip install 'lineside[modbus]'") from error
         name = self._wiring.port
         try:
-            serial.Serial(name, self._wiring.baud, timeout=0, exclusive=True).close()
+            self._tape.take("probe", lambda: serial.Serial(name, self._wiring.baud, timeout=0, exclusive=True).close())
         except PORT_ERRORS as error:
             raise LinkError(f"cannot open the PLC's port {name}", got=str(error), expected="a free serial port",
                             next="Mend `port` under [plc] in the line file, or free the port.") from error
         with suppress(Failed, OSError):  # one that is not there yet is waited for
             try:
-                self._loop.run_until_complete(self._master.poll(time.monotonic()))
+                self._loop.run_until_complete(self._master.poll(self._now()))
             except Mistaken as error:
                 self._master.close()
                 raise LinkError(f"the PLC on {name}, unit {self._wiring.unit}, is not ready for the line", got=str(error),
@@ -98,7 +101,7 @@ class ModbusLink:
         self._command(Command(Type.REJECT, 0, part, width_ms, moment, expires=due + LATE_BY))
 
     def _command(self, command: Command) -> None:
-        command.made = time.monotonic()
+        command.made = self._now()
         self._master.mailbox.command(command)
 
     def heartbeat(self, status: LineStatus) -> None:
@@ -120,9 +123,9 @@ class ModbusLink:
             self._loop.add_reader(wake, self._loop.stop)
             self._wake = wake
         if self._up:
-            timeout = min(timeout, max(0.0, master.heard + LINK_LOST_AFTER - time.monotonic()))
+            timeout = min(timeout, max(0.0, master.heard + LINK_LOST_AFTER - self._now()))
         self._run(0.0 if self._pending or master.inbox else timeout)
-        now = time.monotonic()
+        now = self._now()
         events, self._pending = self._pending, []
         heard = now - master.heard <= LINK_LOST_AFTER
         if heard and not self._up:
@@ -207,8 +210,8 @@ class ModbusLink:
         """Write the last commands and the last state, for 0.2 s at most, and close the port."""
         if self._loop.is_closed():
             return
-        deadline = time.monotonic() + FAREWELL
-        while self._up and not (self._told and not self._master.mailbox.busy) and (rest := deadline - time.monotonic()) > 0:
+        deadline = self._now() + FAREWELL
+        while self._up and not (self._told and not self._master.mailbox.busy) and (rest := deadline - self._now()) > 0:
             self._run(min(rest, 0.01))
         if self._polling is not None:
             while not self._polling.done():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import serial
+
 from edge.control.events import BeltStopped, Clear, Event
+from edge.control.tape import Tape
+from edge.plc import protocol_taped
 from edge.plc.common import REOPEN_AFTER
+from edge.plc.protocol_taped import SCHEME
 from edge.plc.registers import (
     BELT_MOVES,
     CONFIRM,
@@ -34,6 +38,7 @@ from edge.plc.wire import PlcClock, Settled
 if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient
 
+HANDLERS = "edge.plc"  # where pyserial looks for protocol_taped
 GAP = 0.00175  # s of silence between an answer and the next request, as Modbus has it above 19200 baud
 PARITY = {"none": "N", "even": "E", "odd": "O"}
 
@@ -97,7 +102,7 @@ class Mistaken(Failed):
 class Master:
     """Polls the PLC, and says what the mailbox holds. Its attributes are the link's to read and, where said so, to set."""
 
-    def __init__(self, wiring: Wiring, tell: Callable[[], None]) -> None:
+    def __init__(self, wiring: Wiring, tell: Callable[[], None], tape: Tape) -> None:
         """tell: called when the inbox got something."""
         self.mailbox = Mailbox()
         self.inbox: list[Item] = []
@@ -110,7 +115,7 @@ class Master:
         self.clock = PlcClock()
         self.counts: Counter[str] = Counter(dict.fromkeys(
             ("timeouts", "out_of_step", "exceptions", "overwritten", "port_reopened"), 0))
-        self._wiring, self._tell = wiring, tell
+        self._wiring, self._tell, self._tape, self._now = wiring, tell, tape, tape.now
         self._client: AsyncModbusSerialClient | None = None
         self._opened = False
         self._next_open = 0.0
@@ -123,7 +128,7 @@ class Master:
     async def run(self) -> None:
         """Poll for ever. A failed request or a lost port is counted, and tried again."""
         while True:
-            start = time.monotonic()
+            start = self._now()
             try:
                 await self.poll(start)
             except Failed as error:
@@ -135,7 +140,7 @@ class Master:
             except Exception as error:  # pyserial and pymodbus let out many kinds when a port goes
                 self._drop(f"{self._wiring.port}: {error}")
             self._settle()
-            rest = 0.0 if self.mailbox.busy else start + self._wiring.poll - time.monotonic()
+            rest = 0.0 if self.mailbox.busy else start + self._wiring.poll - self._now()
             await asyncio.sleep(max(rest, GAP))
 
     async def poll(self, now: float) -> None:
@@ -147,7 +152,7 @@ class Master:
         if self._session is None:
             await self._begin()
         header = await self._read_header()
-        self._hear(header, time.monotonic())
+        self._hear(header, self._now())
         await self._read_triggers(header)
         await self._read_confirms(header)
         self._settle()
@@ -159,16 +164,19 @@ class Master:
             self._tell()
 
     def _settle(self) -> None:
-        self.mailbox.expire(time.monotonic())
+        self.mailbox.expire(self._now())
         self._put(*self.mailbox.ended())
 
     async def _open(self, now: float) -> None:
         from pymodbus.client import AsyncModbusSerialClient
 
+        if HANDLERS not in serial.protocol_handler_packages:
+            serial.protocol_handler_packages.append(HANDLERS)
+        protocol_taped.tape = self._tape
         wiring = self._wiring
         self._next_open = now + REOPEN_AFTER
-        client = AsyncModbusSerialClient(wiring.port, baudrate=wiring.baud, parity=PARITY[wiring.parity], timeout=wiring.timeout, retries=0,
-                                         reconnect_delay=0)
+        client = AsyncModbusSerialClient(SCHEME + wiring.port, baudrate=wiring.baud, parity=PARITY[wiring.parity], timeout=wiring.timeout,
+                                         retries=0, reconnect_delay=0)
         if not await client.connect():
             client.close()
             return
@@ -179,7 +187,7 @@ class Master:
     def _drop(self, reason: str) -> None:
         self.close()
         self.reason, self.heard = reason, float("-inf")
-        self._next_open = time.monotonic() + REOPEN_AFTER
+        self._next_open = self._now() + REOPEN_AFTER
         self._tell()
 
     def close(self) -> None:
@@ -304,7 +312,7 @@ class Master:
                               "confirms_taken": taken.confirms, "refused": taken.refused})
 
     async def _write(self, executed: int) -> None:
-        command, registers = self.mailbox.next(time.monotonic(), executed), self.wanted()
+        command, registers = self.mailbox.next(self._now(), executed), self.wanted()
         if command is None and registers == self.told:
             return
         assert self._client is not None

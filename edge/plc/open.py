@@ -18,7 +18,7 @@ def make_link(plc: dict[str, Any], tape: Tape | None = None) -> PlcLink:
     if plc["kind"] == "modbus":
         from edge.plc.modbus import ModbusLink
 
-        return ModbusLink(**options)
+        return ModbusLink(**options, tape=tape or LiveTape())
     from edge.plc.frames import FramesLink
 
     return FramesLink(**options, tape=tape or LiveTape())

@@ -107,10 +107,13 @@ def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[i
             replay.swap = lambda what, data: _swapped(data, verdicts) if what == "heard" else data
             try:
                 _play(replay, Path(name) / "belt", played)
-            except TapeEndedError:
+            except Exception:
+                if replay.stopped is None:
+                    raise
+            if isinstance(replay.stopped, TapeEndedError):
                 played.cut += 1
-            except DivergedError as error:
-                played.differs = str(error)
+            elif replay.stopped is not None:
+                played.differs = str(replay.stopped)
             played.bytes += replay.bytes
             for _ in run:  # nothing of a run that differs is taken for the next
                 continue
@@ -133,7 +136,7 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     played.ledger = state.ledger.as_json()
     recorded: dict[str, Any] = tape.take("ledger", dict)
     if recorded != played.ledger:
-        raise DivergedError(f"the ledger: recorded {recorded}, now {played.ledger}")
+        tape.stopped = DivergedError(f"the ledger: recorded {recorded}, now {played.ledger}")
 
 
 def _swapped(heard: list[Any], verdicts: dict[int, Outcome]) -> list[Any]:

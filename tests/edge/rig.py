@@ -51,9 +51,9 @@ class Rig:
         wait_for(lambda: (self.folder / "plc").exists())
         return plc
 
-    def run(self, *options: str) -> subprocess.Popen:
-        line = subprocess.Popen([*LINESIDE, "run", str(self.folder / "line.toml"), "--json", *options], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True)
+    def run(self, *options: str, command: str = "run", env: dict[str, str] | None = None) -> subprocess.Popen:
+        line = subprocess.Popen([*LINESIDE, command, str(self.folder / "line.toml"), "--json", *options], stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, env=env)
         self.processes.append(line)
         return line
 
@@ -69,6 +69,12 @@ class Rig:
             return []
         finally:
             database.close()
+
+
+def replay(session: Path, *options: object) -> tuple[int, dict, str]:
+    """`lineside replay`: exit code, figures, and what it said."""
+    done = subprocess.run([*LINESIDE, "replay", str(session), "--json", *map(str, options)], capture_output=True, text=True, timeout=120)
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
 def wait_for(condition, seconds: float = 30) -> None:

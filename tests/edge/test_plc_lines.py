@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rig import LINESIDE, finish, rig, wait_for
+from rig import finish, replay, rig, wait_for
 
 from edge.control.events import Confirm, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
 from edge.plc import LineStatus
@@ -240,9 +240,7 @@ def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, sh
     line = rig(loop=True)
     path = line.folder / "line.toml"
     path.write_text(path.read_text().replace('kind = "frames"', 'kind = "lines"\ndsr = "none"').replace("[belt]", "[belt]\npulse_ms = 10"))
-    process = subprocess.Popen([*LINESIDE, "run", str(path), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=preloaded(tmp_path, shim))
-    line.processes.append(process)
+    process = line.run("--out", str(line.folder / "session"), command="record", env=preloaded(tmp_path, shim))
     wait_for(lambda: len(wires.outputs()) > 0)
     assert wires.outputs()[0][1:] == (True, True)  # the driver raises both
     plc = FourWires(wires, 25, 0.6, 8)
@@ -262,6 +260,8 @@ def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, sh
     assert wires.outputs()[-1][1:] == (False, False)  # closed: not ready, and everything is ejected
     ready = next(i for i, (_, _, dtr) in enumerate(wires.outputs()) if not dtr)
     assert any(dtr for _, _, dtr in wires.outputs()[ready:])
+    code, again, text = replay(line.folder / "session")
+    assert code == 0 and again["equal"] and again["parts"] == len(rows) and again["wire"]["bytes"] > 100, (again, text)
 
 
 def test_a_port_without_modem_lines_is_refused(rig):

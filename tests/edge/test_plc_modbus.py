@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rig import finish, rig, wait_for
+from rig import finish, replay, rig, wait_for
 
 from edge.control.events import (
     BeltStopped,
@@ -385,7 +385,7 @@ def test_blocks_that_overlap_are_refused(rig, plc):
 def test_a_whole_line_on_a_bad_cable(rig, plc):
     made = rig(loop=True, travel=1500)
     modbus_line(made, plc)
-    run = made.run("--parts", "30")
+    run = made.run("--parts", "30", "--out", str(made.folder / "session"), command="record")
     wait_for(lambda: plc.status().startswith("state 2") or plc.status().startswith("state 3"), 60)
     for part in range(1, 31):
         plc.tell(*(["lose 1"] if part % 7 == 3 else ["miss 1"] if part % 7 == 5 else []), f"trigger {part}")
@@ -402,3 +402,5 @@ def test_a_whole_line_on_a_bad_cable(rig, plc):
     triggered = plc.triggered()
     for _, part, _, _, at, clock in (entry for entry in plc.log if entry[0] == "reject"):
         assert abs((at - triggered[part] - 1500 + 2**31) % 2**32 - 2**31) <= 2 and (at - clock) % 2**32 < 2**31
+    code, again, text = replay(made.folder / "session")
+    assert code == 0 and again["equal"] and again["parts"] == 30 and again["wire"]["bytes"] > 1000, (again, text)
