@@ -299,6 +299,8 @@ def _print_ledger(result: Any) -> None:
     if result.latency_ms:
         latency = result.latency_ms
         console.print(f"exposure to verdict: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, max {latency['max']:.1f} ms")
+    if trouble := [f"{count} {name.replace('_', ' ')}" for name, count in result.frames.items() if count and name != "frames"]:
+        console.print(f"frames: {', '.join(trouble)}", soft_wrap=True, highlight=False)
     journal = result.journal
     console.print(f"journal: {journal['path']}, {journal['rows']} rows, {journal['pictures']} pictures", soft_wrap=True)
     if not result.realtime:
