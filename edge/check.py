@@ -102,7 +102,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
     engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
-    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind == "folder" else section
+    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind in ("folder", "video") else section
                for section in file.camera]
     camera = make_camera(endless, path.parent)
     camera.open()

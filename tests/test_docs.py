@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 import tomlkit
+from pydantic import BaseModel
 from typer.main import get_command
 
 import lineside
@@ -30,16 +31,40 @@ def test_toml_examples_are_valid_line_files(page):
         LineFile.model_validate(tomlkit.parse(example).unwrap())
 
 
-def test_every_key_of_the_line_file_is_documented():
+def models(annotation):
+    """The models of a field: its own, those of a union, or those of a list of one."""
+    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else [
+        model for part in get_args(annotation) for model in models(part)]
+
+
+def pages(name, kind):
+    """What documents a kind: the line file's page, a page of its own, and of the cameras' page what concerns all of them or it."""
     text = (ROOT / "docs" / "line-file.md").read_text()
+    page = ROOT / "docs" / f"{name}-{kind}.md"
+    if page.exists():
+        text += page.read_text()
+    if name == "camera":
+        parts = re.split(r"^## ", (ROOT / "docs" / "cameras.md").read_text(), flags=re.M)
+        text += "".join(part for part in parts if part.startswith(("All kinds", kind)))
+    return text
+
+
+def test_every_key_of_the_line_file_is_documented():
     for name, section in LineFile.model_fields.items():
-        assert f"[{name}]" in text
-        for model in get_args(section.annotation) or [section.annotation]:
+        assert f"[{name}]" in pages(name, "")
+        for model in models(section.annotation):
             kind = get_args(model.model_fields["kind"].annotation)[0] if "kind" in model.model_fields else ""
-            page = ROOT / "docs" / f"{name}-{kind}.md"
-            more = page.read_text() if page.exists() else ""
             for key in model.model_fields:
-                assert re.search(rf"^ *{key} = ", text + more, re.M), f"{name}.{key}"
+                assert re.search(rf"^ *{key} = ", pages(name, kind), re.M), f"{name}.{key}"
+
+
+@pytest.mark.parametrize("model", models(LineFile.model_fields["camera"].annotation), ids=lambda model: model.__name__)
+def test_the_defaults_of_cameras_are_those_of_the_page(model):
+    text = pages("camera", get_args(model.model_fields["kind"].annotation)[0])
+    for key, field in model.model_fields.items():
+        if isinstance(field.default, bool | int | float | str):
+            values = [tomlkit.parse(line.strip()).unwrap()[key] for line in re.findall(rf"^ *{key} = .*", text, re.M)]
+            assert field.default in values, key
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").glob("*.*"))], ids=lambda p: p.name)

@@ -174,6 +174,9 @@ class LiveCamera:
             if thread.ident is not None:
                 thread.join()
         if not self._away and self._session >= 0:
+            with contextlib.suppress(Exception):
+                self._statistics.update(self._driver.statistics())  # a line asks for its counters when it has ended
+            self._away = "closed"
             self._driver.disconnect()
 
     # The thread that triggers: a camera that does not answer must not hold up who asks.

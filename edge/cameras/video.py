@@ -1,0 +1,253 @@
+"""Camera `video`: what OpenCV reads. A file plays one frame for each trigger; a device, a stream or a pipeline runs free.
+
+OpenCV knows neither triggers nor frame ids, and of times only those of V4L2: a free camera's frames are counted here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+import queue
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from edge.cameras import Camera, CameraFrame, FoundCamera
+from edge.cameras.live import Grabbed, LiveCamera
+from edge.errors import CameraError
+from edge.line_file import VideoSection
+from edge.prepare import Frame
+from edge.verdict import Cause
+
+TIMEOUT_S = 2  # that a source may take to open, or a frame to come
+BACKENDS = {"v4l2": "V4L2", "ffmpeg": "FFMPEG", "gstreamer": "GSTREAMER"}
+PREFIX = "CAP_PROP_"
+QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(TIMEOUT_S)}  # what is wrong is told once, by us
+
+
+def make_video(section: VideoSection, folder: Path) -> Camera:
+    """The camera of a line file in ``folder``, not opened yet."""
+    path = folder / section.source
+    if "://" not in section.source and " ! " not in section.source and not section.source.startswith("/dev/"):
+        return VideoFile(section, path)
+    return LiveCamera(VideoDriver(section), "off", section.window_ms / 1000)
+
+
+def discover(root: Path = Path("/")) -> list[FoundCamera]:
+    """The V4L2 devices of the machine whose file system is at ``root``."""
+    found = []
+    for device in sorted((root / "dev").glob("video*"), key=lambda path: (len(path.name), path.name)):
+        node = root / "sys/class/video4linux" / device.name
+        bus = (node / "device").resolve()
+        texts = []
+        if _read(node / "index") not in ("", "0"):
+            texts.append("not the first node of its camera: metadata, or another stream")
+        if not os.access(device, os.R_OK | os.W_OK):
+            texts.append("this user may not open it: sudo usermod -aG video $USER, and log in anew")
+        found.append(FoundCamera("video", f"/dev/{device.name}", _read(bus.parent / "manufacturer"), _read(node / "name"),
+                                 bus.name if bus.exists() else "", "; ".join(texts)))
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def shown(source: str) -> str:
+    """A source as it may be shown: without user and password."""
+    return re.sub(r"//[^/@]*@", "//", source)
+
+
+def _backend(section: VideoSection) -> int:
+    """OpenCV's number of the backend. Raises CameraError where this OpenCV has none such."""
+    wanted = section.backend
+    if wanted == "auto":
+        wanted = "gstreamer" if " ! " in section.source else "v4l2" if section.source.startswith("/dev/") else "ffmpeg"
+    number = getattr(cv2, f"CAP_{BACKENDS[wanted]}")
+    if cv2.videoio_registry.hasBackend(number):
+        return int(number)
+    if section.backend == "auto" and wanted == "ffmpeg":  # others read files and streams as well
+        return int(cv2.CAP_ANY)
+    raise CameraError(f"this OpenCV cannot read {shown(section.source)}", got=f"OpenCV {cv2.__version__} built without {BACKENDS[wanted]}",
+                      expected=f"one with {BACKENDS[wanted]}, as the system's is",
+                      next="Run: pip uninstall opencv-python-headless; sudo apt-get install python3-opencv; in a virtual environment "
+                           "that was made with --system-site-packages. See docs/cameras.md.")
+
+
+def open_capture(section: VideoSection, source: str) -> cv2.VideoCapture:
+    """The opened source with its properties set; it waits at most ``TIMEOUT_S``, where its backend can. Raises CameraError."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    (getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)
+    backend = _backend(section)
+    capture = cv2.VideoCapture()
+    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * TIMEOUT_S, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * TIMEOUT_S]
+    opened = backend != cv2.CAP_V4L2 and capture.open(source, backend, limits)
+    if not opened and backend in (cv2.CAP_V4L2, cv2.CAP_GSTREAMER):  # the one has no such limits, the other not in older versions
+        opened = capture.open(source, backend)
+    if not opened:
+        raise CameraError(f"OpenCV cannot open {shown(source)}", expected="a video that it can decode",
+                          next="Look whether it is there, may be read, and is in use by another program.")
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # not all can; who reads on and on finds no old frame anyway
+    try:
+        _set_properties(capture, section, source)
+    except CameraError:
+        capture.release()
+        raise
+    return capture
+
+
+def _set_properties(capture: cv2.VideoCapture, section: VideoSection, source: str) -> None:
+    for name, value in section.properties.items():
+        number = getattr(cv2, PREFIX + name, None)
+        if number is None:
+            known = [other.removeprefix(PREFIX) for other in dir(cv2) if other.startswith(PREFIX)]
+            close = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1)
+            raise CameraError(f"unknown property {name!r} under [camera]", expected=f"{close[0]!r}" if close else
+                              "a name of OpenCV's without CAP_PROP_, such as FRAME_WIDTH")
+        capture.set(number, value)
+        given = capture.get(number)
+        if not math.isclose(given, value, rel_tol=1e-3, abs_tol=1e-3):
+            raise CameraError(f"{shown(source)} does not take {name} = {value:g}", got=f"{given:g}",
+                              expected="a value that it has", next="Mend `properties` under [camera] in the line file.")
+
+
+def as_frame(image: Any, grey: bool, source: str) -> Frame:
+    """What OpenCV reads, uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (BGR), as a frame; grey: of one channel. Raises CameraError."""
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or channels not in (1, 3):
+        raise CameraError(f"{source} delivers frames that cannot be used", got=f"{channels} channels of {image.dtype}",
+                          expected="1 or 3 of uint8", next="Mend `properties` under [camera], such as FOURCC and CONVERT_RGB.")
+    if channels == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY if grey else cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image if image.ndim == 3 else image[:, :, None], dtype=np.uint8)
+
+
+class VideoFile:
+    """A software-triggered camera whose pictures are the frames of a video."""
+
+    def __init__(self, section: VideoSection, path: Path) -> None:
+        self._section, self._path = section, path
+        self._exposed: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
+        self._capture: cv2.VideoCapture | None = None
+        self._first: Any = None  # the first frame, until it is played
+        self._frames = self._played = 0  # in all, of the file
+
+    def open(self) -> None:
+        if not self._path.is_file():
+            raise CameraError(f"no video at {self._path}", got="a folder" if self._path.is_dir() else "nothing",
+                              expected="a file, /dev/video0, rtsp://..., http://... or a GStreamer pipeline",
+                              next="Mend `source` under [camera] in the line file.")
+        try:
+            self._begin()
+            as_frame(self._first, self._section.grey, str(self._path))
+        except CameraError:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Go to the first frame. Raises CameraError for a file that has none."""
+        self.close()
+        self._capture = open_capture(self._section, str(self._path))
+        ok, self._first = self._capture.read()
+        self._played = 0
+        if not ok:
+            raise CameraError(f"{self._path} has no frame", got="a file without video that OpenCV can decode", expected="a video")
+
+    def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
+        self._exposed.put((trigger, part, encoder, at))
+
+    def next(self, timeout: float) -> CameraFrame | None:
+        try:
+            trigger, part, encoder, at = self._exposed.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        number = self._frames
+        self._frames += 1
+        try:
+            image = self._read()
+            source = f"{self._path.name}:{self._played - 1}"
+            if image is not None:
+                return CameraFrame(trigger, part, number, at, as_frame(image, self._section.grey, source), source, encoder=encoder)
+        except Exception as error:  # whatever is wrong with the file, the line goes on
+            return CameraFrame(trigger, part, number, at, None, self._path.name, encoder=encoder, cause=Cause.CAMERA, text=str(error))
+        return CameraFrame(trigger, part, number, at, None, encoder=encoder, cause=Cause.NO_FRAME,
+                           text=f"the video {self._path} ran dry after {self._played} frames; take a longer one, or set `loop = true`")
+
+    def _read(self) -> Any:
+        """The next frame as OpenCV reads it, or None at the end."""
+        if self._capture is None:
+            self._begin()
+        image, self._first = self._first, None
+        if image is None and self._capture is not None:
+            image = self._capture.read()[1]
+        if image is None and self._section.loop:
+            self._begin()
+            return self._read()
+        self._played += image is not None
+        return image
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
+
+
+class VideoDriver:
+    """A device, a stream or a pipeline. It cannot be triggered, and counts its frames itself."""
+
+    ids = (0, (1 << 62) - 1)
+
+    def __init__(self, section: VideoSection) -> None:
+        self._section = section
+        self.name = shown(section.source)
+        self._capture: cv2.VideoCapture | None = None
+        self._frames = 0
+
+    def connect(self) -> None:
+        source = self._section.source
+        if source.startswith("/dev/") and not Path(source).exists():
+            found = ", ".join(camera.key for camera in discover())
+            raise CameraError(f"no camera at {source}", got=found or "no video device at all", expected="one that is there",
+                              next="Mend `source` under [camera] in the line file, or connect the camera.")
+        self._capture = open_capture(self._section, source)
+        self._frames = 0
+        try:
+            self.grab(TIMEOUT_S)
+        except CameraError:
+            self.disconnect()
+            raise
+
+    def trigger(self) -> None:
+        raise CameraError(f"{self.name} cannot be triggered", expected="a camera that runs free")
+
+    def grab(self, timeout: float) -> Grabbed | None:
+        """The next frame, uint8 ``[H, W, 1]`` or ``[H, W, 3]`` (RGB). It waits as long as the backend does, whatever ``timeout`` is."""
+        if self._capture is None:
+            raise CameraError(f"{self.name} is not open")
+        ok, image = self._capture.read()
+        if not ok:  # at once after a disconnect, and so for ever: whoever reads on would spin
+            raise CameraError(f"{self.name} delivers no frame", next="Look at its cable, its network and its power.")
+        # V4L2 alone tells when a frame was taken; the times of streams are often made up from a frame rate.
+        moment = self._capture.get(cv2.CAP_PROP_POS_MSEC) if self._capture.getBackendName() == "V4L2" else 0.0
+        number = self._frames
+        self._frames += 1
+        return Grabbed(as_frame(image, self._section.grey, self.name), number, moment / 1000 if moment > 0 else None)
+
+    def statistics(self) -> dict[str, int]:
+        return {}
+
+    def disconnect(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
