@@ -14,7 +14,7 @@ from edge.line_file import Match
 from edge.settings import Settings, read_toml, validate
 
 Process = Literal["supervisor", "control", "runtime", "plc"]
-CauseName = Literal["late", "no-frame", "camera", "image", "engine", "link", "unmatched", "stopped", "restart"]
+CauseName = Literal["late", "no-frame", "camera", "image", "engine", "link", "unmatched", "stopped", "restart", "challenge", "incomplete"]
 
 
 class Fault(Settings):
