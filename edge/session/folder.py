@@ -41,20 +41,23 @@ class TapeWriter:
 
     def __init__(self, folder: Path, trouble: Callable[[str], None]) -> None:
         """``trouble`` is told once why the tape is not complete."""
+        try:
+            self._file = (folder / "control.log").open("ab", buffering=0)
+        except OSError as error:
+            raise InputError(f"cannot write the session {folder}", got=error.strerror, next="Make room on the disk.") from error
         self._reader, self.descriptor = os.pipe()
-        self._path, self._trouble = folder / "control.log", trouble
-        self.failed = False
+        self._trouble, self.failed = trouble, False
         self._thread = threading.Thread(target=self._loop, name="tape", daemon=True)
         self._thread.start()
 
     def _loop(self) -> None:
-        with self._path.open("ab") as file:
+        with self._file:
             while data := os.read(self._reader, 1 << 20):
                 if self.failed:
                     continue  # line control never waits
                 try:
-                    file.write(data)
-                    file.flush()
+                    while data:
+                        data = data[self._file.write(data):]
                 except OSError as error:
                     self.failed = True
                     self._trouble(f"the session cannot be written any more: {error}")
