@@ -12,6 +12,7 @@ import typer
 
 from calib.cli import app as calib
 from detectors.cli import app as detectors
+from edge.cameras.cli import app as cameras
 from edge.cli import app as edge
 from edge.errors import EngineLostError, LinesideError
 from edge.session.cli import app as session
@@ -22,7 +23,7 @@ app = typer.Typer(
     help="Inspect surfaces on a production line: fit on good images, export, calibrate, run.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )
-for part in (detectors, export, calib, edge, session, simulation):
+for part in (detectors, export, calib, edge, cameras, session, simulation):
     app.add_typer(part)
 
 

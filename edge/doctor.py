@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -37,7 +37,8 @@ class Finding:
 def examine(root: Path = Path("/")) -> list[Finding]:
     """Look at everything."""
     jetson = is_jetson(root)
-    return [*_gpu(root), *_packages(jetson), *_jetson(root, jetson), *_engines(), *_real_time(), *_serial(root), *_disk()]
+    return [*_gpu(root), *_packages(jetson), *_jetson(root, jetson), *_engines(), *_cameras(jetson), *_real_time(), *_serial(root),
+            *_disk()]
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
@@ -137,11 +138,25 @@ def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
         yield Finding("power mode", "ok", mode)
     else:
         yield Finding("power mode", "improvable", mode or "not known: no nvpmodel", "sudo nvpmodel -m 0, if supply and cooling can do it")
+
+
+def _cameras(jetson: bool) -> Iterator[Finding]:
+    try:
+        import_module("gi").require_version("Aravis", "0.8")
+        yield Finding("Aravis", "ok", "0.8: GigE Vision and USB3 Vision cameras can be used")
+    except (ImportError, ValueError) as error:
+        yield Finding("Aravis", "improvable", str(error), "GigE Vision and USB3 Vision cameras need it: sudo apt-get install "
+                      "gir1.2-aravis-0.8, then pip install 'lineside[genicam]'")
     import cv2
 
-    streams = next((line.split()[-1] for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line), "NO")
-    yield Finding("OpenCV with GStreamer", "improvable" if streams == "NO" else "ok", streams, "" if streams != "NO" else
-                  "CSI cameras need the system's OpenCV: pip uninstall opencv-python-headless. See docs/jetson.md.")
+    version = next((line.partition(":")[2].strip() for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line), "NO")
+    if not version.startswith("NO"):
+        yield Finding("OpenCV with GStreamer", "ok", version)
+    else:
+        what = "CSI cameras need" if jetson else "A pipeline as `source` of a video needs"
+        yield Finding("OpenCV with GStreamer", "improvable", version, f"{what} the system's OpenCV: pip uninstall opencv-python-headless, "
+                      "sudo apt-get install python3-opencv, and a virtual environment with --system-site-packages."
+                      + (" See docs/jetson.md." if jetson else ""))
 
 
 def _engines() -> Iterator[Finding]:

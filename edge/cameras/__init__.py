@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from edge.line_file import CameraKind
-from edge.prepare import Frame
 from edge.verdict import Cause
+
+if TYPE_CHECKING:  # the command line imports this package, and has to answer at once
+    from edge.line_file import CameraKind
+    from edge.prepare import Frame
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,16 @@ class LiveCamera:
         if trigger == "software":
             self._threads.append(threading.Thread(target=self._fire, name=f"trigger {driver.name}", daemon=True))
 
+    @property
+    def name(self) -> str:
+        """The driver's."""
+        return self._driver.name
+
+    def hand_out_all(self) -> None:
+        """Let `next` give every frame of a camera that runs free, not only those asked for. Before `open`."""
+        if self._mode == "off":
+            self._mode = "hardware"
+
     def open(self) -> None:
         self._connect()
         for thread in self._threads:

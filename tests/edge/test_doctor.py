@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
+from types import ModuleType
 
 import pytest
 
@@ -87,3 +89,17 @@ def test_a_tensorrt_that_does_not_fit_is_named(tmp_path, monkeypatch, tensorrt, 
     monkeypatch.setattr("edge.doctor.find_spec", lambda name: name)
     found = {finding.what: finding for finding in edge.doctor._packages(False)}
     assert words in found["TensorRT"].text and (found["TensorRT"].status == "ok") == (words == "10.7.0")
+
+
+def test_what_cameras_need_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gi", None)  # as if it were not installed
+    monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   NO\n")
+    found = {finding.what: finding for finding in edge.doctor._cameras(False)}
+    assert found["Aravis"].status == "improvable" and "gir1.2-aravis-0.8" in found["Aravis"].remedy
+    assert found["OpenCV with GStreamer"].status == "improvable" and "python3-opencv" in found["OpenCV with GStreamer"].remedy
+    binding = ModuleType("gi")
+    binding.require_version = lambda name, version: None
+    monkeypatch.setitem(sys.modules, "gi", binding)
+    monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   YES (1.20.3)\n")
+    found = {finding.what: finding for finding in edge.doctor._cameras(True)}
+    assert found["Aravis"].status == found["OpenCV with GStreamer"].status == "ok" and "1.20.3" in found["OpenCV with GStreamer"].text
