@@ -23,10 +23,29 @@ command -v "$python" >/dev/null || apt_install python3 python3-venv
     || apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
 
 .venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv
-.venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[train,modbus,dev]'
+pip_install() { .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e "$1"; }
+pip_install '.[train,modbus,dev]'
+
+# Cameras: Aravis, its fake camera, a network namespace for that, and what PyGObject is built with. Everything else goes without.
+header=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+missing=()
+command -v gcc >/dev/null || missing+=(gcc)
+command -v pkg-config >/dev/null || missing+=(pkg-config)
+command -v ip >/dev/null || missing+=(iproute2)
+[ -f "$header" ] || missing+=(python3-dev)
+pkg-config --exists gobject-introspection-1.0 2>/dev/null || missing+=(libgirepository1.0-dev)
+pkg-config --exists cairo 2>/dev/null || missing+=(libcairo2-dev)
+command -v arv-fake-gv-camera-0.8 >/dev/null || missing+=(aravis-tools)
+command -v arv-tool-0.8 >/dev/null || missing+=(aravis-tools-cli)
+compgen -G '/usr/lib*/**/girepository-1.0/Aravis-0.8.typelib' >/dev/null || missing+=(gir1.2-aravis-0.8)
+if [ ${#missing[@]} != 0 ] && ! (apt_install "${missing[@]}"); then
+    echo "setup: no ${missing[*]}: cameras of kind \"genicam\" can be neither used nor tested" >&2
+elif ! pip_install '.[genicam]'; then
+    echo "setup: PyGObject cannot be built: cameras of kind \"genicam\" can be neither used nor tested" >&2
+fi
+
 if [ "$(uname -m)" = x86_64 ]; then
     { command -v gcc && command -v g++ && command -v nm; } >/dev/null || apt_install gcc g++ binutils
-    header=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
     [ -f "$header" ] || apt_install python3-dev
     [ -f /usr/include/modbus/modbus.h ] || apt_install libmodbus-dev
     tests/setup_gpu.sh .venv

@@ -23,7 +23,7 @@ from edge.verdict import Cause
 
 POLL = 0.1  # s
 RECONNECT = 1.0  # s between two tries
-STRAGGLE = 0.5  # s that a frame may come after one that was exposed later; then it is lost
+STRAGGLE = 0.25  # s that a frame may come after one that was exposed later; then it is lost
 RESTARTED = 1000  # ids back: the camera counts anew
 TOLD_GAP = 256  # ids; of a longer gap the newest are told one by one, the others are counted
 DRIFT = 2e-4  # s a second that two clocks differ by at most
@@ -151,15 +151,20 @@ class LiveCamera:
             self._mode = "hardware"
 
     def open(self) -> None:
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self._driver.disconnect()
+            raise
         for thread in self._threads:
             thread.start()
 
     def _connect(self) -> None:
         self._driver.connect()
         self._ids, self._clock = FrameIds(*self._driver.ids), DeviceClock()
-        self._failed, self._away = None, ""
         self._session += 1
+        self._failed, self._away = None, ""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
         asked = _Asked(trigger, part, encoder, at)
@@ -184,10 +189,7 @@ class LiveCamera:
             if thread.ident is not None:
                 thread.join()
         if not self._away and self._session >= 0:
-            with contextlib.suppress(Exception):
-                self._statistics.update(self._driver.statistics())  # a line asks for its counters when it has ended
-            self._away = "closed"
-            self._driver.disconnect()
+            self._disconnect("closed")
 
     # The thread that triggers: a camera that does not answer must not hold up who asks.
 
@@ -196,12 +198,14 @@ class LiveCamera:
             if not (away := self._away) and time.monotonic() - asked.at > self._window:
                 away = f"it was not triggered within {1000 * self._window:g} ms"  # and would show another part by now
             if not away:
+                session = self._session
                 try:
                     self._driver.trigger()
                     continue
-                except Exception as error:  # whether it took a frame is not known: all begins anew
-                    self._failed = error
-                    away = str(error)
+                except Exception as error:  # whether it took a frame is not known: all begins anew, unless it did so meanwhile
+                    if session == self._session:
+                        self._failed = error
+                    away = str(error).rstrip(".") or type(error).__name__
             self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
                                          text=f"{self._driver.name}: {away}", exposed=False))
 
@@ -213,10 +217,10 @@ class LiveCamera:
                 self._reconnect()
                 continue
             try:
-                if self._failed is not None:
-                    raise self._failed
                 grabbed = self._driver.grab(POLL)
                 now = time.monotonic()
+                if self._failed is not None:
+                    raise self._failed
                 if grabbed is not None:
                     self._take(grabbed, now)
                 self._look_for_lost(now)
@@ -225,12 +229,18 @@ class LiveCamera:
 
     def _lose(self, error: Exception) -> None:
         self._counts["disconnects"] += 1
+        self._disconnect(str(error).rstrip(".") or type(error).__name__)
+        self._frames.put(CameraError(f"{self._driver.name} is gone", got=self._away, next="It is looked for again and again."))
+
+    def _disconnect(self, why: str) -> None:
+        """Free the camera, and keep what its driver counted."""
+        statistics: dict[str, int] = {}
         with contextlib.suppress(Exception):
-            self._statistics.update(self._driver.statistics())
-        self._away = str(error).rstrip(".") or type(error).__name__
+            statistics = self._driver.statistics()
+        self._away = why
+        self._statistics.update(statistics)
         with contextlib.suppress(Exception):
             self._driver.disconnect()
-        self._frames.put(CameraError(f"{self._driver.name} is gone", got=self._away, next="It is looked for again and again."))
 
     def _reconnect(self) -> None:
         self._answer(time.monotonic(), Cause.CAMERA, self._away)
@@ -239,7 +249,7 @@ class LiveCamera:
         try:
             self._connect()
         except Exception as error:
-            self._away = str(error)
+            self._away = str(error).rstrip(".") or type(error).__name__
             with contextlib.suppress(Exception):
                 self._driver.disconnect()
             return
