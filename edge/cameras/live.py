@@ -124,14 +124,16 @@ class LiveCamera:
     """A driver as a `Camera`. A connection that is lost is told once, and made again and again."""
 
     def __init__(self, driver: Driver, trigger: CameraTrigger, window: float) -> None:
-        """window: s from a trigger within which the camera has to be triggered, or running free to have taken a frame."""
+        """window: s from a trigger within which a frame has to be exposed; half of it is the line's, to trigger the camera."""
         self._driver, self._mode, self._window = driver, trigger, window
         self._frames = FrameQueue()
         self._counts: Counter[str] = Counter(dict.fromkeys(
-            ("frames", "incomplete", "lost", "overtaken", "doubled", "unasked", "disconnects", "reconnects"), 0))
+            ("frames", "incomplete", "lost", "overtaken", "doubled", "unasked", "untriggered", "disconnects", "reconnects"), 0))
         self._statistics: Counter[str] = Counter()  # of the connections before this one
         self._triggers: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._asked: deque[_Asked] = deque()  # of a camera that runs free
+        self._given: list[_Asked] = []  # triggers of this session, until its first frame
+        self._seen = threading.Event()  # that frame
         self._failed: Exception | None = None  # a trigger
         self._away = ""  # why it is not connected
         self._session = -1
@@ -164,6 +166,8 @@ class LiveCamera:
         self._driver.connect()
         self._ids, self._clock = FrameIds(*self._driver.ids), DeviceClock()
         self._session += 1
+        self._given.clear()
+        self._seen.clear()
         self._failed, self._away = None, ""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
@@ -195,17 +199,21 @@ class LiveCamera:
 
     def _fire(self) -> None:
         while (asked := self._triggers.get()) is not None:
-            if not (away := self._away) and time.monotonic() - asked.at > self._window:
-                away = f"it was not triggered within {1000 * self._window:g} ms"  # and would show another part by now
+            if not (away := self._away) and time.monotonic() - asked.at > self._window / 2:
+                away = f"it was not triggered within {500 * self._window:g} ms"  # and would show another part by now
             if not away:
                 session = self._session
+                if not self._seen.is_set():
+                    self._given.append(asked)
                 try:
                     self._driver.trigger()
+                    self._seen.wait(STRAGGLE)  # the first frame of a session is surely of its first trigger when there was no other
                     continue
                 except Exception as error:  # whether it took a frame is not known: all begins anew, unless it did so meanwhile
                     if session == self._session:
                         self._failed = error
-                    away = str(error).rstrip(".") or type(error).__name__
+                    away = self._why(error)
+            self._counts["untriggered"] += 1
             self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
                                          text=f"{self._driver.name}: {away}", exposed=False))
 
@@ -229,8 +237,12 @@ class LiveCamera:
 
     def _lose(self, error: Exception) -> None:
         self._counts["disconnects"] += 1
-        self._disconnect(str(error).rstrip(".") or type(error).__name__)
+        self._disconnect(self._why(error))
         self._frames.put(CameraError(f"{self._driver.name} is gone", got=self._away, next="It is looked for again and again."))
+
+    def _why(self, error: Exception) -> str:
+        """What an error says, without the camera's name, which stands before it anyway."""
+        return str(error).removeprefix(self._driver.name).lstrip(": ").rstrip(".") or type(error).__name__
 
     def _disconnect(self, why: str) -> None:
         """Free the camera, and keep what its driver counted."""
@@ -249,7 +261,7 @@ class LiveCamera:
         try:
             self._connect()
         except Exception as error:
-            self._away = str(error).rstrip(".") or type(error).__name__
+            self._away = self._why(error)
             with contextlib.suppress(Exception):
                 self._driver.disconnect()
             return
@@ -271,6 +283,11 @@ class LiveCamera:
         if grabbed.image is None:
             self._counts["incomplete"] += 1
             frame = self._without(frame, f"{text} is incomplete: {grabbed.text}")
+        if not self._seen.is_set():
+            given = list(self._given)
+            if len(given) == 1:
+                frame = replace(frame, trigger=given[0].trigger, part=given[0].part, host_time=given[0].at)
+            self._seen.set()
         self._hand_out(frame, now)
 
     @staticmethod
