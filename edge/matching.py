@@ -1,7 +1,8 @@
 """Which frame is of which part: by the trigger that the frame was asked for, its frame id, or its encoder count; never by order of arrival.
 
 A folder says which trigger a frame is of. A camera does not: its frames have an id that counts exposures, and perhaps the belt's encoder
-count. The ids of one that the line itself triggers count the line's triggers, those of one that a sensor triggers the PLC's part ids.
+count. The ids of one that the line itself triggers count the line's triggers, and its first frame says which one it is of; those of one
+that a sensor triggers count the PLC's part ids.
 Triggers come over the PLC's link, frames over the camera's: either may be first.
 """
 
@@ -78,14 +79,15 @@ class Matcher:
         if frame.trigger:
             if not frame.exposed:
                 self._skip(frame.trigger)
+            else:
+                self._learn(frame)
             self._ready.append(frame)
             return
         self._hear()
-        if frame.session != self._session:
-            if frame.session < self._session:
-                self.without_part += 1
-                return
-            self._session, self._offset = frame.session, None
+        if frame.session < self._session:
+            self.without_part += 1
+            return
+        self._begin(frame.session)
         if not self._try(frame):
             self._held.append((self._now() + self._window, frame))
 
@@ -139,6 +141,19 @@ class Matcher:
                 self._exposures.remove(exposure)
             elif exposure.expose.trigger > trigger:
                 exposure.key -= 1
+
+    def _begin(self, session: int) -> None:
+        if session != self._session:
+            self._session, self._offset = session, None
+
+    def _learn(self, frame: CameraFrame) -> None:
+        """A frame that knows its trigger says what lies between the ids behind it and the triggers."""
+        self._hear()
+        self._begin(frame.session)
+        exposure = next((exposure for exposure in self._exposures if exposure.expose.trigger == frame.trigger), None)
+        if exposure is not None:
+            exposure.frame = frame
+            self._offset = (frame.frame_id - exposure.key) % IDS
 
     def _give(self, frame: CameraFrame, exposure: _Exposure) -> None:
         exposure.frame = frame

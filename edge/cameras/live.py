@@ -132,6 +132,8 @@ class LiveCamera:
         self._statistics: Counter[str] = Counter()  # of the connections before this one
         self._triggers: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._asked: deque[_Asked] = deque()  # of a camera that runs free
+        self._given: list[_Asked] = []  # triggers of this session, until its first frame
+        self._seen = threading.Event()  # that frame
         self._failed: Exception | None = None  # a trigger
         self._away = ""  # why it is not connected
         self._session = -1
@@ -154,6 +156,8 @@ class LiveCamera:
         self._driver.connect()
         self._ids, self._clock = FrameIds(*self._driver.ids), DeviceClock()
         self._session += 1
+        self._given.clear()
+        self._seen.clear()
         self._failed, self._away = None, ""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
@@ -189,8 +193,11 @@ class LiveCamera:
                 away = f"it was not triggered within {1000 * self._window:g} ms"  # and would show another part by now
             if not away:
                 session = self._session
+                if not self._seen.is_set():
+                    self._given.append(asked)
                 try:
                     self._driver.trigger()
+                    self._seen.wait(STRAGGLE)  # the first frame of a session is surely of its first trigger when there was no other
                     continue
                 except Exception as error:  # whether it took a frame is not known: all begins anew, unless it did so meanwhile
                     if session == self._session:
@@ -261,6 +268,11 @@ class LiveCamera:
         if grabbed.image is None:
             self._counts["incomplete"] += 1
             frame = self._without(frame, f"{text} is incomplete: {grabbed.text}")
+        if not self._seen.is_set():
+            given = list(self._given)
+            if len(given) == 1:
+                frame = replace(frame, trigger=given[0].trigger, part=given[0].part, host_time=given[0].at)
+            self._seen.set()
         self._hand_out(frame, now)
 
     @staticmethod

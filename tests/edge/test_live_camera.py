@@ -184,8 +184,29 @@ def test_a_trigger_is_passed_on_and_its_frame_comes_with_its_number(camera):
     script.frames.put(Grabbed(IMAGE, 65535, 2.5, encoder=7, exposure_us=100.0))
     script.frames.put(Grabbed(IMAGE, 1))
     frame = next_frame(one)
-    assert (frame.trigger, frame.frame_id, frame.device_time, frame.encoder, frame.exposure_us) == (0, 65535, 2.5, 7, 100.0)
+    assert (frame.frame_id, frame.device_time, frame.encoder, frame.exposure_us) == (65535, 2.5, 7, 100.0)
     assert frame.image is IMAGE and frame.complete and frame.exposed and next_frame(one).frame_id == 65536
+
+
+def test_the_first_frame_of_a_session_is_of_the_only_trigger_however_late_it_comes(camera):
+    one, script = camera()
+    at = time.monotonic() - 5
+    one.expose(1, 11, None, at)
+    wait_until(lambda: script.triggers == 1)
+    script.frames.put(Grabbed(None, 9, text="its head is missing"))
+    frame = next_frame(one)
+    assert (frame.trigger, frame.part, frame.host_time, frame.cause) == (1, 11, at, Cause.INCOMPLETE)
+    script.frames.put(Grabbed(IMAGE, 10))
+    assert next_frame(one).trigger == 0
+
+
+def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
+    one, script = camera()
+    for trigger in (1, 2):
+        one.expose(trigger, 10 + trigger, None, time.monotonic())
+    wait_until(lambda: script.triggers == 2)  # the second is given when no frame came for the first
+    script.frames.put(Grabbed(IMAGE, 9))
+    assert next_frame(one).trigger == 0
 
 
 def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
@@ -381,6 +402,20 @@ def test_a_new_session_learns_its_ids_anew_and_frames_of_the_old_one_are_dropped
     bench.trigger(4, 1.1)
     bench.frame(2, 1.105, session=1)
     assert bench.taken() == [(500, 1), (1, 3), (2, 4)] and bench.matcher.without_part == 1
+
+
+def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
+    bench = Bench()
+    for number in (1, 2, 3):
+        bench.trigger(number, number / 100)  # all of them within the window of each
+    bench.matcher.frame(CameraFrame(1, 101, 7, 0.01, IMAGE))
+    bench.frame(8, 0.025)
+    bench.trigger(4, 1.0)  # is lost with its camera
+    bench.trigger(5, 1.01)
+    bench.matcher.frame(CameraFrame(5, 105, 1, 1.01, IMAGE, session=1))
+    bench.trigger(6, 1.02)
+    bench.frame(2, 1.03, session=1)
+    assert bench.taken() == [(7, 1), (8, 2), (1, 5), (2, 6)] and bench.matcher.unmatched() is None
 
 
 def test_a_lost_frame_has_no_time_and_is_known_by_its_id():
