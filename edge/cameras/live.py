@@ -202,7 +202,7 @@ class LiveCamera:
                 except Exception as error:  # whether it took a frame is not known: all begins anew, unless it did so meanwhile
                     if session == self._session:
                         self._failed = error
-                    away = str(error).rstrip(".") or type(error).__name__
+                    away = self._why(error)
             self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
                                          text=f"{self._driver.name}: {away}", exposed=False))
 
@@ -226,8 +226,12 @@ class LiveCamera:
 
     def _lose(self, error: Exception) -> None:
         self._counts["disconnects"] += 1
-        self._disconnect(str(error).rstrip(".") or type(error).__name__)
+        self._disconnect(self._why(error))
         self._frames.put(CameraError(f"{self._driver.name} is gone", got=self._away, next="It is looked for again and again."))
+
+    def _why(self, error: Exception) -> str:
+        """What an error says, without the camera's name, which stands before it anyway."""
+        return str(error).removeprefix(self._driver.name).lstrip(": ").rstrip(".") or type(error).__name__
 
     def _disconnect(self, why: str) -> None:
         """Free the camera, and keep what its driver counted."""
@@ -246,7 +250,7 @@ class LiveCamera:
         try:
             self._connect()
         except Exception as error:
-            self._away = str(error).rstrip(".") or type(error).__name__
+            self._away = self._why(error)
             with contextlib.suppress(Exception):
                 self._driver.disconnect()
             return

@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Run a line on GigE Vision cameras, packets and all, and prove that every part ended once and for a reason that the camera gave.
+
+The cameras are Aravis' fake ones, in a network namespace of their own; the PLC is the simulator. Compares the line's ledger, the journal,
+the PLC's log and the camera's counts. Exit code 1 if they do not agree, 2 if this machine refuses a network namespace.
+
+    benchmarks/camera_soak.py                                   # 20 minutes at 25 parts a second
+    benchmarks/camera_soak.py --minutes 5 --loss 5              # 5 of 1,000 packets are lost
+    benchmarks/camera_soak.py --minutes 5 --kill-every 30       # the camera dies each 30 s, and comes back
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from itertools import takewhile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+LINESIDE = [sys.executable, "-m", "lineside"]
+FAKE = "arv-fake-gv-camera-0.8"
+INSIDE = "LINESIDE_CAMERA_SOAK_INSIDE"  # the namespace
+BUNDLE = Path(__file__).parents[1] / "edge" / "simulation" / "demo_bundle"
+IDS = 65535  # of GigE Vision, from 1 on
+TRAVEL = 1500  # ms; a frame that never came is told 0.25 s after the next one
+DOWN = 1.0  # s that a killed camera stays away
+LINE = """
+[line]
+name = "camera soak"
+bundle = "{bundle}"
+threads = 1
+{cameras}
+[plc]
+kind = "frames"
+port = "plc"
+[belt]
+travel_ms = {travel}
+[journal]
+pictures = "none"
+"""
+CAMERA = """
+[[camera]]
+kind = "genicam"
+serial = "{serial}"
+roi = [0, 0, 256, 256]
+packet_size = {packet}
+resend = false
+window_ms = 300
+features = {{ AcquisitionFrameRate = 200.0 }}
+"""
+
+
+class FakeCamera:
+    """A camera that can die."""
+
+    def __init__(self, number: int, loss: int) -> None:
+        self.serial = f"GV0{number}"
+        self._words = [FAKE, "-i", f"127.0.0.{number}", "-s", self.serial, "-r", str(loss)]
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def query(journal: Path, sql: str, *values: object) -> list[tuple]:
+    """Rows of a journal that a line may be writing; none before it has made its tables."""
+    try:
+        database = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
+    except sqlite3.OperationalError:
+        return []
+    try:
+        return database.execute(sql, values).fetchall()
+    except sqlite3.OperationalError:
+        return []
+    finally:
+        database.close()
+
+
+def kill_often(camera: FakeCamera, journal: Path, every: float, times: int, back: list[float], done: threading.Event) -> None:
+    """Kill a camera and start it again, each ``every`` s of inspecting; ``back`` gets the s from its start to the next part inspected."""
+    inspected = "SELECT MIN(triggered) FROM parts WHERE cause IS NULL AND triggered > ?"
+    while not times or len(back) < times:
+        while not done.is_set() and query(journal, inspected, 0) in ([], [(None,)]):
+            done.wait(0.1)
+        if done.wait(every):
+            return
+        camera.kill()
+        if done.wait(DOWN):
+            return
+        camera.start()
+        started = time.time()
+        while (found := query(journal, inspected, started)) in ([], [(None,)]):
+            if done.wait(0.1):
+                return
+        back.append(found[0][0] - started)
+
+
+def wraps(sources: list[str]) -> int:
+    """How often the ids of the frames in a journal went from the highest to the lowest one."""
+    newest: dict[str, int] = {}
+    count = 0
+    for source in sources:
+        if (found := re.search(r"(.*): frame (\d+)$", source)) is not None:
+            name, round_ = found[1], (int(found[2]) - 1) // IDS
+            count += max(0, round_ - newest.get(name, round_))
+            newest[name] = round_
+    return count
+
+
+def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+    """Run cameras, PLC and line in ``folder``, and compare."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["ip", "addr", "add", "127.0.0.2/8", "dev", "lo"], check=True)
+    cameras = [FakeCamera(number + 1, arguments.loss) for number in range(arguments.cameras)]
+    processes: list[subprocess.Popen] = []
+    done, back, journal = threading.Event(), [], folder / "journal.db"
+    parts = arguments.parts or round(60 * arguments.minutes * arguments.rate)
+    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size) for camera in cameras)
+    (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=sections, travel=TRAVEL))
+    killer = threading.Thread(target=kill_often, daemon=True, args=(
+        cameras[0], journal, arguments.kill_every, arguments.kills, back, done))
+    try:
+        plc = subprocess.Popen([*LINESIDE, "plc-simulator", "--port", str(folder / "plc"), "--log", str(folder / "plc.jsonl"), "--json",
+                                "--parts", str(parts), "--rate", str(arguments.rate), "--travel-ms", str(TRAVEL)],
+                               stdout=subprocess.PIPE, text=True)
+        processes.append(plc)
+        while not (folder / "plc").exists():
+            if plc.poll() is not None:
+                sys.exit("the PLC simulator did not start")
+            time.sleep(0.02)
+        with (folder / "messages.txt").open("w") as messages:
+            line = subprocess.Popen([*LINESIDE, "run", str(folder / "line.toml"), "--parts", str(parts), "--json"],
+                                    stdout=subprocess.PIPE, stderr=messages, text=True)
+            processes.append(line)
+            if arguments.kill_every:
+                killer.start()
+            out = line.communicate()[0]
+        if line.returncode != 0:
+            sys.exit(f"the line ended with exit code {line.returncode}: {(folder / 'messages.txt').read_text()[-2000:]}")
+        return compare(json.loads(out), json.loads(plc.communicate(timeout=60)[0]), journal, parts, back, arguments)
+    finally:
+        done.set()
+        if killer.ident is not None:
+            killer.join()
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for camera in cameras:
+            camera.kill()
+
+
+def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float], arguments: argparse.Namespace) -> dict[str, object]:
+    """What came of it, and whether all of them agree."""
+    rows = query(journal, "SELECT part, verdict, cause, image FROM parts ORDER BY id")
+    frames = ledger["frames"]
+    causes = Counter(cause for _, _, cause, _ in rows if cause is not None)
+    told = frames["incomplete"] + frames["lost"]
+    # That a frame was lost, the next one tells: there is none behind the last.
+    untold = len(list(takewhile(lambda row: row[2] == "late", reversed(rows)))) if arguments.loss else 0
+    others = sum(count for cause, count in causes.items() if cause != "incomplete") - untold
+    one = arguments.cameras == 1 and not arguments.kill_every
+    agree = {
+        "ledger": ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == parts,
+        "journal": len(rows) == len({row[0] for row in rows}) == parts and dict(causes) == ledger["causes"],
+        "plc": plc["triggers"] == parts and sorted(plc["ejected_ids"]) == sorted(row[0] for row in rows if row[1] != "PASS")
+               and plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0,
+        "incomplete": causes["incomplete"] == told if one else causes["incomplete"] <= told,
+        "causes": others == 0 or arguments.kill_every > 0,
+        "unmatched": causes["unmatched"] == 0,
+        "reconnects": frames["disconnects"] == frames["reconnects"] >= len(back),
+    }
+    return {
+        "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"], "uninspected": ledger["uninspected"],
+        "causes": dict(causes), "frames": frames, "id_wraps": wraps([row[3] or "" for row in rows]),
+        "reconnect_s": [round(seconds, 2) for seconds in back], "latency_ms": ledger["latency_ms"], "agree": agree,
+        "ok": all(agree.values()),
+    }
+
+
+def enter() -> None:
+    """Begin again in a network namespace. Returns where that is refused."""
+    os.environ[INSIDE] = "1"
+    for words in (["unshare", "-n"], ["unshare", "-rn"]):
+        with suppress(OSError):
+            if subprocess.run([*words, "ip", "link", "set", "lo", "up"], capture_output=True).returncode == 0:
+                os.execvp(words[0], [*words, sys.executable, *sys.argv])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="a bundle for grey frames of 256 px; the demo's unless given")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--parts", type=int, default=0, help="so many, instead of minutes")
+    parser.add_argument("--rate", type=float, default=25.0, help="parts a second")
+    parser.add_argument("--cameras", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--loss", type=int, default=0, help="packets of 1,000 that are lost")
+    parser.add_argument("--packet-size", type=int, default=1400, help="bytes; a frame has 65,536")
+    parser.add_argument("--kill-every", type=float, default=0.0, help="s of inspecting after which the first camera is killed; 0: never")
+    parser.add_argument("--kills", type=int, default=0, help="at most; 0: until the end")
+    parser.add_argument("--keep", type=Path, help="keep line file, journal and logs in this folder")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if INSIDE not in os.environ:
+        enter()
+        print("NO NETWORK NAMESPACE: this machine refuses `unshare -n`, or has no `ip`", file=sys.stderr)
+        return 2
+    if arguments.keep is not None:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+        result = soak(arguments.keep, arguments)
+    else:
+        with tempfile.TemporaryDirectory(prefix="lineside-camera-soak-") as folder:
+            result = soak(Path(folder), arguments)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        table = Table("figure", "value", title=f"{result['triggers']} parts at {arguments.rate:g} a second")
+        for name, value in result.items():
+            table.add_row(name, str(value))
+        Console().print(table)
+    return 0 if result["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
