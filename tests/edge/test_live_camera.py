@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 import edge.cameras.live as live
 from edge.cameras import CameraFrame
 from edge.cameras.live import DRIFT, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds, Grabbed, LiveCamera
-from edge.control.events import Expose
 from edge.errors import CameraError
-from edge.matching import Matcher
 from edge.verdict import Cause
 
 IMAGE = np.zeros((16, 16, 1), np.uint8)
@@ -344,93 +342,3 @@ def test_parts_that_wait_for_a_frame_end_when_the_camera_is_lost(camera):
     script.frames.put(CameraError("cable pulled"))
     frame = next_frame(one)
     assert (frame.part, frame.cause) == (11, Cause.CAMERA) and "cable pulled" in frame.text
-
-
-# To the parts, by the triggers that the camera was given
-
-class Bench:
-    """A matcher of a triggered camera, with a clock of its own."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.matcher = Matcher("trigger", window_s=0.03, now=lambda: self.now)
-
-    def trigger(self, number, at):
-        self.now = at
-        self.matcher.expose(Expose(100 + number, None, number, at))
-
-    def frame(self, id, at, **more):
-        self.matcher.frame(CameraFrame(0, 0, id, at, IMAGE, **more))
-
-    def skip(self, number, at):
-        self.matcher.frame(CameraFrame(number, 100 + number, 0, at, None, cause=Cause.CAMERA, exposed=False))
-
-    def taken(self):
-        return [(frame.frame_id, frame.trigger) for frame in iter(self.matcher.take, None)]
-
-
-def test_frames_are_counted_against_the_triggers_that_the_camera_was_given():
-    bench = Bench()
-    bench.trigger(1, 0.0)
-    bench.frame(500, 0.005)
-    bench.trigger(2, 0.1)
-    bench.skip(2, 0.1)
-    bench.trigger(3, 0.2)
-    bench.frame(501, 0.205)
-    assert bench.taken() == [(500, 1), (0, 2), (501, 3)] and bench.matcher.unmatched() is None
-
-
-def test_a_trigger_that_was_skipped_shifts_those_behind_it_that_are_known_already():
-    bench = Bench()
-    bench.trigger(1, 0.0)
-    bench.frame(500, 0.005)
-    bench.trigger(2, 0.1)
-    bench.trigger(3, 0.2)
-    bench.skip(2, 0.1)
-    bench.frame(501, 0.205)
-    assert bench.taken() == [(500, 1), (0, 2), (501, 3)]
-
-
-def test_a_new_session_learns_its_ids_anew_and_frames_of_the_old_one_are_dropped():
-    bench = Bench()
-    bench.trigger(1, 0.0)
-    bench.frame(500, 0.005)
-    bench.trigger(2, 0.1)  # lost with its camera
-    bench.trigger(3, 1.0)
-    bench.frame(1, 1.005, session=1)
-    bench.frame(501, 0.105, session=0)
-    bench.trigger(4, 1.1)
-    bench.frame(2, 1.105, session=1)
-    assert bench.taken() == [(500, 1), (1, 3), (2, 4)] and bench.matcher.without_part == 1
-
-
-def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
-    bench = Bench()
-    for number in (1, 2, 3):
-        bench.trigger(number, number / 100)  # all of them within the window of each
-    bench.matcher.frame(CameraFrame(1, 101, 7, 0.01, IMAGE))
-    bench.frame(8, 0.025)
-    bench.trigger(4, 1.0)  # is lost with its camera
-    bench.trigger(5, 1.01)
-    bench.matcher.frame(CameraFrame(5, 105, 1, 1.01, IMAGE, session=1))
-    bench.trigger(6, 1.02)
-    bench.frame(2, 1.03, session=1)
-    assert bench.taken() == [(7, 1), (8, 2), (1, 5), (2, 6)] and bench.matcher.unmatched() is None
-
-
-def test_a_lost_frame_has_no_time_and_is_known_by_its_id():
-    bench = Bench()
-    for number in (1, 2, 3):
-        bench.trigger(number, number / 10)
-    bench.frame(500, 0.105)
-    bench.frame(502, 0.305)
-    bench.frame(501, math.nan)
-    assert bench.taken() == [(500, 1), (502, 3), (501, 2)]
-
-
-def test_a_lost_frame_of_a_new_session_is_no_parts():
-    bench = Bench()
-    bench.trigger(1, 0.0)
-    bench.frame(7, math.nan, session=1)
-    bench.now = 1.0
-    assert bench.taken() == [] and bench.matcher.without_part == 1 and bench.matcher.remark() is None
