@@ -35,6 +35,7 @@ INSIDE = "LINESIDE_CAMERA_SOAK_INSIDE"  # the namespace
 BUNDLE = Path(__file__).parents[1] / "edge" / "simulation" / "demo_bundle"
 IDS = 65535  # of GigE Vision, from 1 on
 TRAVEL = 1500  # ms; a frame that never came is told 0.25 s after the next one
+WINDOW = 0.9  # of the time between two parts: a trigger that is given later than half of that is too near to the next one
 DOWN = 1.0  # s that a killed camera stays away
 LINE = """
 [line]
@@ -57,7 +58,7 @@ serial = "{serial}"
 roi = [0, 0, 256, 256]
 packet_size = {packet}
 resend = false
-window_ms = 300
+window_ms = {window:g}
 features = {{ AcquisitionFrameRate = 200.0 }}
 """
 
@@ -131,7 +132,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     processes: list[subprocess.Popen] = []
     done, back, journal = threading.Event(), [], folder / "journal.db"
     parts = arguments.parts or round(60 * arguments.minutes * arguments.rate)
-    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size) for camera in cameras)
+    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size, window=1000 * WINDOW / arguments.rate)
+                       for camera in cameras)
     (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=sections, travel=TRAVEL))
     killer = threading.Thread(target=kill_often, daemon=True, args=(
         cameras[0], journal, arguments.kill_every, arguments.kills, back, done))
@@ -174,7 +176,7 @@ def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float
     told = frames["incomplete"] + frames["lost"]
     # That a frame was lost, the next one tells: there is none behind the last.
     untold = len(list(takewhile(lambda row: row[2] == "late", reversed(rows)))) if arguments.loss else 0
-    others = sum(count for cause, count in causes.items() if cause != "incomplete") - untold
+    others = sum(count for cause, count in causes.items() if cause not in ("incomplete", "camera")) - untold
     one = arguments.cameras == 1 and not arguments.kill_every
     agree = {
         "ledger": ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == parts,
@@ -182,6 +184,7 @@ def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float
         "plc": plc["triggers"] == parts and sorted(plc["ejected_ids"]) == sorted(row[0] for row in rows if row[1] != "PASS")
                and plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0,
         "incomplete": causes["incomplete"] == told if one else causes["incomplete"] <= told,
+        "untriggered": causes["camera"] == frames["untriggered"] if one else causes["camera"] <= frames["untriggered"],
         "causes": others == 0 or arguments.kill_every > 0,
         "unmatched": causes["unmatched"] == 0,
         "reconnects": frames["disconnects"] == frames["reconnects"] >= len(back),

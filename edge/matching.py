@@ -215,13 +215,21 @@ class Matcher:
         exposure = next((exposure for exposure in reversed(self._exposures) if exposure.key % IDS == key), None)
         if exposure is None:
             return False
+        after = self._after(exposure)
         if not math.isnan(frame.host_time) and not self._in_time(frame, exposure):
             self._contradicted(frame, [exposure])
+        elif self._match == "trigger" and after is not None and after.expose.at <= frame.host_time:
+            self._contradicted(frame, [exposure, after])  # the camera may have ignored a trigger, and counted none
         elif exposure.frame is None and not exposure.unmatched:
             self._give(frame, exposure)
         else:  # the camera delivered it twice
             self.without_part += 1
         return True
+
+    def _after(self, exposure: _Exposure) -> _Exposure | None:
+        """The trigger behind one."""
+        later = [other for other in self._exposures if other.expose.trigger > exposure.expose.trigger]
+        return min(later, key=lambda other: other.expose.trigger, default=None)
 
     def _contradicted(self, frame: CameraFrame, exposures: list[_Exposure]) -> None:
         self._offset = None

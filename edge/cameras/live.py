@@ -124,11 +124,11 @@ class LiveCamera:
     """A driver as a `Camera`. A connection that is lost is told once, and made again and again."""
 
     def __init__(self, driver: Driver, trigger: CameraTrigger, window: float) -> None:
-        """window: s from a trigger within which the camera has to be triggered, or running free to have taken a frame."""
+        """window: s from a trigger within which a frame has to be exposed; half of it is the line's, to trigger the camera."""
         self._driver, self._mode, self._window = driver, trigger, window
         self._frames = FrameQueue()
         self._counts: Counter[str] = Counter(dict.fromkeys(
-            ("frames", "incomplete", "lost", "overtaken", "doubled", "unasked", "disconnects", "reconnects"), 0))
+            ("frames", "incomplete", "lost", "overtaken", "doubled", "unasked", "untriggered", "disconnects", "reconnects"), 0))
         self._statistics: Counter[str] = Counter()  # of the connections before this one
         self._triggers: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._asked: deque[_Asked] = deque()  # of a camera that runs free
@@ -189,8 +189,8 @@ class LiveCamera:
 
     def _fire(self) -> None:
         while (asked := self._triggers.get()) is not None:
-            if not (away := self._away) and time.monotonic() - asked.at > self._window:
-                away = f"it was not triggered within {1000 * self._window:g} ms"  # and would show another part by now
+            if not (away := self._away) and time.monotonic() - asked.at > self._window / 2:
+                away = f"it was not triggered within {500 * self._window:g} ms"  # and would show another part by now
             if not away:
                 session = self._session
                 if not self._seen.is_set():
@@ -203,6 +203,7 @@ class LiveCamera:
                     if session == self._session:
                         self._failed = error
                     away = self._why(error)
+            self._counts["untriggered"] += 1
             self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
                                          text=f"{self._driver.name}: {away}", exposed=False))
 

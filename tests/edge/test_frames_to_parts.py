@@ -233,6 +233,17 @@ def test_a_new_session_learns_its_ids_anew_and_frames_of_the_old_one_are_dropped
     assert bench.taken() == [(500, 1), (1, 3), (2, 4)] and bench.matcher.without_part == 1
 
 
+def test_a_trigger_that_the_camera_ignored_moves_no_frame_to_another_part_even_where_the_window_is_too_wide():
+    bench = Triggered()
+    bench.trigger(1, 0.0)
+    bench.matcher.frame(CameraFrame(1, 101, 7, 0.0, IMAGE))
+    bench.trigger(2, 0.1)  # ignored, and not counted
+    bench.trigger(3, 0.12)
+    bench.frame(8, 0.121)
+    assert bench.taken() == [(7, 1)]
+    assert [bench.matcher.unmatched().part for _ in range(2)] == [102, 103]
+
+
 def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
     bench = Triggered()
     for number in (1, 2, 3):
