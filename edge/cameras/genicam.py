@@ -102,6 +102,7 @@ class _Connection:
         camera, aravis = self._camera, self._aravis
         self._gige = camera.is_gv_device()
         if self._gige and not self._device.is_controller():
+            self._lost.set()  # it answers another program alone
             raise CameraError(f"{self._name} is held by another program", next="End that one, such as the vendor's viewer.")
         with suppress(self._glib.Error):  # it may still run for a program that died
             camera.stop_acquisition()
