@@ -2,11 +2,14 @@
 """Run a line on GigE Vision cameras, packets and all, and prove that every part ended once and for a reason that the camera gave.
 
 The cameras are Aravis' fake ones, in a network namespace of their own; the PLC is the simulator. Compares the line's ledger, the journal,
-the PLC's log and the camera's counts. Exit code 1 if they do not agree, 2 if this machine refuses a network namespace.
+the PLC's log and the camera's counts. Exit code 1 if they do not agree, 2 if this machine refuses a network namespace. The fake camera has
+25 frames a second and serves a trigger with the next one: two triggers within 40 ms are one frame, and it counts one.
 
-    benchmarks/camera_soak.py                                   # 20 minutes at 25 parts a second
+    benchmarks/camera_soak.py                                   # a line, 20 minutes at 12 parts a second
+    benchmarks/camera_soak.py --grab                            # 20 minutes of a camera that runs free, 25 frames a second
     benchmarks/camera_soak.py --minutes 5 --loss 5              # 5 of 1,000 packets are lost
     benchmarks/camera_soak.py --minutes 5 --kill-every 30       # the camera dies each 30 s, and comes back
+    benchmarks/camera_soak.py --minutes 5 --loss 5 --record     # and the session comes out the same once more
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ roi = [0, 0, 256, 256]
 packet_size = {packet}
 resend = false
 window_ms = {window:g}
-features = {{ AcquisitionFrameRate = 200.0 }}
+trigger = "{trigger}"
 """
 
 
@@ -132,7 +135,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     processes: list[subprocess.Popen] = []
     done, back, journal = threading.Event(), [], folder / "journal.db"
     parts = arguments.parts or round(60 * arguments.minutes * arguments.rate)
-    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size, window=1000 * WINDOW / arguments.rate)
+    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size, window=1000 * WINDOW / arguments.rate,
+                                     trigger="software")
                        for camera in cameras)
     (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=sections, travel=TRAVEL))
     killer = threading.Thread(target=kill_often, daemon=True, args=(
@@ -147,7 +151,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
                 sys.exit("the PLC simulator did not start")
             time.sleep(0.02)
         with (folder / "messages.txt").open("w") as messages:
-            line = subprocess.Popen([*LINESIDE, "run", str(folder / "line.toml"), "--parts", str(parts), "--json"],
+            command = ["record", "--out", str(folder / "session")] if arguments.record else ["run"]
+            line = subprocess.Popen([*LINESIDE, *command, str(folder / "line.toml"), "--parts", str(parts), "--json"],
                                     stdout=subprocess.PIPE, stderr=messages, text=True)
             processes.append(line)
             if arguments.kill_every:
@@ -155,7 +160,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
             out = line.communicate()[0]
         if line.returncode != 0:
             sys.exit(f"the line ended with exit code {line.returncode}: {(folder / 'messages.txt').read_text()[-2000:]}")
-        return compare(json.loads(out), json.loads(plc.communicate(timeout=60)[0]), journal, parts, back, arguments)
+        return compare(json.loads(out), json.loads(plc.communicate(timeout=60)[0]), journal, parts, back, arguments,
+                       replay(folder / "session") if arguments.record else None)
     finally:
         done.set()
         if killer.ident is not None:
@@ -168,7 +174,40 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
             camera.kill()
 
 
-def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float], arguments: argparse.Namespace) -> dict[str, object]:
+def replay(session: Path) -> dict:
+    """What came of a session that was played again."""
+    out = subprocess.run([*LINESIDE, "replay", str(session), "--json"], stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(out)
+
+
+def grab(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+    """Let a camera run free, and see which of its frames come."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    camera = FakeCamera(1, arguments.loss)
+    section = CAMERA.format(serial=camera.serial, packet=arguments.packet_size, window=30, trigger="off")
+    (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=section, travel=TRAVEL))
+    seconds = 60 * arguments.minutes
+    try:
+        ran = subprocess.run([*LINESIDE, "camera-test", str(folder / "line.toml"), "--seconds", str(seconds), "--out", str(folder),
+                              "--json"], stdout=subprocess.PIPE, text=True)
+    finally:
+        camera.kill()
+    if not ran.stdout:
+        sys.exit(f"the camera could not be tried: exit code {ran.returncode}")
+    found = json.loads(ran.stdout)["cameras"][0]
+    counters = found["counters"]
+    agree = {
+        "rate": abs(found["rate"] - 25) < 0.5,
+        "all": counters["frames"] + counters["lost"] > 24.5 * seconds,
+        "lost": arguments.loss > 0 or counters["lost"] == counters["incomplete"] == counters["dropped"] == counters["doubled"] == 0,
+        "incomplete": arguments.loss == 0 or counters["incomplete"] > 0,
+        "connection": counters["disconnects"] == 0,
+    }
+    return {"frames": counters, "rate": found["rate"], "jitter_ms": found["jitter_ms"], "agree": agree, "ok": all(agree.values())}
+
+
+def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float], arguments: argparse.Namespace,
+            again: dict | None) -> dict[str, object]:
     """What came of it, and whether all of them agree."""
     rows = query(journal, "SELECT part, verdict, cause, image FROM parts ORDER BY id")
     frames = ledger["frames"]
@@ -188,6 +227,7 @@ def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float
         "causes": others == 0 or arguments.kill_every > 0,
         "unmatched": causes["unmatched"] == 0,  # else the camera ignored a trigger: the fake one does, when this machine lets it wait
         "reconnects": frames["disconnects"] == frames["reconnects"] >= len(back),
+        "replay": again is None or again["equal"],
     }
     return {
         "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"], "uninspected": ledger["uninspected"],
@@ -211,7 +251,9 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=BUNDLE, help="a bundle for grey frames of 256 px; the demo's unless given")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--parts", type=int, default=0, help="so many, instead of minutes")
-    parser.add_argument("--rate", type=float, default=25.0, help="parts a second")
+    parser.add_argument("--rate", type=float, default=12.0, help="parts a second")
+    parser.add_argument("--grab", action="store_true", help="no line: the camera runs free, 25 frames a second")
+    parser.add_argument("--record", action="store_true", help="record the line, and replay it")
     parser.add_argument("--cameras", type=int, choices=(1, 2), default=1)
     parser.add_argument("--loss", type=int, default=0, help="packets of 1,000 that are lost")
     parser.add_argument("--packet-size", type=int, default=1400, help="bytes; a frame has 65,536")
@@ -220,20 +262,22 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep line file, journal and logs in this folder")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    run = grab if arguments.grab else soak
     if INSIDE not in os.environ:
         enter()
         print("NO NETWORK NAMESPACE: this machine refuses `unshare -n`, or has no `ip`", file=sys.stderr)
         return 2
     if arguments.keep is not None:
         arguments.keep.mkdir(parents=True, exist_ok=True)
-        result = soak(arguments.keep, arguments)
+        result = run(arguments.keep, arguments)
     else:
         with tempfile.TemporaryDirectory(prefix="lineside-camera-soak-") as folder:
-            result = soak(Path(folder), arguments)
+            result = run(Path(folder), arguments)
     if arguments.json:
         print(json.dumps(result))
     else:
-        table = Table("figure", "value", title=f"{result['triggers']} parts at {arguments.rate:g} a second")
+        of = "a camera that runs free" if arguments.grab else f"{result['triggers']} parts at {arguments.rate:g} a second"
+        table = Table("figure", "value", title=of)
         for name, value in result.items():
             table.add_row(name, str(value))
         Console().print(table)

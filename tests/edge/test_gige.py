@@ -107,9 +107,14 @@ def test_no_part_is_lost_when_the_frame_ids_go_on_at_1():
 
 
 def test_each_frame_that_lost_packets_is_a_part_not_inspected():
-    result = soak("--parts", "80", "--rate", "10", "--loss", "20", *BIG_PACKETS)
+    result = soak("--parts", "80", "--rate", "10", "--loss", "20", "--record", *BIG_PACKETS)  # its session comes out the same once more
     check(result, "incomplete", "late")  # late: the last one, if its frame never came
     assert result["causes"]["incomplete"] > 0
+
+
+def test_a_camera_that_runs_free_loses_no_frame():
+    result = soak("--grab", "--minutes", "0.15")
+    assert result["ok"], json.dumps(result)
 
 
 def test_the_line_goes_on_when_a_camera_that_died_is_back():
