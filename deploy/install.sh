@@ -75,6 +75,11 @@ else
     $pip "$here"
 fi
 
+# Links and cameras that need packages of their own; a line without them goes without.
+$pip 'pymodbus>=3.10,<4' || echo "install: no pymodbus: no PLC link of kind \"modbus\"" >&2
+{ DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends gir1.2-aravis-0.8 libgirepository1.0-dev libcairo2-dev pkg-config \
+    && $pip 'PyGObject>=3.42,<3.51'; } || echo "install: no Aravis or PyGObject: no cameras of kind \"genicam\"" >&2
+
 systemctl daemon-reload
 udevadm control --reload || true
 echo "Installed. What this machine can do:"
