@@ -24,6 +24,7 @@ import numpy as np
 
 from edge.bundle import Bundle, load_bundle, write_card
 from edge.decision import OVERLAP, read_decision, write_threshold
+from edge.errors import InputError
 from edge.golden import read_golden
 from edge.prepare import Frame as Image
 from edge.prepare import write_image
@@ -111,7 +112,7 @@ class RunningLine:
         """Until the line takes parts."""
         while self._state not in (2, 3):
             if self.process.poll() is not None or time.monotonic() - self.started > START:
-                raise RuntimeError(f"the line did not start: {self.process.communicate()[1]}")
+                raise InputError(f"the line did not start: {self.process.communicate()[1].strip()}")
             for _ in self._turn(0.01):
                 pass
         self.ready_after = time.monotonic() - self.started

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer()
+NO_TROUBLE = ("frames", "completed_buffers", "unasked")  # counters of cameras
 PRECISION = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
                                         "auto: the fastest of them.")]
 BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
@@ -299,7 +300,7 @@ def _print_ledger(result: Any) -> None:
     if result.latency_ms:
         latency = result.latency_ms
         console.print(f"exposure to verdict: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, max {latency['max']:.1f} ms")
-    if trouble := [f"{count} {name.replace('_', ' ')}" for name, count in result.frames.items() if count and name != "frames"]:
+    if trouble := [f"{count} {name.replace('_', ' ')}" for name, count in result.frames.items() if count and name not in NO_TROUBLE]:
         console.print(f"frames: {', '.join(trouble)}", soft_wrap=True, highlight=False)
     journal = result.journal
     console.print(f"journal: {journal['path']}, {journal['rows']} rows, {journal['pictures']} pictures", soft_wrap=True)
