@@ -3,7 +3,10 @@
 A folder says which trigger a frame is of. A camera does not: its frames have an id that counts exposures, and perhaps the belt's encoder
 count. The ids of one that the line itself triggers count the line's triggers, and its first frame says which one it is of; those of one
 that a sensor triggers count the PLC's part ids.
-Triggers come over the PLC's link, frames over the camera's: either may be first.
+Triggers come over the PLC's link, frames over the camera's: either may be first. A frame's time is that of its exposure and the time that
+it took to come here, so it tells little by itself: a frame that takes longer than the next part looks like that part's. Where the line
+triggers, what lies between the ids and the triggers is learned from a frame that knows its trigger, and from nothing else. Where a sensor
+does, it is learned from a part that stood there alone, together with how late its frame was.
 """
 
 from __future__ import annotations
@@ -19,7 +22,11 @@ from edge.cameras import CameraFrame
 from edge.control.encoder import wrapped
 from edge.control.events import Expose
 from edge.line_file import Match
+from edge.verdict import Cause
 
+REACH = 0.5  # s that a frame is exposed and on its way, at most
+EARLY = 0.002  # s that a frame may seem to be exposed before the trigger that caused it, by two clocks
+UNANSWERED = 2.0  # s after which a part without a frame has its outcome anyway
 KEPT = 256  # newest triggers that a frame may be of
 IDS = 1 << 32  # part ids wrap there
 
@@ -57,6 +64,8 @@ class Matcher:
         self._exposures: deque[_Exposure] = deque(maxlen=KEPT)
         self._held: list[tuple[float, CameraFrame]] = []  # until when, frame
         self._offset: int | None = None  # frame id - key
+        self._lag: float | None = None  # s from a sensor's trigger to what a frame says its exposure was
+        self._newest: int | None = None  # trigger
         self._session = 0  # of the camera
         self._skipped = 0  # triggers that the camera was not given
         self._ready: deque[CameraFrame] = deque()
@@ -64,6 +73,7 @@ class Matcher:
         self._void: set[int] = set()  # triggers
         self._remarks: deque[str] = deque(maxlen=1)
         self.without_part = 0
+        self.unsettled = False  # the camera has to begin anew; whoever lets it resets this
 
     def expose(self, expose: Expose) -> None:
         """A part was triggered."""
@@ -115,6 +125,9 @@ class Matcher:
     def _hear(self) -> None:
         while not self._inbox.empty():
             expose = self._inbox.get_nowait()
+            if self._newest is not None:  # triggers in between were never exposed: a part id that came twice, an encoder that cannot be
+                self._skipped += max(0, expose.trigger - self._newest - 1)
+            self._newest = expose.trigger
             exposure = _Exposure(expose, expose.trigger - self._skipped if self._match == "trigger" else expose.part)
             if len(self._exposures) == KEPT:
                 self._void.discard(self._exposures[0].expose.trigger)
@@ -149,6 +162,8 @@ class Matcher:
     def _learn(self, frame: CameraFrame) -> None:
         """A frame that knows its trigger says what lies between the ids behind it and the triggers."""
         self._hear()
+        if frame.cause is Cause.UNMATCHED:
+            return
         self._begin(frame.session)
         exposure = next((exposure for exposure in self._exposures if exposure.expose.trigger == frame.trigger), None)
         if exposure is not None:
@@ -197,10 +212,13 @@ class Matcher:
     # held to its time, and a contradiction lets that begin anew.
 
     def _in_time(self, frame: CameraFrame, exposure: _Exposure) -> bool:
-        return abs(frame.host_time - exposure.expose.at) <= self._window
+        after = frame.host_time - exposure.expose.at
+        return -EARLY <= after <= self._window if self._match == "trigger" else abs(after - (self._lag or 0.0)) <= self._window
 
     def _by_id(self, frame: CameraFrame) -> bool:
         if self._offset is None:
+            if self._match == "trigger" or self._lag is None:
+                return False  # see _learn, _alone
             near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
             if not near:
                 return False
@@ -231,15 +249,41 @@ class Matcher:
         later = [other for other in self._exposures if other.expose.trigger > exposure.expose.trigger]
         return min(later, key=lambda other: other.expose.trigger, default=None)
 
+    def _alone(self, frame: CameraFrame) -> bool:
+        """Whether there was just one part that a frame can be of, however long it took, and it took no longer than the window.
+
+        A shorter look back would do where no frame takes long, which is not known yet; a longer window would take the frame of a trigger
+        that was refused for that of a part whose frame was lost.
+        """
+        near = [exposure for exposure in self._exposures if -self._window <= frame.host_time - exposure.expose.at <= REACH]
+        if len(near) != 1 or near[0].frame is not None or near[0].unmatched or not self._in_time(frame, near[0]):
+            return False
+        self._lag = frame.host_time - near[0].expose.at
+        self._offset = (frame.frame_id - near[0].key) % IDS
+        self._give(frame, near[0])
+        return True
+
     def _contradicted(self, frame: CameraFrame, exposures: list[_Exposure]) -> None:
         self._offset = None
+        if self._match == "trigger":
+            self.unsettled = True
+            since = self._now() - UNANSWERED
+            exposures = [*exposures, *(other for other in self._exposures if other.frame is None and other.expose.at > since)]
         near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
         self._lose([*exposures, *near], f"frame {frame.frame_id} is of another part by its id than by its time")
         self.without_part += 1
 
     def _give_up(self, frame: CameraFrame) -> None:
         """No part has come for a frame."""
-        if self._match != "encoder" and any(self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
+        if self._match == "frame-id" and self._offset is None and self._lag is None:
+            if not self._alone(frame):
+                self.without_part += 1
+                self._remarks.append(f"frame {frame.frame_id} may be of more than one part, or of none: which frames are of which parts is "
+                                     f"not known before a part comes with nothing for {REACH:g} s before it, and its frame within "
+                                     f"window_ms ({1000 * self._window:g})")
+            return
+        if self._match != "encoder" and self._offset is not None and any(
+                self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
             self._contradicted(frame, [])
             return
         self.without_part += 1

@@ -285,7 +285,10 @@ class Line:
                     self._session.frame(frame)
                 self._matchers[frame.camera].frame(frame)
                 matched = self._matchers[frame.camera].take()
-        for matcher in self._matchers:
+        for number, matcher in enumerate(self._matchers):
+            if matcher.unsettled:
+                matcher.unsettled = False
+                self._camera.settle(number)
             if (remark := matcher.remark()) is not None:
                 self._operator.tell(remark)
             while (lost := matcher.unmatched()) is not None:

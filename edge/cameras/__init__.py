@@ -60,6 +60,9 @@ class Camera(Protocol):
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame in order of exposure, or None after ``timeout`` s."""
 
+    def settle(self, camera: int) -> None:
+        """It is not certain any more which frame is of which trigger: begin anew. ``camera``: which one, of several. Any thread."""
+
     def counters(self) -> dict[str, int]:
         """What became of frames that nobody got, by name."""
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from edge.cameras.features import Features
 from edge.cameras.live import RESTARTED
 
 SELECTED = ("FrameID", "Framecounter", "Timestamp", "ExposureTime", "EncoderValue")  # entries of ChunkSelector
+ABSENT = 10  # frames one after the other without a chunk: the camera has none such
 FRAME_ID = ("ChunkFrameID", "ChunkFramecounter")
 
 
@@ -43,7 +44,7 @@ class ChunkReader:
     def __init__(self, parser: Any, error: type[Exception]) -> None:
         """parser: an Aravis.ChunkParser. error: what it raises for a chunk that is not there."""
         self._parser, self._error = parser, error
-        self._absent: set[str] = set()
+        self._failed: Counter[str] = Counter()  # reads one after the other, by name
 
     def read(self, buffer: Any) -> Chunks:
         """The chunks of an Aravis.Buffer."""
@@ -57,10 +58,14 @@ class ChunkReader:
                       None if encoder is None else (encoder + (1 << 31)) % (1 << 32) - (1 << 31))
 
     def _get(self, get: Callable[[Any, str], Any], buffer: Any, name: str) -> Any:
-        if name not in self._absent:
-            with suppress(self._error):
-                return get(buffer, name)
-            self._absent.add(name)
+        if self._failed[name] < ABSENT:
+            try:
+                found = get(buffer, name)
+            except self._error:
+                self._failed[name] += 1
+                return None
+            self._failed[name] = 0
+            return found
         return None
 
 

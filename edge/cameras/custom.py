@@ -8,6 +8,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -91,6 +92,10 @@ def _call(path: Path, what: str, call: Callable[[], Value]) -> Value:
                           next="Mend the driver, or its `options` under [camera].") from error
 
 
+def _as(kind: Callable[[Any], Value], value: Any) -> Value | None:
+    return None if value is None else kind(value)
+
+
 class _Told:
     """A driver whose errors are CameraErrors, and whose frames are as they have to be."""
 
@@ -124,6 +129,11 @@ class _Told:
         if not isinstance(grabbed, Grabbed):
             raise CameraError(f"grab() of {self.name} returned no frame", got=type(grabbed).__name__, expected="Grabbed or None",
                               next=ADVICE)
+        try:  # a driver may count with numbers of numpy's
+            grabbed = replace(grabbed, frame_id=int(grabbed.frame_id), device_time=_as(float, grabbed.device_time),
+                              encoder=_as(int, grabbed.encoder), exposure_us=_as(float, grabbed.exposure_us), text=str(grabbed.text))
+        except (TypeError, ValueError) as error:
+            raise CameraError(f"{self.name} delivers a frame whose numbers are none", got=str(error), next=ADVICE) from error
         image: Any = grabbed.image
         if image is None or (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in (1, 3)
                              and image.flags.c_contiguous):

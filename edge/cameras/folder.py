@@ -59,6 +59,9 @@ class FolderCamera:
     def _image(self, path: Path) -> Frame:
         return self._images[path] if self._preload else read_image(path)
 
+    def settle(self, camera: int) -> None:
+        """Frames here say their trigger."""
+
     def counters(self) -> dict[str, int]:
         return {}
 

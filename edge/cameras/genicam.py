@@ -199,8 +199,12 @@ class _Connection:
         """A frame of a whole buffer, which the stream gets back at once, or when the frame is a view of it and gone."""
         assert self._pool is not None
         form, (width, height), padding = self._format, self._size, 0
-        if buffer.get_n_parts() and int(buffer.get_part_data_type(0)) == IMAGE:  # chunk data alone say no size
-            form, width, height, padding = self._part(buffer)
+        try:
+            if buffer.get_n_parts() and int(buffer.get_part_data_type(0)) == IMAGE:  # chunk data alone say no size
+                form, width, height, padding = self._part(buffer)
+        except ValueError:
+            self._give_back(buffer)
+            raise
         lent = self._pool.lend(buffer) if form.is_frame and not padding else None
         if lent is not None:
             return to_frame(lent, form, width, height)

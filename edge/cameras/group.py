@@ -58,6 +58,10 @@ class CameraGroup:
         """The next frame of any, or None after ``timeout`` s. Raises what a camera raised."""
         return self._frames.get(timeout)
 
+    def settle(self, camera: int) -> None:
+        """Let one of them begin anew."""
+        self._cameras[camera].settle(0)
+
     def counters(self) -> dict[str, int]:
         """The sums of all, and the frames that were dropped since nobody took them."""
         total = Counter(dropped=self._frames.dropped)

@@ -26,6 +26,12 @@ RECONNECT = 1.0  # s between two tries
 STRAGGLE = 0.25  # s that a frame may come after one that was exposed later; then it is lost
 RESTARTED = 1000  # ids back: the camera counts anew
 TOLD_GAP = 256  # ids; of a longer gap the newest are told one by one, the others are counted
+QUIET = 0.5  # s without a trigger, after which no frame of an earlier one comes any more
+EARLY = 0.002  # s that a frame may seem to be exposed before its trigger, by two clocks
+JUMP = 5.0  # s that no frame is held up; a clock that is off by more was set
+UNANSWERED = 3  # frames one after the other whose ids have come already: the camera counts anew
+LEAVE = 2.0  # s that a driver may take to come back from a call when the camera is closed
+COUNT_EVERY = 0.5  # s
 DRIFT = 2e-4  # s a second that two clocks differ by at most
 
 
@@ -69,23 +75,34 @@ class FrameIds:
     def __init__(self, lowest: int, highest: int) -> None:
         self._cycle = highest - lowest + 1
         self._newest: int | None = None
+        self._time: float | None = None  # of the camera's clock, at the newest
+        self._old: list[int] = []  # ids one after the other that had come already
         self._missing: dict[int, float] = {}  # number: when it was missed
 
-    def take(self, frame_id: int, now: float) -> tuple[int, int] | None:
+    def take(self, frame_id: int, now: float, device_time: float | None = None) -> tuple[int, int] | None:
         """The number of a frame, and how many are missing between the newest one and it; None for one that has come already.
 
-        A negative count says that it was overtaken. Raises ValueError where the camera counts anew.
+        A negative count says that it was overtaken. Raises ValueError where the camera counts anew: ids far back, an old id with a new
+        time, or old ids that rise.
         """
         if self._newest is None:
-            self._newest = frame_id
+            self._newest, self._time = frame_id, device_time
             return frame_id, 0
         half = self._cycle // 2
         step = (frame_id - self._newest + half) % self._cycle - half
         number = self._newest + step
         if step <= -RESTARTED:
-            raise ValueError(f"frame id {frame_id} after {self._newest}")
+            raise ValueError(f"the camera counts anew: frame id {frame_id} after {self._newest}")
         if step <= 0:
-            return None if self._missing.pop(number, None) is None else (number, -1)
+            if self._missing.pop(number, None) is not None:
+                return number, -1
+            self._old = [*self._old, number] if not self._old or number > self._old[-1] else [number]
+            newer = device_time is not None and self._time is not None and device_time > self._time
+            if newer or len(self._old) == UNANSWERED:
+                raise ValueError(f"the camera counts anew: frame id {frame_id} after {self._newest}")
+            return None
+        self._old.clear()
+        self._time = device_time
         self._missing.update({missed: now for missed in range(max(number - TOLD_GAP, self._newest + 1), number)})
         self._newest = number
         return number, step - 1
@@ -105,7 +122,12 @@ class DeviceClock:
         self._offset, self._heard = math.inf, 0.0
 
     def moment(self, device: float, now: float) -> float:
-        """When the camera's clock showed ``device`` s, for a frame that arrived at ``now``; s of ``time.monotonic``."""
+        """When the camera's clock showed ``device`` s, for a frame that arrived at ``now``; s of ``time.monotonic``.
+
+        Raises ValueError where the camera's clock was set.
+        """
+        if abs(now - device - self._offset) > JUMP and math.isfinite(self._offset):
+            raise ValueError(f"the camera's clock jumped by {now - device - self._offset:.0f} s")
         self._offset = min(now - device, self._offset + DRIFT * (now - self._heard))
         self._heard = now
         return device + self._offset
@@ -134,6 +156,9 @@ class LiveCamera:
         self._asked: deque[_Asked] = deque()  # of a camera that runs free
         self._given: list[_Asked] = []  # triggers of this session, until its first frame
         self._seen = threading.Event()  # that frame
+        self._quiet_until: float | None = None  # no trigger is given until then, and a new session begins
+        self._figures: dict[str, int] = {}  # of the driver, this connection
+        self._counted = 0.0
         self._failed: Exception | None = None  # a trigger
         self._away = ""  # why it is not connected
         self._session = -1
@@ -180,19 +205,23 @@ class LiveCamera:
     def next(self, timeout: float) -> CameraFrame | None:
         return self._frames.get(timeout)
 
+    def settle(self, camera: int = 0) -> None:
+        """Give no trigger for a while, so that no frame is under way; the first one after it is that of the next trigger."""
+        self._quiet_until = time.monotonic() + QUIET
+
     def counters(self) -> dict[str, int]:
-        now = Counter(self._statistics)
-        if not self._away:
-            now.update(self._driver.statistics())
-        return {**self._counts, "dropped": self._frames.dropped, **now}
+        """All counts; those of the driver may be half a second old while it runs."""
+        total = Counter(self._statistics)
+        total.update(self._figures)
+        return {**self._counts, "dropped": self._frames.dropped, **total}
 
     def close(self) -> None:
         self._closing.set()
         self._triggers.put(None)
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
-        if not self._away and self._session >= 0:
+                thread.join(LEAVE)
+        if not self._away and self._session >= 0 and not any(thread.is_alive() for thread in self._threads):
             self._disconnect("closed")
 
     # The thread that triggers: a camera that does not answer must not hold up who asks.
@@ -201,6 +230,9 @@ class LiveCamera:
         while (asked := self._triggers.get()) is not None:
             if not (away := self._away) and time.monotonic() - asked.at > self._window / 2:
                 away = f"it was not triggered within {500 * self._window:g} ms"  # and would show another part by now
+            if not away and not self._settled():
+                self._refuse(asked, Cause.UNMATCHED, f"no trigger is given for {QUIET:g} s, to be certain again which frame is of which")
+                continue
             if not away:
                 session = self._session
                 if not self._seen.is_set():
@@ -213,9 +245,24 @@ class LiveCamera:
                     if session == self._session:
                         self._failed = error
                     away = self._why(error)
-            self._counts["untriggered"] += 1
-            self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=Cause.CAMERA,
-                                         text=f"{self._driver.name}: {away}", exposed=False))
+            self._refuse(asked, Cause.CAMERA, away)
+
+    def _settled(self) -> bool:
+        if self._quiet_until is None:
+            return True
+        if time.monotonic() < self._quiet_until:
+            return False
+        self._session += 1
+        self._given.clear()
+        self._seen.clear()
+        self._quiet_until = None
+        return True
+
+    def _refuse(self, asked: _Asked, cause: Cause, text: str) -> None:
+        """A trigger that was not given."""
+        self._counts["untriggered"] += 1
+        self._frames.put(CameraFrame(asked.trigger, asked.part, 0, asked.at, None, encoder=asked.encoder, cause=cause,
+                                     text=f"{self._driver.name}: {text}", exposed=False))
 
     # The thread that grabs.
 
@@ -232,6 +279,7 @@ class LiveCamera:
                 if grabbed is not None:
                     self._take(grabbed, now)
                 self._look_for_lost(now)
+                self._count(now)
             except Exception as error:  # whatever an SDK raises
                 self._lose(error)
 
@@ -246,11 +294,11 @@ class LiveCamera:
 
     def _disconnect(self, why: str) -> None:
         """Free the camera, and keep what its driver counted."""
-        statistics: dict[str, int] = {}
         with contextlib.suppress(Exception):
-            statistics = self._driver.statistics()
+            self._figures = self._driver.statistics()
         self._away = why
-        self._statistics.update(statistics)
+        self._statistics.update(self._figures)
+        self._figures = {}
         with contextlib.suppress(Exception):
             self._driver.disconnect()
 
@@ -268,7 +316,7 @@ class LiveCamera:
         self._counts["reconnects"] += 1
 
     def _take(self, grabbed: Grabbed, now: float) -> None:
-        taken = self._ids.take(grabbed.frame_id, now)
+        taken = self._ids.take(grabbed.frame_id, now, grabbed.device_time)
         if taken is None:
             self._counts["doubled"] += 1
             return
@@ -283,12 +331,21 @@ class LiveCamera:
         if grabbed.image is None:
             self._counts["incomplete"] += 1
             frame = self._without(frame, f"{text} is incomplete: {grabbed.text}")
-        if not self._seen.is_set():
-            given = list(self._given)
-            if len(given) == 1:
-                frame = replace(frame, trigger=given[0].trigger, part=given[0].part, host_time=given[0].at)
-            self._seen.set()
+        if not self._seen.is_set() and (given := list(self._given)):
+            self._first(frame, given)
+            return
         self._hand_out(frame, now)
+
+    def _first(self, frame: CameraFrame, given: list[_Asked]) -> None:
+        """The first frame of a session is of its first trigger, when there was no other before it came."""
+        if len(given) == 1 and not frame.host_time < given[0].at - EARLY:
+            self._put(given[0], frame)
+        else:
+            self.settle()
+            for asked in given:
+                self._put(asked, replace(frame, image=None, complete=False, cause=Cause.UNMATCHED,
+                                         text=f"{self._driver.name}: frame {frame.frame_id} may be of {len(given)} parts"))
+        self._seen.set()
 
     @staticmethod
     def _without(frame: CameraFrame, text: str) -> CameraFrame:
@@ -326,4 +383,10 @@ class LiveCamera:
                                            text=f"{self._driver.name}: frame {frame.frame_id} may be of {len(asked)} parts"))
 
     def _put(self, asked: _Asked, frame: CameraFrame) -> None:
-        self._frames.put(replace(frame, trigger=asked.trigger, part=asked.part, encoder=asked.encoder, host_time=asked.at))
+        encoder = asked.encoder if frame.encoder is None else frame.encoder
+        self._frames.put(replace(frame, trigger=asked.trigger, part=asked.part, encoder=encoder, host_time=asked.at))
+
+    def _count(self, now: float) -> None:
+        """Ask the driver, from its own thread, what it counted."""
+        if now - self._counted > COUNT_EVERY:
+            self._figures, self._counted = self._driver.statistics(), now

@@ -121,8 +121,8 @@ class CameraTrial:
 
     def finish(self, seconds: float, rate: float) -> Tried:
         """Close the camera, and say what was found. ``rate``: triggers a second."""
-        counters = self._camera.counters()
         self.close()
+        counters = self._camera.counters()
         section = self._section
         known = {"folder": "path", "video": "source", "genicam": "serial", "custom": "driver"}[section.kind]
         name = self._camera.name if isinstance(self._camera, LiveCamera) else str(getattr(section, known))

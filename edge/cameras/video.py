@@ -194,6 +194,9 @@ class VideoFile:
         self._played += image is not None
         return image
 
+    def settle(self, camera: int) -> None:
+        """Frames here say their trigger."""
+
     def counters(self) -> dict[str, int]:
         return {}
 

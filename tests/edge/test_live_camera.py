@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import edge.cameras.live as live
 from edge.cameras import CameraFrame
-from edge.cameras.live import DRIFT, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds, Grabbed, LiveCamera
+from edge.cameras.live import DRIFT, QUIET, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds, Grabbed, LiveCamera
 from edge.errors import CameraError
 from edge.verdict import Cause
 
@@ -101,6 +101,26 @@ def wait_until(condition) -> None:
 def test_ids_go_on_after_the_highest_one():
     ids = FrameIds(1, 65535)
     assert [ids.take(id, 0.0) for id in (65534, 65535, 1, 2)] == [(65534, 0), (65535, 0), (65536, 0), (65537, 0)]
+
+
+def test_a_camera_that_counts_anew_is_noticed_by_its_clock_or_by_ids_that_rise():
+    ids = FrameIds(1, 65535)
+    ids.take(900, 0.0, 9.0)
+    assert ids.take(900, 0.0, 9.0) is None
+    with pytest.raises(ValueError, match="counts anew"):
+        ids.take(1, 1.0, 10.0)
+    ids = FrameIds(1, 65535)
+    ids.take(900, 0.0)
+    assert [ids.take(id, 1.0) for id in (1, 2)] == [None, None]
+    with pytest.raises(ValueError, match="counts anew"):
+        ids.take(3, 1.0)
+
+
+def test_a_clock_that_was_set_is_noticed():
+    clock = DeviceClock()
+    clock.moment(100.0, 5.0)
+    with pytest.raises(ValueError, match="jumped"):
+        clock.moment(50.0, 6.0)
 
 
 def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_overdue():
@@ -204,7 +224,19 @@ def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
     wait_until(lambda: script.triggers == 2)  # the second is given when no frame came for the first
     script.frames.put(Grabbed(IMAGE, 9))
-    assert next_frame(one).trigger == 0
+    assert [(frame.trigger, frame.cause, frame.image) for frame in (next_frame(one), next_frame(one))] == [
+        (1, Cause.UNMATCHED, None), (2, Cause.UNMATCHED, None)]
+    one.expose(3, 13, None, time.monotonic())  # no trigger is given before none of their frames can come any more
+    frame = next_frame(one)
+    assert (frame.trigger, frame.cause, frame.exposed) == (3, Cause.UNMATCHED, False) and script.triggers == 2
+    time.sleep(QUIET)
+    script.frames.put(Grabbed(IMAGE, 10))
+    frame = next_frame(one)
+    one.expose(4, 14, None, time.monotonic())
+    wait_until(lambda: script.triggers == 3)
+    script.frames.put(Grabbed(IMAGE, 11))
+    again = next_frame(one)
+    assert (frame.trigger, again.trigger, again.session - frame.session) == (0, 4, 1)
 
 
 def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
