@@ -110,8 +110,11 @@ class Line:
         self._live = Live(inspector, threshold, 0)
         self._closers.append(lambda: self._live.inspector.close())
         if (folder := os.environ.get(RECORD)) is not None:
-            self._session = SessionWriter(Path(folder), self._operator.tell)
-            self._closers.append(self._session.close)
+            try:
+                self._session = SessionWriter(Path(folder), self._operator.tell)
+                self._closers.append(self._session.close)
+            except InputError as error:  # what is recorded must not stop what is inspected
+                self._operator.tell(str(error))
         self._camera = make_camera(file.camera, path.parent)
         self._matchers = [Matcher(camera.match, window_counts=camera.window_counts, window_s=camera.window_ms / 1000)
                           for camera in file.camera]

@@ -114,14 +114,14 @@ class Supervisor:
         if self._record is None or self._tape is None:
             return
         self._tape.close()
-        if code == 2:  # the line did not start
+        if code == 2 and not self._restarts and not any((self._record / "frames").iterdir()):  # the line did not start
             shutil.rmtree(self._record, ignore_errors=True)
             return
         try:
             known = json.loads((self._record / "session.json").read_text())
             note(self._record, ended=time.time(), restarts=self._restarts,
-                 complete=not self._restarts and not known.get("failed", True) and not self._tape.failed)
-        except OSError as error:
+                 complete=not self._restarts and not known.get("failed", True) and not self._tape.failed and self._tape.ends_whole())
+        except (OSError, ValueError) as error:
             self._say(f"the session cannot be written any more: {error}")
 
     def _start_control(self, again: bool) -> subprocess.Popen[bytes]:

@@ -118,6 +118,7 @@ class LineControl:
         actions = self.state.handle(event, now)
         changed = self.state.changes()
         if changed or before != {**vars(self.state.ledger), "latched": len(self.state.latched)}:
+            self._tape.flush()  # a line control that is killed leaves a belt and a tape that fit each other
             self._belt.write(changed, self.state.ledger)
         self._act(actions)
 

@@ -78,11 +78,17 @@ def main() -> int:
     welcome = Welcome(task["session"], not why_not, why_not)
     runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], asked, welcome)
     control = LineControl(link, state, belt, runtime, pulse_ms=task["pulse_ms"], welcome=welcome, tape=tape)
-    control.run()
+    try:
+        control.run()
+        tape.take("ledger", state.ledger.as_json)
+    except BaseException as error:
+        why = type(error).__name__
+        tape.take("crashed", lambda: why)
+        raise
+    finally:
+        if isinstance(tape, RecordingTape):
+            tape.finish(LAST)
     ledger = state.ledger.as_json()
-    if isinstance(tape, RecordingTape):
-        tape.take("ledger", lambda: ledger)
-        tape.finish(LAST)
     print(json.dumps(ledger))
     return 0
 

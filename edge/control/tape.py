@@ -23,7 +23,8 @@ Value = TypeVar("Value")
 KEPT = 64 << 20  # bytes of the tape that wait for who writes it to the disk; then the tape ends
 PIPE = 1 << 20  # bytes
 F_SETPIPE_SZ = 1031
-RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException, BlockingIOError, ValueError, TypeError)}
+RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException, serial.PortNotOpenError, BlockingIOError,
+                                           ValueError, TypeError)}
 
 
 class Tape(Protocol):
@@ -80,7 +81,7 @@ class RecordingTape(LiveTape):
         self.now = self._now
         self._descriptor = descriptor
         self._lines: list[str] = []
-        self._waiting = bytearray()
+        self._waiting = bytearray(b"\n")  # the last line of a run that was killed may be cut off
         self._ended = False
 
     def _now(self) -> float:
@@ -125,6 +126,11 @@ class RecordingTape(LiveTape):
             self.flush()
 
 
+def _raised(name: str, text: str) -> BaseException:
+    kind = RAISED.get(name, OSError)
+    return kind() if kind is serial.PortNotOpenError else kind(text)
+
+
 class TapeEndedError(Exception):
     """Nothing more was written down."""
 
@@ -163,7 +169,10 @@ class ReplayTape:
         number, line = self._next()
         if line[0] != "t":
             raise self._diverged(number, line, "a look at the clock")
-        return float(line[1:])
+        try:
+            return float(line[1:])
+        except ValueError as error:
+            raise self._diverged(number, line, "a look at the clock") from error
 
     def take(self, name: str, produce: Callable[[], Value], encode: Callable[[Value], Any] = lambda value: value,
              decode: Callable[[Any], Value] = lambda value: value) -> Value:
@@ -171,10 +180,13 @@ class ReplayTape:
         kind, _, text = line.partition(" ")
         if kind == f"e{name}":
             error, told = json.loads(text)
-            raise RAISED.get(error, OSError)(told)
+            raise _raised(error, told)
         if kind != f"v{name}":
             raise self._diverged(number, line, name)
-        return decode(self.swap(name, json.loads(text)))
+        try:
+            return decode(self.swap(name, json.loads(text)))
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise self._diverged(number, line, f"{name}: the tape is damaged ({type(error).__name__})") from error
 
     def sent(self, data: bytes | str) -> None:
         number, line = self._next()

@@ -23,24 +23,29 @@ def replay(
 ) -> None:
     """Play a session again: verdicts, scores and the bytes of the wire have to be the same. Exit code 1 where they are not."""
     from edge.console import progress_bars
-    from edge.prepare import write_image
+    from edge.errors import InputError
+    from edge.prepare import IMAGE_SUFFIXES, write_image
     from edge.session.replay import read_session
     from edge.session.replay import replay as play
     from edge.session.sheet import draw_differences
 
+    sheet = out or session / "differences.png"
+    if sheet.suffix.lower() not in IMAGE_SUFFIXES:
+        raise InputError(f"cannot draw {sheet}", got=f"suffix {sheet.suffix!r}", expected="one of " + ", ".join(sorted(IMAGE_SUFFIXES)))
     read = read_session(session)
     with progress_bars() as progress:
         found = play(read, bundle, precision=precision, backend=backend, progress=progress)
-    sheet = None
-    if found.drawn:
-        sheet = out or session / "differences.png"
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        write_image(sheet, draw_differences(found.drawn))
-    told = {**found.as_json(), "sheet": sheet and str(sheet)}
+    told = {**found.as_json(), "sheet": str(sheet) if found.drawn else None}
     if as_json:
         print(json.dumps(told))
     else:
         _show(told)
+    if found.drawn:
+        try:
+            sheet.parent.mkdir(parents=True, exist_ok=True)
+            write_image(sheet, draw_differences(found.drawn))
+        except OSError as error:
+            raise InputError(f"cannot write the picture {sheet}", got=error.strerror, next="Give another --out.") from error
     if bundle is None and not found.equal:
         raise typer.Exit(1)
 
@@ -55,7 +60,9 @@ def _show(told: dict[str, object]) -> None:
     table.add_row("verdicts that differ", str(told["verdicts_differ"]))
     table.add_row("scores that differ", f"{told['scores_differ']} (by {told['largest_score_change']:.2g} at most)")
     if told["left_out"]:
-        table.add_row("[yellow]frames that the session lacks", str(told["left_out"]))
+        table.add_row("[yellow]taken as recorded, for want of frames", str(told["left_out"]))
+    if not told["complete"]:
+        table.add_row("[yellow]the session", "is not complete")
     if isinstance(wire, dict):
         same = "the same" if wire["equal"] else f"[red]not the same: {wire['differs']}"
         table.add_row("bytes to the PLC", f"{wire['bytes']}, {same}")

@@ -34,6 +34,8 @@ class Played:
     differs: str | None = None
     ledger: dict[str, Any] = field(default_factory=dict)  # of the last run
     outcomes: dict[int, Outcome] = field(default_factory=dict)  # by trigger
+    sessions: set[str] = field(default_factory=set)  # of line control
+    unproved: set[int] = field(default_factory=set)  # triggers whose recorded verdict was taken, for want of another
 
 
 class _Runtime:
@@ -69,6 +71,9 @@ class _Lines:
 
     def _read(self) -> None:
         line = self._file.readline()
+        while line == "\n":
+            self._number += 1
+            line = self._file.readline()
         self._ahead = line.rstrip("\n") if line.endswith("\n") else ""  # one that was cut off is none
         self._number += 1
         if self._number % 5000 == 0:
@@ -104,12 +109,11 @@ def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[i
             played.runs += 1
             run = lines.run()
             replay = ReplayTape(run)
-            replay.swap = lambda what, data: _swapped(data, verdicts) if what == "heard" else data
+            replay.swap = lambda what, data: _swapped(data, verdicts, played.unproved) if what == "heard" else data
             try:
                 _play(replay, Path(name) / "belt", played)
-            except Exception:
-                if replay.stopped is None:
-                    raise
+            except Exception as error:
+                _failed(replay, error, played)
             if isinstance(replay.stopped, TapeEndedError):
                 played.cut += 1
             elif replay.stopped is not None:
@@ -120,6 +124,32 @@ def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[i
     return played
 
 
+def _failed(tape: ReplayTape, error: Exception, played: Played) -> None:
+    """Line control raised an error of its own: as it was recorded, or not."""
+    if tape.stopped is not None:
+        return
+    try:
+        tape.take("crashed", str)
+        played.cut += 1
+    except (DivergedError, TapeEndedError):
+        tape.stopped = DivergedError(f"line control fails now: {type(error).__name__}: {error}")
+
+
+class _Belt(BeltFile):
+    """The belt's file, which stays where a process was killed."""
+
+    def __init__(self, path: Path, session: str, tape: ReplayTape) -> None:
+        super().__init__(path, session)
+        self._tape = tape
+
+    def close(self) -> None:
+        """As of a process that ends, unless the tape has an end before that."""
+        if self._tape.stopped is None:
+            super().close()
+        else:
+            self._map.close()
+
+
 def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     begin: dict[str, Any] = tape.take("begin", dict)
     link = make_link(begin["plc"], tape)
@@ -128,7 +158,8 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     except LinkError:
         if not begin["again"]:
             return
-    kept = BeltFile(belt, begin["session"])
+    played.sessions.add(begin["session"])
+    kept = _Belt(belt, begin["session"], tape)
     why_not = tape.take("why_not", str)
     state = LineState(BeltTiming(**begin["timing"]), begin["parts"], session=begin["session"], running=False)
     LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=begin["pulse_ms"],
@@ -139,8 +170,12 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
         tape.stopped = DivergedError(f"the ledger: recorded {recorded}, now {played.ledger}")
 
 
-def _swapped(heard: list[Any], verdicts: dict[int, Outcome]) -> list[Any]:
+def _swapped(heard: list[Any], verdicts: dict[int, Outcome], unproved: set[int]) -> list[Any]:
     for item in heard:
-        if item[0] == "PartVerdict" and item[1]["score"] is not None and (found := verdicts.get(item[1]["trigger"])) is not None:
+        if item[0] != "PartVerdict" or item[1]["score"] is None:
+            continue
+        if (found := verdicts.get(item[1]["trigger"])) is None:
+            unproved.add(item[1]["trigger"])
+        else:
             item[1].update(verdict=found[0].value, cause=found[1] and found[1].value, score=found[2])
     return heard

@@ -14,6 +14,7 @@ from edge.errors import InputError
 from edge.settings import write_text_safely
 
 FORMAT = 1
+LAST = 4096  # bytes; a ledger has some hundred
 RECORD = "LINESIDE_RECORD"  # the variable that tells a runtime where its session is
 
 
@@ -41,8 +42,9 @@ class TapeWriter:
 
     def __init__(self, folder: Path, trouble: Callable[[str], None]) -> None:
         """``trouble`` is told once why the tape is not complete."""
+        self.path = folder / "control.log"
         try:
-            self._file = (folder / "control.log").open("ab", buffering=0)
+            self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise InputError(f"cannot write the session {folder}", got=error.strerror, next="Make room on the disk.") from error
         self._reader, self.descriptor = os.pipe()
@@ -61,6 +63,13 @@ class TapeWriter:
                 except OSError as error:
                     self.failed = True
                     self._trouble(f"the session cannot be written any more: {error}")
+
+    def ends_whole(self) -> bool:
+        """Whether line control wrote its last word, the ledger."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - LAST))
+            lines = file.read().splitlines()
+        return bool(lines) and lines[-1].startswith(b"vledger ")
 
     def close(self) -> None:
         """When line control has ended: write the rest."""

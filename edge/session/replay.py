@@ -34,6 +34,7 @@ class Session:
     about: dict[str, Any]
     line: LineFile
     entries: list[dict[str, Any]]
+    damaged: int  # entries that cannot be read
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Replay:
     session: Session
     bundle: Path | None  # in place of the recorded ones
     parts: int = 0  # that have a verdict of the runtime
-    left_out: int = 0  # views whose frames are not in the session: the recorded verdict is taken
+    left_out: int = 0  # views whose frames are not in the session, verdicts without any, lines that cannot be read: taken as recorded
     scores_differ: int = 0
     largest_change: float = 0.0  # of a score
     differences: list[Difference] = field(default_factory=list)
@@ -69,9 +70,16 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Whether all came out as it was recorded: verdicts, scores, bytes and outcomes."""
-        return not self.differences and not self.scores_differ and not self.left_out and not self.outcomes_differ and (
-            self.wire is None or self.wire.differs is None)
+        """Whether all that could be compared came out as it was recorded, and what could not be is known to be missing.
+
+        Verdicts, scores, bytes and outcomes; with another bundle verdicts alone.
+        """
+        if self.bundle is not None:
+            return not self.differences
+        about = self.session.about
+        compared = not self.left_out or not about["complete"]
+        same = not self.differences and not self.scores_differ and not self.outcomes_differ
+        return compared and same and self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
 
     def as_json(self) -> dict[str, Any]:
         """Figures, and the parts that came out otherwise."""
@@ -90,14 +98,25 @@ def read_session(folder: Path) -> Session:
     """Read a session. Raises InputError for a folder that is none, or of another format."""
     try:
         about = json.loads((folder / "session.json").read_text())
-        entries = [json.loads(line) for line in (folder / "runtime.jsonl").read_text().splitlines(keepends=True) if line.endswith("\n")]
+        lines = [line for line in (folder / "runtime.jsonl").read_text().splitlines() if line]
     except (OSError, ValueError) as error:
         raise InputError(f"no session at {folder}", got=str(error), expected="a folder that `lineside record` wrote",
                          next="Record one: lineside record LINE.toml --out SESSION") from error
-    if about.get("format") != FORMAT:
-        raise InputError(f"the session {folder} cannot be read by this version", got=f"format {about.get('format')}",
-                         expected=f"format {FORMAT}", next="Record it again.")
-    return Session(folder, about, read_line_file(folder / "line.toml"), entries)
+    found = about.get("format") if isinstance(about, dict) else about
+    if found != FORMAT:
+        raise InputError(f"the session {folder} cannot be read by this version", got=f"format {found}", expected=f"format {FORMAT}",
+                         next="Record it again.")
+    entries = [entry for entry in map(_entry, lines) if entry]
+    return Session(folder, {"complete": False, **about}, read_line_file(folder / "line.toml"), entries, len(lines) - len(entries))
+
+
+def _entry(line: str) -> dict[str, Any]:
+    """An entry, or nothing for a line that was cut off."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) and "what" in entry else {}
 
 
 def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None, progress: Progress) -> Replay:
@@ -105,7 +124,17 @@ def replay(session: Session, bundle: Path | None, *, precision: str | None, back
 
     Raises InputError, BundleError or EngineError.
     """
-    found = Replay(session, bundle)
+    found = Replay(session, bundle, left_out=session.damaged)
+    try:
+        _replay(found, precision, backend, progress)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"the session {session.folder} is damaged", got=f"{type(error).__name__}: {error}",
+                         expected="what `lineside record` wrote", next="Record it again.") from error
+    return found
+
+
+def _replay(found: Replay, precision: str | None, backend: str | None, progress: Progress) -> None:
+    session, bundle = found.session, found.bundle
     recorded, now = _inspect(session, found, precision, backend, progress)
     found.parts = len(recorded)
     for trigger, (was, entry) in recorded.items():
@@ -121,9 +150,10 @@ def replay(session: Session, bundle: Path | None, *, precision: str | None, back
         size = tape.stat().st_size
         found.wire = play_control(tape, {trigger: outcome for trigger, (outcome, _) in now.items()},
                                   lambda done: progress("line control", done, size))
-        ended = {entry["trigger"]: entry for entry in session.entries if entry["what"] == "ended"}
+        found.left_out += len(found.wire.unproved)
+        ended = {entry["trigger"]: entry for entry in session.entries  # not those that were left over from the run before
+                 if entry["what"] == "ended" and entry["session"] in found.wire.sessions}
         found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry) for trigger, entry in ended.items())
-    return found
 
 
 def _outcome(entry: dict[str, Any]) -> Outcome:

@@ -25,6 +25,7 @@ from edge.session.folder import note
 from edge.views import View
 
 WAITING = 256 << 20  # bytes of frames that wait for the disk; beyond that frames are left out
+CLOSE = 5.0  # s
 KNOWN = 1024  # newest frames that a verdict may be of
 
 
@@ -38,11 +39,13 @@ class SessionWriter:
         self._lock = threading.Lock()
         self._bytes = 0  # of frames that wait
         self._numbers: OrderedDict[tuple[int, int, int], int] = OrderedDict()  # of frames, by camera, session and frame id
-        self._frames = len(list((folder / "frames").iterdir()))  # of a runtime before this one
-        self._bundles = len(list((folder / "bundles").iterdir())) if (folder / "bundles").is_dir() else 0
         self.left_out = 0
-        try:
+        try:  # there may be those of a runtime before this one
+            self._frames = max((int(path.stem) for path in (folder / "frames").glob("*.tif")), default=0)
+            self._bundles = len(list((folder / "bundles").glob("*")))
             self._file = (folder / "runtime.jsonl").open("a", encoding="utf-8")
+            if self._file.tell():
+                self._file.write("\n")  # its last line may be cut off
         except OSError as error:
             raise InputError(f"cannot write the session {folder}", got=error.strerror, next="Make room on the disk.") from error
         self._failed = False
@@ -114,10 +117,10 @@ class SessionWriter:
             try:
                 if image is not None:
                     self._write(self._folder / entry["file"], image)
-                self._file.write(json.dumps(entry) + "\n")
+                self._file.write(json.dumps(entry, default=str) + "\n")
                 if self._queue.empty():
                     self._file.flush()
-            except (OSError, cv2.error) as error:  # the disk is full: the line goes on
+            except Exception as error:  # the disk is full, mostly; whatever it is, the line goes on
                 self.left_out += 1
                 self._fail(f"the session cannot be written any more: {error}")
             finally:
@@ -134,10 +137,14 @@ class SessionWriter:
         path.write_bytes(data.tobytes())
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, for some seconds; what the disk does not take then is left out."""
         self._queue.put(None)
-        self._thread.join()
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(OSError):
+        self._thread.join(CLOSE)
+        if self._thread.is_alive():
+            self._fail("the disk is too slow for the session: its end is left out")
+            self.left_out += self._queue.qsize()
+        else:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        with contextlib.suppress(OSError, ValueError):
             note(self._folder, frames=self._frames, left_out=self.left_out, failed=self._failed)

@@ -97,7 +97,7 @@ def check(result: dict, *causes: str) -> None:
     """All agree. On a busy machine a trigger may be given too late (`camera`), or the fake serves two by one frame (`unmatched`)."""
     assert all(agrees for name, agrees in result["agree"].items() if name != "unmatched"), json.dumps(result)
     assert set(result["causes"]) <= {*causes, "camera", "unmatched"}, json.dumps(result)
-    assert "camera" in causes or result["causes"].get("camera", 0) + result["causes"].get("unmatched", 0) <= 10, json.dumps(result)
+    assert "camera" in causes or result["causes"].get("camera", 0) + result["causes"].get("unmatched", 0) <= 20, json.dumps(result)
 
 
 def test_no_part_is_lost_when_the_frame_ids_go_on_at_1():

@@ -131,6 +131,48 @@ def test_line_control_and_the_runtime_killed_and_the_port_gone_for_a_while(rig):
     assert told["ledger"]["triggers"] == ledger["triggers"]
 
 
+def test_line_control_killed_on_an_empty_belt(rig):
+    line = rig(loop=True)
+    plc = line.plc(4)
+    process = record(line)
+    wait_for(lambda: len(line.rows()) == 4)
+    finish(plc)
+    time.sleep(0.5)
+    os.kill(children(process)["control"], signal.SIGKILL)
+    finish(line.plc(4))
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    code, told, err = replay(line.folder / "session")
+    assert code == 0 and told["wire"]["equal"] and told["wire"]["runs"] == 2 and told["ledger"]["triggers"] == 8, (told, err)
+
+
+def test_a_recording_outlives_a_line_that_cannot_go_on(rig, cloth, tmp_path):
+    shutil.copytree(cloth / "test" / "good", tmp_path / "camera")
+    line = rig(camera=tmp_path / "camera", loop=True)
+    line.plc(0)
+    process = record(line)
+    wait_for(lambda: len(line.rows()) > 3)
+    shutil.rmtree(tmp_path / "camera")
+    os.kill(children(process)["runtime"], signal.SIGKILL)
+    finish(process)
+    assert process.returncode == 2 and list((line.folder / "session" / "frames").iterdir())
+
+
+def test_a_line_goes_on_without_its_recording(rig):
+    line = rig(loop=True)
+    line.plc(0)
+    process = record(line)
+    wait_for(lambda: len(line.rows()) > 3)
+    shutil.rmtree(line.folder / "session")
+    os.kill(children(process)["runtime"], signal.SIGKILL)
+    before = len(line.rows())
+    wait_for(lambda: len(line.rows()) > before + 10)
+    process.send_signal(signal.SIGTERM)
+    ledger, err = finish(process)
+    assert process.returncode == 0 and "cannot write the session" in err and "Traceback" not in err
+    assert ledger["triggers"] == len(line.rows())
+
+
 def test_two_cameras_and_an_end_by_a_signal(rig, cloth):
     line = rig(camera=cloth / "test", loop=True)
     path = line.folder / "line.toml"
@@ -146,6 +188,53 @@ def test_two_cameras_and_an_end_by_a_signal(rig, cloth):
     code, told, err = replay(line.folder / "session")
     assert code == 0 and told["equal"] and told["parts"] > 10, (told, err)
     assert "camera" in recorded(line, "judged")[0]
+
+
+def test_a_session_that_lacks_what_would_be_compared_is_not_equal(played, lineside):
+    line, _ = played
+    session = line.folder / "session"
+    kept = {name: (session / name).read_bytes() for name in ("runtime.jsonl", "control.log", "session.json")}
+
+    def changed(name, data):
+        for other, content in kept.items():
+            (session / other).write_bytes(content)
+        if data is None:
+            (session / name).unlink()
+        else:
+            (session / name).write_bytes(data)
+        return lineside("replay", session, "--json")
+
+    lines = kept["runtime.jsonl"].splitlines(keepends=True)
+    for name, data in [("control.log", None), ("runtime.jsonl", b""), ("control.log", kept["control.log"].rsplit(b"\n", 2)[0] + b"\n"),
+                       ("runtime.jsonl", b"".join(text for text in lines if b'"judged"' not in text)),
+                       ("runtime.jsonl", kept["runtime.jsonl"] + b'{"what": "jud')]:
+        code, out, _ = changed(name, data)
+        assert code == 1 and not json.loads(out)["equal"], name
+    for name, data in [("runtime.jsonl", b"".join(text for text in lines if b'"live"' not in text)), ("session.json", b"[]"),
+                       ("runtime.jsonl", kept["runtime.jsonl"].replace(b'"PASS"', b'"FOO"'))]:
+        code, _, err = changed(name, data)
+        assert code == 2 and ("damaged" in err or "cannot be read" in err), name
+    code, out, _ = changed("control.log", kept["control.log"].replace(b"\nt", b"\ntx", 1))
+    assert code == 1 and "a look at the clock" in json.loads(out)["wire"]["differs"]
+    code, _, err = lineside("replay", session, "--out", "sheet.xyz")
+    assert code == 2 and "'.xyz'" in err
+
+
+def test_outcomes_that_were_left_over_from_the_run_before_are_not_compared(rig):
+    line = rig(loop=True, travel=1500)
+    line.plc(0, rate=20)
+    first = line.run()
+    wait_for(lambda: len(line.rows()) > 5)
+    for pid in (*children(first).values(), first.pid):  # as in a power cut
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    process = record(line)
+    wait_for(lambda: (line.folder / "session" / "runtime.jsonl").exists() and len(recorded(line, "ended")) > 10)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert len({entry["session"] for entry in recorded(line, "ended")}) == 2
+    code, told, err = replay(line.folder / "session")
+    assert code == 0 and told["equal"] and told["outcomes_differ"] == 0, (told, err)
 
 
 def test_what_cannot_be_recorded_or_replayed_says_so(rig, lineside, tmp_path):
@@ -211,7 +300,7 @@ def test_a_tape_gives_what_was_written_down_and_notices_what_is_done_otherwise(t
     lines = (tmp_path / "control.log").read_text().splitlines()
 
     def fresh():
-        return ReplayTape(iter(list(enumerate(lines, 1))))
+        return ReplayTape((number, line) for number, line in enumerate(lines, 1) if line)
 
     replayed = fresh()
     assert [replayed.now(), replayed.now()] == moments
@@ -222,7 +311,7 @@ def test_a_tape_gives_what_was_written_down_and_notices_what_is_done_otherwise(t
     assert replayed.bytes == 2
     with pytest.raises(TapeEndedError):
         replayed.now()
-    with pytest.raises(DivergedError, match="line 1 "):
+    with pytest.raises(DivergedError, match="line 2 "):
         fresh().sent(b"ab")
     with pytest.raises(DivergedError):
         fresh().take("open", pytest.fail)
