@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,11 @@ from edge.settings import Settings, read_toml, validate
 
 Match = Literal["trigger", "frame-id", "encoder"]
 CameraTrigger = Literal["software", "hardware", "off"]
+
+
+def without_password(text: str) -> str:
+    """A text as it may be shown or given away: without user and password in its addresses."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 class LineSection(Settings):

@@ -18,6 +18,7 @@ from edge.cameras import CameraFrame
 from edge.cameras.frame_queue import FrameQueue
 from edge.errors import CameraError
 from edge.line_file import CameraTrigger
+from edge.matching import EARLY
 from edge.prepare import Frame
 from edge.verdict import Cause
 
@@ -27,9 +28,8 @@ STRAGGLE = 0.25  # s that a frame may come after one that was exposed later; the
 RESTARTED = 1000  # ids back: the camera counts anew
 TOLD_GAP = 256  # ids; of a longer gap the newest are told one by one, the others are counted
 QUIET = 0.5  # s without a trigger, after which no frame of an earlier one comes any more
-EARLY = 0.002  # s that a frame may seem to be exposed before its trigger, by two clocks
 JUMP = 5.0  # s that no frame is held up; a clock that is off by more was set
-UNANSWERED = 3  # frames one after the other whose ids have come already: the camera counts anew
+REPEATED = 3  # frames one after the other whose ids have come already: the camera counts anew
 LEAVE = 2.0  # s that a driver may take to come back from a call when the camera is closed
 COUNT_EVERY = 0.5  # s
 DRIFT = 2e-4  # s a second that two clocks differ by at most
@@ -98,7 +98,7 @@ class FrameIds:
                 return number, -1
             self._old = [*self._old, number] if not self._old or number > self._old[-1] else [number]
             newer = device_time is not None and self._time is not None and device_time > self._time
-            if newer or len(self._old) == UNANSWERED:
+            if newer or len(self._old) == REPEATED:
                 raise ValueError(f"the camera counts anew: frame id {frame_id} after {self._newest}")
             return None
         self._old.clear()

@@ -9,7 +9,6 @@ import difflib
 import math
 import os
 import queue
-import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 from edge.cameras import Camera, CameraFrame, FoundCamera
 from edge.cameras.live import Grabbed, LiveCamera
 from edge.errors import CameraError
-from edge.line_file import VideoSection
+from edge.line_file import VideoSection, without_password
 from edge.prepare import Frame
 from edge.verdict import Cause
 
@@ -60,11 +59,6 @@ def _read(path: Path) -> str:
         return ""
 
 
-def shown(source: str) -> str:
-    """A source as it may be shown: without user and password."""
-    return re.sub(r"//[^/@]*@", "//", source)
-
-
 def _backend(section: VideoSection) -> int:
     """OpenCV's number of the backend. Raises CameraError where this OpenCV has none such."""
     wanted = section.backend
@@ -75,7 +69,8 @@ def _backend(section: VideoSection) -> int:
         return int(number)
     if section.backend == "auto" and wanted == "ffmpeg":  # others read files and streams as well
         return int(cv2.CAP_ANY)
-    raise CameraError(f"this OpenCV cannot read {shown(section.source)}", got=f"OpenCV {cv2.__version__} built without {BACKENDS[wanted]}",
+    raise CameraError(f"this OpenCV cannot read {without_password(section.source)}",
+                      got=f"OpenCV {cv2.__version__} built without {BACKENDS[wanted]}",
                       expected=f"one with {BACKENDS[wanted]}, as the system's is",
                       next="Run: pip uninstall opencv-python-headless; sudo apt-get install python3-opencv; in a virtual environment "
                            "that was made with --system-site-packages. See docs/cameras.md.")
@@ -93,7 +88,7 @@ def open_capture(section: VideoSection, source: str) -> cv2.VideoCapture:
     if not opened and backend in (cv2.CAP_V4L2, cv2.CAP_GSTREAMER):  # the one has no such limits, the other not in older versions
         opened = capture.open(source, backend)
     if not opened:
-        raise CameraError(f"OpenCV cannot open {shown(source)}", expected="a video that it can decode",
+        raise CameraError(f"OpenCV cannot open {without_password(source)}", expected="a video that it can decode",
                           next="Look whether it is there, may be read, and is in use by another program.")
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # not all can; who reads on and on finds no old frame anyway
     try:
@@ -115,7 +110,7 @@ def _set_properties(capture: cv2.VideoCapture, section: VideoSection, source: st
         capture.set(number, value)
         given = capture.get(number)
         if not math.isclose(given, value, rel_tol=1e-3, abs_tol=1e-3):
-            raise CameraError(f"{shown(source)} does not take {name} = {value:g}", got=f"{given:g}",
+            raise CameraError(f"{without_password(source)} does not take {name} = {value:g}", got=f"{given:g}",
                               expected="a value that it has", next="Mend `properties` under [camera] in the line file.")
 
 
@@ -213,7 +208,7 @@ class VideoDriver:
 
     def __init__(self, section: VideoSection) -> None:
         self._section = section
-        self.name = shown(section.source)
+        self.name = without_password(section.source)
         self._capture: cv2.VideoCapture | None = None
         self._frames = 0
 

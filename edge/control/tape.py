@@ -165,6 +165,12 @@ class ReplayTape:
         self.stopped = DivergedError(f"line {number} of the tape: recorded {line[:200]!r}, now {now[:200]!r}")
         return self.stopped
 
+    def _error(self, number: int, line: str, text: str) -> BaseException:
+        try:
+            return _raised(*json.loads(text))
+        except (ValueError, TypeError):
+            return self._diverged(number, line, "an error")
+
     def _now(self) -> float:
         number, line = self._next()
         if line[0] != "t":
@@ -179,8 +185,7 @@ class ReplayTape:
         number, line = self._next()
         kind, _, text = line.partition(" ")
         if kind == f"e{name}":
-            error, told = json.loads(text)
-            raise _raised(error, told)
+            raise self._error(number, line, text)
         if kind != f"v{name}":
             raise self._diverged(number, line, name)
         try:

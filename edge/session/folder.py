@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import InputError
+from edge.line_file import without_password
 from edge.settings import write_text_safely
 
 FORMAT = 1
@@ -24,7 +25,7 @@ def begin_session(folder: Path, line: Path) -> None:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise InputError(f"{folder} is there already", expected="a folder that is not there, or empty", next="Give another --out.")
         (folder / "frames").mkdir(parents=True, exist_ok=True)
-        (folder / "line.toml").write_bytes(line.read_bytes())
+        (folder / "line.toml").write_text(without_password(line.read_text(encoding="utf-8")), encoding="utf-8")
         note(folder, format=FORMAT, line=line.name, started=time.time(), complete=False)
     except OSError as error:
         raise InputError(f"cannot write a session to {folder}", got=error.strerror, expected="a writable folder with room") from error

@@ -242,6 +242,13 @@ def test_outcomes_that_were_left_over_from_the_run_before_are_not_compared(rig):
     assert code == 0 and told["equal"] and told["outcomes_differ"] == 0, (told, err)
 
 
+def test_a_session_has_no_password_of_a_stream(tmp_path):
+    line = tmp_path / "line.toml"
+    line.write_text('source = "rtsp://anna:secret@10.0.0.5/one"\n')
+    begin_session(tmp_path / "s", line)
+    assert (tmp_path / "s" / "line.toml").read_text() == 'source = "rtsp://10.0.0.5/one"\n'
+
+
 def test_what_cannot_be_recorded_or_replayed_says_so(rig, lineside, tmp_path):
     line = rig()
     line.plc(0)
