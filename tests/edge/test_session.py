@@ -43,7 +43,7 @@ def played(rig, cloth, tmp_path):
     broken = sorted(camera.rglob("*.png"))
     broken[3].write_bytes(b"no image")
     broken[9].write_bytes(broken[9].read_bytes()[:200])
-    line = rig(camera=camera)
+    line = rig(camera=camera, travel=2000)  # for a machine that is busy
     plc = line.plc(36, 15, noise=0.04, seed=5)
     ledger, _ = finish(record(line, "--parts", "36"))
     summary, _ = finish(plc)
