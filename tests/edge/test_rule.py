@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from edge import rule as rules
 from edge.errors import EngineError, InputError
-from edge.rule import MORPHOLOGY, Rule, area_opening_maximum, check_post_filter, parse_step
+from edge.rule import MORPHOLOGY, Rule, area_opening_maximum, check_post_filter, components, parse_step
 
 SIDE = 24
 GREY_STEPS = st.sampled_from(["mean:3", "mean:5", "median:3", "median:5", "open:3", "close:3", "erode:3", "dilate:5"])
@@ -121,6 +122,24 @@ def test_area_opening_maximum_is_the_best_level_of_all(values, area):
     region = np.ones(values.shape, bool)
     levels = [v for v in np.unique(values) if literal_rule(values, ["threshold"], np.nextafter(v, np.float32(-1)), region, area)]
     assert area_opening_maximum(values, region, area) == max(levels)
+
+
+@pytest.mark.parametrize("many", [0, 1000])
+@settings(max_examples=150)
+@given(mask=arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.booleans()), coarse=st.booleans())
+def test_components_are_those_of_opencvs_statistics(many, mask, coarse):
+    """Also those that lie in a hole of another, and those of a single pixel."""
+    mask = np.kron(mask, np.ones((2, 2), bool)) if coarse else mask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "MANY", many)
+        found = {(*box, int(pixels.sum())) for box, pixels in components(mask)}
+        painted = np.zeros_like(mask)
+        for (x, y, width, height), pixels in components(mask):
+            assert not (painted[y:y + height, x:x + width] & pixels).any()
+            painted[y:y + height, x:x + width] |= pixels
+    stats = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)[2]
+    assert found == {tuple(map(int, row)) for row in stats[1:]}
+    assert np.array_equal(painted, mask)
 
 
 def test_blobs_are_told_in_frame_pixels_and_square_millimetres():
