@@ -21,6 +21,7 @@ from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
 TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
+TILES_AHEAD = 12  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
 GPU_BATCH = 4  # images; a GPU is not full with one
 Mode = Literal["single", "latency", "throughput"]
 
@@ -104,6 +105,8 @@ class Inspector:
         tiled = bundle.decision.tile is not None  # then a frame alone keeps all threads busy, each with a tile
         layout: Mode = "throughput" if tiled else mode
         streams, slots, batch = IN_FLIGHT[layout](self.backend, threads or len(os.sched_getaffinity(0)))
+        if tiled and self.backend != "tensorrt":
+            slots += TILES_AHEAD
         self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
                                    streams=streams, cached=mode != "single")
         self._free = [self._engine.lease() for _ in range(slots)]
@@ -141,10 +144,11 @@ class Inspector:
         return self._plans[size]
 
     def warm_up(self) -> None:
-        """Run each slot once on black, so that the first frame is as fast as the next."""
+        """Run all slots at once on black, and so every stream, so that the first frame is as fast as the next."""
         for slot in self._free:
             slot.input[:] = 0
             slot.start(1)
+        for slot in self._free:
             slot.wait(ENGINE_TIMEOUT)
 
     @property
