@@ -51,7 +51,7 @@ class Ledger:
         return {**vars(self), "causes": dict(self.causes)}
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class BeltPart:
     """A part on the belt. Times in seconds of the line's clock."""
 

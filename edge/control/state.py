@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Callable
 
+from edge.control.belt import Belt
 from edge.control.encoder import BeltPosition, wrapped
 from edge.control.events import (
     Action,
@@ -72,7 +73,7 @@ class LineState:
         self.session = session
         self._changed: dict[int, BeltPart] = {}
         self._limit = parts
-        self._belt: list[BeltPart] = []  # in order of arrival, and so of due times
+        self._belt = Belt()
         self._late_in_a_row = self._rejects_in_a_row = 0
         self.latched: set[int] = set()  # faults that a person has to clear
         self._challenge = self._restored = False  # the next part is one; there are parts of a line control that died
@@ -93,7 +94,7 @@ class LineState:
     @property
     def open_parts(self) -> int:
         """How many parts have no outcome yet."""
-        return sum(not part.ended for part in self._belt)
+        return sum(not part.ended for part in self._belt.busy)
 
     @property
     def finished(self) -> bool:
@@ -108,7 +109,9 @@ class LineState:
 
     def restore(self, parts: list[BeltPart], ledger: Ledger, now: float) -> list[Action]:
         """Take over the belt of a line control that died. Parts without an outcome are UNINSPECTED(restart)."""
-        self.ledger, self._belt = ledger, sorted(parts, key=lambda part: part.due)
+        self.ledger = ledger
+        for part in parts:
+            self._belt.add(part)
         actions: list[Action] = []
         self._restored = bool(parts)
         for part in parts:
@@ -123,9 +126,7 @@ class LineState:
         lazy: without the moments at which parts that passed are forgotten: that may wait until something else happens.
         """
         first, lead = math.inf, self.timing.lead
-        for part in self._belt:
-            if lazy and part.ended and not part.to_eject and not part.challenge:
-                continue
+        for part in self._belt.busy if lazy else self._belt:
             if part.due - lead >= first:
                 break  # nothing of it and of the others is due earlier
             first = min(first, *self._moments(part))
@@ -133,7 +134,7 @@ class LineState:
 
     def next_order(self) -> float:
         """When a part without a verdict, or one to be ejected, has to be seen to, to a fraction of a ms; infinity for none."""
-        return next((part.due - self.timing.lead for part in self._belt
+        return next((part.due - self.timing.lead for part in self._belt.busy
                      if part.verdict is None or (part.to_eject and not part.ordered and not part.held)), math.inf)
 
     def _moments(self, part: BeltPart) -> list[float]:
@@ -160,8 +161,8 @@ class LineState:
         elif isinstance(event, PartVerdict):
             self._verdict(event, now, actions)
         elif isinstance(event, VerdictDelivered):
-            for part in self._belt:
-                if part.id == event.part and part.verdict is Verdict.PASS and not part.ended:
+            for part in self._belt.of(event.part):
+                if part.verdict is Verdict.PASS and not part.ended:
                     self._end(part, now, actions)
         elif isinstance(event, Confirm):
             self._confirm(event, actions)
@@ -169,7 +170,7 @@ class LineState:
             self.ledger.failed_orders += 1
             actions.append(Alarm(0, f"the PLC did not take the command to eject part {event.part}: {event.reason}"))
         elif isinstance(event, LinkLost):
-            if self.accepting or self.open_parts or any(part.to_eject and not part.ordered and not part.held for part in self._belt):
+            if self.accepting or self.open_parts or any(part.to_eject and not part.ordered and not part.held for part in self._belt.busy):
                 self.ledger.link_losses += 1  # after the last part the PLC may go
                 actions.append(Alarm(0, f"the PLC is not heard: {event.reason}"))
         elif isinstance(event, Encoder):
@@ -199,16 +200,15 @@ class LineState:
 
     def _trigger(self, event: Trigger, now: float, actions: list[Action]) -> None:
         stood = now - event.age
-        if self._restored and any(part.restored and part.id == event.part and abs(part.triggered - stood) < SAME for part in self._belt):
+        if self._restored and any(part.restored and abs(part.triggered - stood) < SAME for part in self._belt.of(event.part)):
             return  # said again, since the line control that kept it died before it acknowledged it
         self.ledger.triggers += 1
         part = BeltPart(event.part, self.ledger.triggers, event.encoder, stood, stood + self.timing.travel)
         part.challenge, self._challenge = self._challenge, False
         lost = self.position is not None and not self._track(part, self.position)
-        twins = [other for other in self._belt if other.id == event.part]
-        self._belt.append(part)
+        twins = list(self._belt.of(event.part))
+        self._belt.add(part)
         self._changed[part.trigger] = part
-        self._belt.sort(key=lambda other: other.due)  # a repeated trigger comes after a younger one
         if lost:
             actions.append(Alarm(0, f"part {part.id} came with encoder count {part.encoder}, which cannot be"))
             self._uninspected(part, Cause.UNMATCHED, now, actions)
@@ -255,11 +255,10 @@ class LineState:
                 self._changed[part.trigger] = part
             else:
                 part.due = position.moment(part.target) if position.count is not None else part.due
-        self._belt.sort(key=lambda other: other.due)  # a part whose count is not known goes by the time
-        self._belt.sort(key=lambda part: part.due)
+        self._belt.sort()  # a part whose count is not known goes by the time
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
-        part = next((p for p in self._belt if p.id == event.part and event.trigger in (None, p.trigger)), None)
+        part = next((p for p in self._belt.of(event.part) if event.trigger in (None, p.trigger)), None)
         if part is None or part.verdict is not None or now >= part.due - self.timing.lead:
             self.ledger.late_verdicts += 1
             if part is not None and event.verdict is Verdict.REJECT and now < part.due:
@@ -289,6 +288,7 @@ class LineState:
             self._count_late(actions)
         if part.cause is Cause.LATE and not part.to_eject:
             part.to_eject = True
+            self._belt.place(part)
             self._changed[part.trigger] = part
             actions.append(Report(part.id, Verdict.UNINSPECTED, Cause.LATE, None, True))
             self._order(part, actions)
@@ -332,7 +332,7 @@ class LineState:
         self._end(part, now, actions)
 
     def _confirm(self, event: Confirm, actions: list[Action]) -> None:
-        part = next((p for p in self._belt if p.id == event.part and p.ordered and not p.confirmed), None)
+        part = next((p for p in self._belt.of(event.part) if p.ordered and not p.confirmed), None)
         if part is None:
             self.ledger.unexpected_confirms += 1
             actions.append(Alarm(0, f"part {event.part} left at the ejector without a command"))
@@ -359,9 +359,7 @@ class LineState:
 
     def _advance(self, now: float, actions: list[Action]) -> None:
         lead = self.timing.lead
-        for part in self._belt:
-            if now < part.due - lead:
-                break  # the others are due later
+        for part in list(itertools.takewhile(lambda part: now >= part.due - lead, self._belt.busy)):
             if part.verdict is None:
                 self._uninspected(part, Cause.LATE, now, actions)
                 self._count_late(actions)
@@ -369,7 +367,7 @@ class LineState:
                 self._uninspected(part, Cause.LINK, now, actions)
             if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
-        gone = [part for part in itertools.takewhile(lambda part: part.due <= now, self._belt) if now >= self._leaves(part)]
+        gone = [part for part in self._belt.until(now) if now >= self._leaves(part)]
         unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
         self.ledger.unconfirmed += len(unconfirmed)
         if unconfirmed and "unconfirmed" in self.timing.stop_on:
@@ -379,9 +377,8 @@ class LineState:
                 self._challenged(part, actions)
         for part in gone:
             part.gone = True
+            self._belt.remove(part)
             self._changed[part.trigger] = part
-        if gone:
-            self._belt = [part for part in self._belt if not part.gone]
 
     def _challenged(self, part: BeltPart, actions: list[Action]) -> None:
         said = part.verdict.value if part.verdict is not None else "no verdict"
@@ -405,6 +402,7 @@ class LineState:
             self._order(part, actions)  # by count: it may be said at any time before
         assert part.verdict is not None and not part.ended
         part.ended, part.ended_at = True, now
+        self._belt.place(part)
         self._changed[part.trigger] = part
         if part.verdict is Verdict.PASS:
             self.ledger.passed += 1

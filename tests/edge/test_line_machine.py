@@ -141,6 +141,15 @@ class Line(RuleBasedStateMachine):
         assert len(self.ended) == ledger.passed + ledger.rejected + ledger.uninspected
 
     @invariant()
+    def the_belt_is_in_order(self) -> None:
+        belt = self.state._belt
+        assert all(part.ended and not part.to_eject and not part.challenge for part in belt.idle)
+        assert all(not part.ended or part.to_eject or part.challenge for part in belt.busy)
+        for parts in (belt.busy, belt.idle, list(belt)):
+            assert [part.due for part in parts] == sorted(part.due for part in parts)
+        assert len(list(belt)) == len(belt) and all(part in belt.of(part.id) for part in belt)
+
+    @invariant()
     def every_part_has_an_outcome_before_it_is_at_the_ejector(self) -> None:
         for trigger, (_, at) in self.triggered.items():
             if trigger not in self.ended:
