@@ -15,29 +15,31 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
 from edge.control.events import Ended
-from edge.control.parts import BeltPart, Ledger
+from edge.control.parts import COUNTS, BeltPart, Ledger, counts_of
 from edge.errors import InputError
 from edge.verdict import Cause, Verdict
 
-MAGIC = b"lineside belt 4\n"
+MAGIC = b"lineside belt 5\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
 HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
-COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]
 CAUSES = list(Cause)
 VERDICTS = list(Verdict)
 # Number of the record, trigger, id, encoder, target; triggered, due, score, ended; verdict, cause, flags.
 PART = struct.Struct("<QQIiiddddBBH")
-LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; a bit for each fault that a person has to clear
+LEDGER = struct.Struct(f"<{len(COUNTS) + 1 + len(CAUSES)}I")  # the counts; a bit for each fault that a person has to clear; the causes
+HEAD, TAIL = struct.Struct(f"<{len(COUNTS) + 1}I"), struct.Struct(f"<{len(CAUSES)}I")
 CRC = struct.Struct("<I")
 CAUSE_NAMES = [cause.value for cause in Cause]
 FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
 BITS = [1 << bit for bit in range(len(FLAGS))]
-flags_of, counted, cause_counts = attrgetter(*FLAGS), attrgetter(*COUNTS), itemgetter(*CAUSE_NAMES)
+flags_of, cause_counts = attrgetter(*FLAGS), itemgetter(*CAUSE_NAMES)
+NUMBERS: dict[Verdict | Cause | None, int] = {
+    None: 0, **{verdict: number for number, verdict in enumerate(VERDICTS, 1)}, **{cause: number for number, cause in enumerate(CAUSES, 1)}}
 ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
 SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
@@ -63,6 +65,7 @@ class BeltFile:
         self.path = path
         self.latched: set[int] = set()  # faults that a person has to clear, kept with each record
         self._number = 0
+        self._uninspected, self._causes = -1, b""  # the causes of so many parts, packed
         self._written: set[int] = set()  # outcomes that the journal has, of parts that are still on the belt
         self._on_belt: dict[int, BeltPart] = {}
         try:
@@ -115,13 +118,14 @@ class BeltFile:
             body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
             flags = sum(itertools.compress(BITS, flags_of(part)))
-            verdict = 0 if part.verdict is None else 1 + VERDICTS.index(part.verdict)
-            cause = 0 if part.cause is None else 1 + CAUSES.index(part.cause)
             flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
             body = PART.pack(
                 self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
-                math.nan if part.score is None else part.score, part.ended_at, verdict, cause, flags)
-        body += LEDGER.pack(*counted(ledger), *cause_counts(ledger.causes), sum(1 << code for code in self.latched))
+                math.nan if part.score is None else part.score, part.ended_at,
+                NUMBERS[part.verdict], NUMBERS[part.cause], flags)
+        if ledger.uninspected != self._uninspected:
+            self._uninspected, self._causes = ledger.uninspected, TAIL.pack(*cause_counts(ledger.causes))
+        body += HEAD.pack(*counts_of(ledger), sum(1 << code for code in self.latched)) + self._causes
         body += CRC.pack(zlib.crc32(body))
         start = HEADER.size + slot * 2 * COPY
         self._map[start:start + COPY] = body
@@ -146,9 +150,9 @@ class BeltFile:
             if number > self._number:
                 self._number, newest = number, CAUSES[cause - 1].value if cause else None
                 counts = LEDGER.unpack_from(body, PART.size)
-                left.latched = {code for code in range(32) if counts[-1] >> code & 1}
+                left.latched = {code for code in range(32) if counts[len(COUNTS)] >> code & 1}
                 left.ledger = Ledger(**dict(zip(COUNTS, counts, strict=False)), causes=Counter(
-                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS):-1], strict=True) if count}))
+                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS) + 1:], strict=True) if count}))
             if not trigger:
                 continue
             part = BeltPart(id, trigger, encoder if flags & ENCODER else None, triggered, due,

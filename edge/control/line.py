@@ -23,7 +23,7 @@ from edge.control.events import (
     Tick,
 )
 from edge.control.messages import Done, Heard, State, Told, Welcome, Written, decode, encode
-from edge.control.parts import STOPPING
+from edge.control.parts import STOPPING, counts_of
 from edge.control.runtime_side import Runtime
 from edge.control.state import LineState
 from edge.control.tape import LiveTape, Tape
@@ -114,10 +114,10 @@ class LineControl:
 
     def _handle(self, event: Event, now: float) -> None:
         """Take an event in; what it changes is kept before it is acted on."""
-        before = {**vars(self.state.ledger), "latched": len(self.state.latched)}
+        before, latched = counts_of(self.state.ledger), len(self.state.latched)
         actions = self.state.handle(event, now)
         changed = self.state.changes()
-        if changed or before != {**vars(self.state.ledger), "latched": len(self.state.latched)}:
+        if changed or before != counts_of(self.state.ledger) or latched != len(self.state.latched):
             self._tape.flush()  # a line control that is killed leaves a belt and a tape that fit each other
             self._belt.write(changed, self.state.ledger)
         self._act(actions)
@@ -187,7 +187,7 @@ class LineControl:
             elif isinstance(action, Order):
                 self._link.pulse(action.part, action.due, self._pulse_ms, action.count)
             elif isinstance(action, (Ended, Expose, Challenged)):
-                self._runtime.tell(action)
+                self._runtime.tell(action, hurry=not isinstance(action, Ended))  # the journal may wait for a heartbeat
             elif isinstance(action, Alarm):
                 self._runtime.tell(Told(action.text))
                 if action.code and action.code not in self._faults:

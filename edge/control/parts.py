@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from edge.verdict import Cause, Verdict
@@ -49,6 +50,10 @@ class Ledger:
     def as_json(self) -> dict[str, Any]:
         """The counts as a dictionary of its own."""
         return {**vars(self), "causes": dict(self.causes)}
+
+
+COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]
+counts_of = attrgetter(*COUNTS)  # those of ``causes`` change with ``uninspected`` alone
 
 
 @dataclass(eq=False, slots=True)
