@@ -7,6 +7,7 @@ import zlib
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 SYNC = b"LS"
 LENGTH = 24
@@ -42,11 +43,10 @@ class Ack(IntEnum):
     UNKNOWN_PART = 3
 
 
-PLC_CODES = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}  # the highest valid code of each
+PLC_CODES: dict[int, int] = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}  # the highest valid code of each
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """One frame of 24 bytes. part: unsigned 32 bit; value: signed 32 bit; time: unsigned 32 bit, ms of the PLC's clock."""
 
     type: int
@@ -59,7 +59,7 @@ class Frame:
 
     def encode(self) -> bytes:
         """The frame's 24 bytes."""
-        body = BODY.pack(SYNC, self.type, self.code, self.session, self.sequence, self.part, self.value, self.time)
+        body = BODY.pack(SYNC, *self)
         return body + CRC.pack(zlib.crc32(body))
 
 
@@ -82,24 +82,24 @@ class Decoder:
         frames = []
         position = 0
         while len(self._buffer) - position >= LENGTH:
-            if self._buffer[position:position + 2] != SYNC:
+            if not self._buffer.startswith(SYNC, position):
                 position += 1
                 self.counts["garbage_bytes"] += 1
                 continue
-            body = bytes(self._buffer[position:position + BODY.size])
+            body = self._buffer[position:position + BODY.size]
             (crc,) = CRC.unpack_from(self._buffer, position + BODY.size)
-            _, kind, code, session, sequence, part, value, time = BODY.unpack(body)
             if crc != zlib.crc32(body):
                 self.counts["crc_errors"] += 1
                 self.counts["garbage_bytes"] += 1
                 position += 1
                 continue
-            if code > PLC_CODES.get(kind, -1):
+            frame = Frame._make(BODY.unpack(body)[1:])
+            if frame.code > PLC_CODES.get(frame.type, -1):
                 self.counts["unknown_frames"] += 1
                 self.counts["garbage_bytes"] += 1
                 position += 1
                 continue
-            frames.append(Frame(kind, code, session, sequence, part, value, time))
+            frames.append(frame)
             position += LENGTH
         del self._buffer[:position]
         return frames
@@ -136,7 +136,7 @@ class PlcClock:
         return self._offset + self._since_reference(time)
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class _Command:
     type: Type
     code: int
@@ -149,8 +149,7 @@ class _Command:
     tries: int = 0
 
 
-@dataclass(frozen=True)
-class Settled:
+class Settled(NamedTuple):
     """A command's end: acknowledged with ``ack``, or never (None)."""
 
     type: Type
@@ -185,8 +184,10 @@ class Conversation:
         A verdict takes the place of an earlier one on the same part that is not acknowledged yet.
         """
         if type is Type.VERDICT:
-            self._waiting = deque(c for c in self._waiting if (c.type, c.part) != (type, part))
-            self._under_way = {s: c for s, c in self._under_way.items() if (c.type, c.part) != (type, part)}
+            for earlier in [c for c in self._waiting if c.part == part and c.type is type]:
+                self._waiting.remove(earlier)
+            for sequence in [s for s, c in self._under_way.items() if c.part == part and c.type is type]:
+                del self._under_way[sequence]
         command = _Command(type, code, part, value, time, expires)
         if type is Type.REJECT:
             self._waiting.appendleft(command)  # the one command that must not wait
@@ -238,14 +239,13 @@ class Conversation:
     def poll(self, now: float) -> tuple[bytes, list[Settled]]:
         """The bytes to send now, and the commands that are given up."""
         given_up = []
-        for sequence, command in list(self._under_way.items()):
-            if now - command.sent >= RETRY_AFTER:
-                if command.tries >= TRIES or now > command.expires:
-                    del self._under_way[sequence]
-                    given_up.append(Settled(command.type, command.part, None))
-                else:
-                    self.resent += 1
-                    self._send_command(command, now)
+        for sequence, command in [(s, c) for s, c in self._under_way.items() if now - c.sent >= RETRY_AFTER]:
+            if command.tries >= TRIES or now > command.expires:
+                del self._under_way[sequence]
+                given_up.append(Settled(command.type, command.part, None))
+            else:
+                self.resent += 1
+                self._send_command(command, now)
         while self._waiting and len(self._under_way) < WINDOW:
             command = self._waiting.popleft()
             if now > command.expires:
