@@ -85,18 +85,21 @@ class RunningLine:
         self.ready_after = 0.0  # s from the start to the first heartbeat that says ready
         self._port, self._reader, self._began = port, Reader(), time.monotonic()
         self._beat, self._part, self._sequence = 0.0, 0, 0
+        self._out = bytearray()  # goes out in one piece: each write wakes the line
         self._state = 0
         self.figures: dict[str, Any] = {}  # what the line says at its end
 
     def _send(self, kind: Kind, sequence: int = 0, part: int = 0, code: int = 0) -> None:
-        os.write(self._port, Frame(kind, code, 7, sequence, part, 0, int(1000 * (time.monotonic() - self._began))).encode())
+        self._out += Frame(kind, code, 7, sequence, part, 0, int(1000 * (time.monotonic() - self._began))).encode()
 
     def _turn(self, timeout: float) -> Iterator[tuple[Frame, float]]:
         """Keep the line's link alive, acknowledge commands, and give what came in with its moment."""
         now = time.monotonic()
-        if now >= self._beat:
+        if now >= self._beat or (self._out and now >= self._beat - BEAT / 2):
             self._send(Kind.PLC_HEARTBEAT, code=1)
             self._beat = now + BEAT
+        if self._out:
+            del self._out[:os.write(self._port, self._out)]
         if not select.select([self._port], [], [], max(0.0, min(timeout, self._beat - now)))[0]:
             return
         with contextlib.suppress(BlockingIOError):

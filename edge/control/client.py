@@ -120,7 +120,7 @@ class ControlClient:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether line control has ended."""
-        return self._done.wait(timeout)
+        return self._done.is_set() or (timeout != 0 and self._done.wait(timeout))
 
     def close(self) -> None:
         """Line control sees the end of the file."""

@@ -1,4 +1,4 @@
-"""Messages between line control and the runtime: pickled, one for each packet of a SEQPACKET socket in a folder of the user's own.
+"""Messages between line control and the runtime: pickled lists of them, in packets of a SEQPACKET socket in a folder of the user's own.
 
 The end of the file means that the other side died: the kernel says so at once, which no time-out does.
 """
@@ -16,7 +16,8 @@ from edge.control.events import Alarm, Challenge, Clear, FaultOver, PartVerdict,
 from edge.control.parts import Ledger
 from edge.verdict import Cause, Verdict
 
-LONGEST = 65_536  # bytes of a message
+LONGEST = 65_536  # bytes of a packet
+TOGETHER = 50  # messages in a packet, at most
 WAITING = 20_000  # messages kept for a side that does not read; then it counts as dead
 
 
@@ -86,7 +87,8 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Any] = deque()
+        self._packet, self._packed = b"", 0  # the next packet, and how many of those that wait are in it
         self._deaf = False  # the other side reads nothing any more; what it said before is still to be read
         self.closed = False
 
@@ -94,28 +96,43 @@ class Channel:
         """For select."""
         return self._socket.fileno()
 
-    def send(self, message: Any) -> None:
-        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped."""
-        self._waiting.append(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
-        self.flush()
+    def send(self, message: Any, hurry: bool = True) -> None:
+        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped.
+
+        hurry: False for one that can go with the next one that cannot wait, or with the next `flush`: each packet wakes the other side.
+        """
+        self._waiting.append(message)
+        if hurry:
+            self.flush()
+
+    def _pack(self) -> None:
+        number = min(TOGETHER, len(self._waiting))
+        while not self._packed:
+            packet = pickle.dumps([self._waiting[index] for index in range(number)], pickle.HIGHEST_PROTOCOL)
+            if number == 1 or len(packet) <= LONGEST:
+                self._packet, self._packed = packet, number
+            number //= 2
 
     def flush(self) -> None:
         """Send what waits as far as the other side takes it."""
         while self._waiting and not self._deaf:
+            self._pack()
             try:
-                self._socket.send(self._waiting[0])
+                self._socket.send(self._packet)
             except BlockingIOError:
                 self._deaf = len(self._waiting) > WAITING
                 break
             except OSError:
                 self._deaf = True
                 break
-            self._waiting.popleft()
+            for _ in range(self._packed):
+                self._waiting.popleft()
+            self._packed = 0
         if self._deaf:
             self._waiting.clear()
 
     def receive(self, most: int = 1000) -> list[Any]:
-        """What has come in; sets ``closed`` at the end of the file."""
+        """What has come in, not much more than ``most``; sets ``closed`` at the end of the file."""
         messages: list[Any] = []
         while not self.closed and len(messages) < most:
             try:
@@ -129,7 +146,7 @@ class Channel:
             if not data:
                 self.closed = True
                 break
-            messages.append(pickle.loads(data))
+            messages += pickle.loads(data)
         return messages
 
     def close(self) -> None:

@@ -23,8 +23,8 @@ class Runtime(Protocol):
     def hear(self) -> list[Any]:
         """What there is: messages of the runtime, and `Heard`."""
 
-    def tell(self, message: object) -> None:
-        """Tell the runtime, if there is one."""
+    def tell(self, message: object, hurry: bool = True) -> None:
+        """Tell the runtime, if there is one. Without hurry, with what follows or with the next `flush`."""
 
     def flush(self) -> None:
         """Send what the runtime did not take yet."""
@@ -82,10 +82,10 @@ class RuntimeSide:
         self._channel.close()
         self._channel = None
 
-    def tell(self, message: object) -> None:
-        """Tell the runtime, if there is one."""
+    def tell(self, message: object, hurry: bool = True) -> None:
+        """Tell the runtime, if there is one. Without hurry, with what follows or with the next `flush`."""
         if self._channel is not None:
-            self._channel.send(message)
+            self._channel.send(message, hurry)
 
     def flush(self) -> None:
         """Send what the runtime did not take yet."""

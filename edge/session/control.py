@@ -44,7 +44,7 @@ class _Runtime:
     def __init__(self, outcomes: dict[int, Outcome]) -> None:
         self._outcomes = outcomes
 
-    def tell(self, message: object) -> None:
+    def tell(self, message: object, hurry: bool = True) -> None:
         if isinstance(message, Ended):
             self._outcomes[message.trigger] = (message.verdict, message.cause, message.score)
 
