@@ -43,7 +43,8 @@ class Ack(IntEnum):
     UNKNOWN_PART = 3
 
 
-PLC_CODES: dict[int, int] = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}  # the highest valid code of each
+# The highest valid code of each type.
+PLC_CODES: dict[int, int] = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}
 
 
 class Frame(NamedTuple):
