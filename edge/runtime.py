@@ -260,6 +260,7 @@ class Line:
                     self._start(frame)
                 if self._under_way and (frame is None or not self._live.inspector.room):
                     self._finish()
+                self._control.flush()
                 if self._lost is not None:  # line control goes on, and waits for the next runtime
                     break
         finally:

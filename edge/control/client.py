@@ -75,12 +75,19 @@ class ControlClient:
     def _send(self, message: object) -> None:
         with self._lock:
             self._channel.send(message)
+            self._channel.flush()
+
+    def flush(self) -> None:
+        """Hand over the verdicts that wait. Any thread."""
+        with self._lock:
+            self._channel.flush()
 
     def verdict(self, verdict: PartVerdict, info: object) -> None:
-        """Hand a verdict over. Any thread. What comes for a part that has its outcome already is dropped there."""
+        """Hand a verdict over with the next `flush`. Any thread. One on a part that has its outcome already is dropped there."""
         if verdict.trigger in self._info:
             self._info[verdict.trigger] = info
-        self._send(verdict)
+        with self._lock:
+            self._channel.send(verdict)
 
     def fault(self, code: int, text: str) -> None:
         """Tell the PLC and the operator of a fault, once until it is over. Any thread."""

@@ -101,6 +101,7 @@ class LineControl:
                 if isinstance(event, LinkBack):
                     for code in self._faults:
                         self._link.fault(code)
+            self._runtime.flush(all=False)
             if self.state.stopped:
                 flush_until = flush_until or now + FLUSH
                 if now >= flush_until or self._link.idle:
@@ -152,10 +153,10 @@ class LineControl:
 
     def _keep_house(self, now: float) -> None:
         if self._connected:
-            self._runtime.flush()
             if now >= self._next_state:
                 self._next_state = now + STATE_EVERY
                 self._runtime.tell(State(self.state.ledger, self._link.counters()))
+            self._runtime.flush()
         if now >= self._next_collection and self.state.next_due() is None:
             self._next_collection = now + COLLECT_EVERY
             gc.collect()
@@ -164,6 +165,7 @@ class LineControl:
         """The last counts; then wait until the journal has all outcomes."""
         self._runtime.tell(State(self.state.ledger, self._link.counters()))
         self._runtime.tell(Done())
+        self._runtime.flush()
         deadline = self._now() + FAREWELL
         while self._connected and self._belt.unwritten() and self._now() < deadline:
             self._runtime.flush()

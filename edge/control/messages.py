@@ -91,19 +91,19 @@ class Channel:
         self._packet, self._packed = b"", 0  # the next packet, and how many of those that wait are in it
         self._deaf = False  # the other side reads nothing any more; what it said before is still to be read
         self.closed = False
+        self.hurried = False  # whether something waits that is in a hurry
 
     def fileno(self) -> int:
         """For select."""
         return self._socket.fileno()
 
     def send(self, message: Any, hurry: bool = True) -> None:
-        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped.
+        """Have a message sent by the next `flush`: each packet wakes the other side. One to a side that is gone is dropped.
 
-        hurry: False for one that can go with the next one that cannot wait, or with the next `flush`: each packet wakes the other side.
+        hurry: False for one that may wait longer, see ``hurried``.
         """
         self._waiting.append(message)
-        if hurry:
-            self.flush()
+        self.hurried |= hurry
 
     def _pack(self) -> None:
         number = min(TOGETHER, len(self._waiting))
@@ -114,7 +114,8 @@ class Channel:
             number //= 2
 
     def flush(self) -> None:
-        """Send what waits as far as the other side takes it."""
+        """Send what waits as far as the other side takes it; it keeps the rest for the next time."""
+        self.hurried = False
         while self._waiting and not self._deaf:
             self._pack()
             try:

@@ -24,10 +24,10 @@ class Runtime(Protocol):
         """What there is: messages of the runtime, and `Heard`."""
 
     def tell(self, message: object, hurry: bool = True) -> None:
-        """Tell the runtime, if there is one. Without hurry, with what follows or with the next `flush`."""
+        """Tell the runtime, if there is one, with the next `flush`."""
 
-    def flush(self) -> None:
-        """Send what the runtime did not take yet."""
+    def flush(self, all: bool = True) -> None:
+        """Send what was told. all: also where nothing of it is in a hurry."""
 
 
 class RuntimeSide:
@@ -74,6 +74,7 @@ class RuntimeSide:
             self._channel = Channel(connection)
             self._poll.register(self._channel.fileno(), select.EPOLLIN)
             self._channel.send(self._welcome)
+            self._channel.flush()
             heard.append(Heard.CONNECTED)
 
     def _drop(self) -> None:
@@ -83,11 +84,11 @@ class RuntimeSide:
         self._channel = None
 
     def tell(self, message: object, hurry: bool = True) -> None:
-        """Tell the runtime, if there is one. Without hurry, with what follows or with the next `flush`."""
+        """Tell the runtime, if there is one, with the next `flush`."""
         if self._channel is not None:
             self._channel.send(message, hurry)
 
-    def flush(self) -> None:
-        """Send what the runtime did not take yet."""
-        if self._channel is not None:
+    def flush(self, all: bool = True) -> None:
+        """Send what was told. all: also where nothing of it is in a hurry."""
+        if self._channel is not None and (all or self._channel.hurried):
             self._channel.flush()

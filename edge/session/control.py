@@ -57,7 +57,7 @@ class _Runtime:
     def wait(self, seconds: float) -> None:
         """The tape waits for nothing."""
 
-    def flush(self) -> None:
+    def flush(self, all: bool = True) -> None:
         """There is nobody to send to."""
 
 
