@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """The whole line against the bare engine: frames a second of a real `lineside run`, as a share of those of its engine alone.
 
-The line has its frames in memory, its journal and its PLC link on; a stand-in for the PLC triggers the next part as soon as fewer than two
-more than there are frames under way wait for their verdicts. The bare engine is the same graph on the same backend with as many inferences
-under way, on a frame that is already in its memory. Both take turns in one run; the ratio is the median over the rounds.
+The line has its frames in memory, its journal and its PLC link on; a stand-in for the PLC triggers the next part as soon as fewer wait for
+their verdicts than there are frames under way and as many again as are judged together, at least two. The bare engine is the same graph on
+the same backend with as many inferences under way, on a frame that is already in its memory. Both take turns in one run; the ratio is the
+median over the rounds.
 
     benchmarks/efficiency.py --bundles DIR --out efficiency.png
 """
@@ -25,11 +26,12 @@ from script import INK, PALE, bundles_in, chosen, options, picture, run
 
 from edge.engines import device_name
 from edge.inspection import ENGINE_TIMEOUT, Inspector, Mode
+from edge.runtime import HOLD
 
 
-def bare_rate(inspector: Inspector, images: int) -> float:
-    """Images a second of the engine alone, all its slots under way."""
-    slots, running = deque(inspector._free), deque[Any]()
+def bare_rate(inspector: Inspector, images: int, under_way: int = 0) -> float:
+    """Images a second of the engine alone with so many inferences under way; 0: all its slots."""
+    slots, running = deque(inspector._free[-under_way:]), deque[Any]()
     start = time.perf_counter()
     for _ in range(images):
         if not slots:
@@ -48,21 +50,22 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
     mode: Mode = arguments.mode
     task = progress.add_task(f"{folder.name} in {precision}", total=arguments.rounds)
     with Inspector(bundle, precision=precision, backend=backend, threads=arguments.threads, mode=mode) as inspector:
+        inspector.group(inspector.warm_up(), HOLD)
         inspector.raw_map(golden_frames(bundle)[0])  # fills the input of the last slot
         for slot in inspector._free:
             slot.input[:] = inspector._free[-1].input[0]
-        under_way = inspector.room + 2
-        bare_rate(inspector, 20)
-        images = max(30, int(arguments.seconds * bare_rate(inspector, 30)))
+        under_way = inspector.room + max(2, inspector.together)
+        bare_rate(inspector, 20, inspector.room)
+        images = max(30, int(arguments.seconds * bare_rate(inspector, 30, inspector.room)))
         rounds = []
         with running_line(folder, precision=precision, backend=backend, threads=arguments.threads, mode=mode) as line:
             line.play(30, outstanding=under_way)
             for number in range(arguments.rounds):
-                bare = bare_rate(inspector, images) if number % 2 else 0.0
+                bare = bare_rate(inspector, images, inspector.room) if number % 2 else 0.0
                 load = line.play(images, outstanding=under_way)
                 if not load.inspected:
                     raise SystemExit(f"efficiency: not all parts of {folder} were inspected")
-                bare = bare or bare_rate(inspector, images)
+                bare = bare or bare_rate(inspector, images, inspector.room)
                 rounds.append({"line_fps": round(load.rate(0.1), 2), "bare_fps": round(bare, 2)})
                 progress.advance(task)
     ratios = [found["line_fps"] / found["bare_fps"] for found in rounds]

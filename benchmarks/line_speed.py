@@ -22,7 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from plc_load import LEAD_MS, golden_frames, mosaics, running_line, tiled_copy
+from plc_load import LEAD_MS, enough, golden_frames, mosaics, running_line, tiled_copy
 from rich.progress import Progress
 from rich.table import Table
 from script import INK, bundles_in, chosen, options, picture, run
@@ -79,7 +79,8 @@ def measure_case(folder: Path, case: Case, arguments: argparse.Namespace) -> dic
             used, frames=case.frames, precision=precision, backend=backend, mode=arguments.mode, cameras=case.cameras,
             travel_ms=arguments.deadline_ms + LEAD_MS) as line:
         line.play(10, outstanding=2)
-        capacity = line.play(max(20, int(arguments.seconds * line.play(20, outstanding=6).rate())), outstanding=6).rate()
+        warm = line.play(20, outstanding=6).rate()
+        capacity = line.play(max(20, int(arguments.seconds * warm)), outstanding=enough(warm, arguments.deadline_ms)).rate()
         low, high = 0.0, 1.05 * capacity
         for step in range(STEPS):
             rate = 0.9 * capacity if step == 0 else (low + high) / 2

@@ -28,7 +28,7 @@ import onnx
 import openvino as ov
 from onnx import TensorProto, helper, numpy_helper
 from peer_worker import PEERS
-from plc_load import golden_frames, running_line
+from plc_load import enough, golden_frames, running_line
 from rich.progress import Progress
 from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
@@ -190,7 +190,7 @@ def measure(folder: Path, reference: Path | None, arguments: argparse.Namespace,
                     continue
                 with running_line(folder, frames=frames, precision=turn, backend=backend) as line:
                     warm = line.play(30, outstanding=6)
-                    load = line.play(max(60, int(arguments.seconds * warm.rate())), outstanding=6)
+                    load = line.play(max(60, int(arguments.seconds * warm.rate())), outstanding=enough(warm.rate()))
                     if not load.inspected:
                         raise SystemExit(f"peers: not all parts of {folder} were inspected")
                     rates[f"line {turn}"].append(load.rate(0.1))

@@ -57,6 +57,11 @@ preload = true
 """
 
 
+def enough(rate: float, budget_ms: float = TRAVEL_MS - LEAD_MS) -> int:
+    """How many parts may wait for their verdicts so that a line of that rate is full, and none is late."""
+    return max(6, min(24, int(0.4 * rate * budget_ms / 1000)))
+
+
 @dataclass
 class Load:
     """What the PLC saw. Moments are s of time.monotonic."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ GPU_BATCH = 4  # images; a GPU is not full with one
 Mode = Literal["single", "latency", "throughput"]
 
 
+TOGETHER = 8  # frames at most that a processor's results are waited for together
+
+
 def _throughput(backend: Backend, threads: int) -> tuple[int, int, int]:
-    return (1, 2, GPU_BATCH) if backend == "tensorrt" else (threads, threads + 1, 1)
+    return (1, 2, GPU_BATCH) if backend == "tensorrt" else (threads, threads + TOGETHER, 1)
 
 
 IN_FLIGHT: dict[Mode, Callable[[Backend, int], tuple[int, int, int]]] = {  # (streams, slots, images in each)
@@ -98,7 +102,7 @@ class Inspector:
         """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
 
         mode: ``single`` has one frame under way; ``latency`` the next one as well, which waits for all threads; ``throughput`` one on each
-        thread, or batches on a GPU, and one more. Raises EngineError or BundleError.
+        thread, or batches on a GPU, and one more, or several where they are fast, see `together`. Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
         self.backend: Backend = backend or pick_backend(bundle, precision=precision)
@@ -113,6 +117,9 @@ class Inspector:
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
         self._jobs, self._most = 0, slots * batch if not tiled else 1 if mode == "single" else TILED_FRAMES
+        self._streams, self._groups = streams, mode == "throughput" and not tiled and self.backend != "tensorrt"
+        self.together = 1  # frames that are finished together while there is no room for more
+        self.group(0.0, 0.0)
         self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
 
     def __enter__(self) -> Inspector:
@@ -143,13 +150,26 @@ class Inspector:
             self._plans[size] = rule, tiles
         return self._plans[size]
 
-    def warm_up(self) -> None:
-        """Run all slots at once on black, and so every stream, so that the first frame is as fast as the next."""
-        for slot in self._free:
-            slot.input[:] = 0
-            slot.start(1)
-        for slot in self._free:
-            slot.wait(ENGINE_TIMEOUT)
+    def warm_up(self) -> float:
+        """Run every stream twice on black, so that the first frame is as fast as the next; returns the seconds from one to the next."""
+        slots = self._free[-self._streams:]
+        for _ in range(2):
+            begin = time.perf_counter()
+            for slot in slots:
+                slot.input[:] = 0
+                slot.start(1)
+            for slot in slots:
+                slot.wait(ENGINE_TIMEOUT)
+        return (time.perf_counter() - begin) / len(slots)
+
+    def group(self, interval: float, hold: float) -> None:
+        """Where frames follow one another in ``interval`` s, finish so many together that none is held for more than ``hold`` s.
+
+        Each wake-up of this thread, and of those that take its verdicts, costs what a fast network's inference feels.
+        """
+        if self._groups:
+            self.together = max(1, min(TOGETHER, 1 + int(hold / interval) if interval else 1))
+            self._most = self._streams + self.together
 
     @property
     def room(self) -> int:
@@ -184,9 +204,10 @@ class Inspector:
             else:
                 self._running.append((slot, images))
 
-    def _collect(self) -> None:
-        """Wait for the inference that was started first, and hand out its maps."""
-        slot, images = self._running.popleft()
+    def _collect(self, number: int = 0) -> None:
+        """Wait for the inference that was started first, or for another one, and hand out its maps."""
+        slot, images = self._running[number]
+        del self._running[number]
         try:
             for (job, index), image_map in zip(images, slot.wait(ENGINE_TIMEOUT), strict=True):
                 job.deposit(index, image_map[0])
@@ -219,7 +240,7 @@ class Inspector:
     def wait(self, job: Job) -> None:
         """Until all of a frame is inferred, or it is known that it cannot be."""
         while job.raw is None and job.error is None:
-            self._collect()
+            self._collect(next((number for number, (_, images) in enumerate(self._running) if images[0][0] is job), 0))
 
     def inspect(self, frame: Frame, threshold: float | None) -> Inspection:
         """Inspect a frame. Raises InputError or EngineError."""

@@ -32,7 +32,8 @@ from edge.verdict import Cause, Verdict
 from edge.views import View, Views
 
 POLL = 0.05  # s between looks at whether the line has ended
-HOLD = 0.002  # s between looks at whether the trigger of a frame has come
+HELD = 0.002  # s between looks at whether the trigger of a frame has come
+HOLD = 0.040  # s that a frame's result may wait for those of the next ones, in throughput mode, while the line is full
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
 FAULT_CAMERA, FAULT_ENGINE, FAULT_JOURNAL = 1, 2, 4  # codes of docs/plc-frames.md
@@ -139,7 +140,7 @@ class Line:
         precision = bundle.choose(self._precision, backend)
         inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, mode=file.line.mode)
         try:
-            inspector.warm_up()
+            inspector.group(inspector.warm_up(), min(HOLD, (file.belt.timing.travel - file.belt.timing.lead) / 4))
             scores = golden_scores(inspector)
             threshold = bundle.calibrated_threshold(precision, inspector.backend).value
             remark = judge_golden(bundle, scores, threshold)
@@ -258,7 +259,9 @@ class Line:
                 frame = self._matched_frame()
                 if frame is not None and time.monotonic() - frame.host_time < budget:  # else it is late already: catch up
                     self._start(frame)
-                if self._under_way and (frame is None or not self._live.inspector.room):
+                if self._under_way and not self._live.inspector.room:
+                    self._finish_together()
+                elif self._under_way and frame is None:
                     self._finish()
                 self._control.flush()
                 if self._lost is not None:  # line control goes on, and waits for the next runtime
@@ -283,7 +286,7 @@ class Line:
         matched = next((frame for matcher in self._matchers if (frame := matcher.take()) is not None), None)
         if matched is None:
             holds = any(matcher.holds for matcher in self._matchers)
-            frame = self._next_frame(0.0 if self._under_way else HOLD if holds else POLL)
+            frame = self._next_frame(0.0 if self._under_way else HELD if holds else POLL)
             if frame is not None:
                 if self._session is not None:
                     self._session.frame(frame)
@@ -334,6 +337,13 @@ class Line:
             self._uninspected(frame, Cause.IMAGE)
         except Exception as error:
             self._engine_failed(frame, error)
+
+    def _finish_together(self) -> None:
+        """The line is full: judge as many as are waited for together, which is one in latency mode."""
+        number = self._live.inspector.together
+        self._live.inspector.wait(self._under_way[number - 1].job)
+        for _ in range(number):
+            self._finish()
 
     def _finish(self) -> None:
         """Judge the frame that was started first, and hand its verdict over."""

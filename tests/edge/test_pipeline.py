@@ -40,6 +40,34 @@ def test_frames_that_overlap_have_the_scores_of_frames_that_do_not(calibrated, c
         assert other.grey.shape == one.grey.shape and np.allclose(other.grey, one.grey, atol=1e-4 * one.grey.max())
 
 
+def test_frames_that_are_waited_for_together_have_the_scores_of_frames_that_are_not(calibrated, cloth):
+    frames = [read_image(path) for path in list_images(cloth / "test")]
+    with Inspector(load_bundle(calibrated), backend="openvino", threads=2, mode="throughput") as inspector:
+        alone = [inspector.inspect(frame, None).score for frame in frames]
+        assert inspector.warm_up() > 0
+        inspector.group(0.010, 0.034)
+        assert (inspector.together, inspector.room) == (4, 6)
+        under_way, found = deque(), []
+        for frame in frames:
+            if not inspector.room:
+                inspector.wait(under_way[inspector.together - 1])
+                found += [inspector.finish(under_way.popleft(), None).score for _ in range(inspector.together)]
+            under_way.append(inspector.start(frame))
+        found += [inspector.finish(job, None).score for job in under_way]
+        assert inspector.room == 6
+    assert found == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(("mode", "interval", "hold", "together"), [
+    ("throughput", 0.001, 0.040, 8), ("throughput", 0.030, 0.040, 2), ("throughput", 0.050, 0.040, 1), ("throughput", 0.001, 0.0, 1),
+    ("latency", 0.001, 0.040, 1), ("single", 0.001, 0.040, 1)])
+def test_only_a_fast_network_in_throughput_mode_is_waited_for_together(calibrated, mode, interval, hold, together):
+    with Inspector(load_bundle(calibrated), backend="openvino", threads=2, mode=mode) as inspector:
+        room = inspector.room
+        inspector.group(interval, hold)
+        assert inspector.together == together and inspector.room == room + together - 1
+
+
 def test_what_fails_is_told_of_its_own_frame_and_frees_its_slot(calibrated, cloth, monkeypatch):
     frames = [read_image(path) for path in list_images(cloth / "test" / "good")[:8]]
     with Inspector(load_bundle(calibrated), backend="openvino", mode="latency") as inspector:
