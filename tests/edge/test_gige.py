@@ -100,34 +100,30 @@ def check(result: dict, *causes: str) -> None:
     assert "camera" in causes or result["causes"].get("camera", 0) + result["causes"].get("unmatched", 0) <= 20, json.dumps(result)
 
 
-def test_no_part_is_lost_when_the_frame_ids_go_on_at_1():
-    result = soak("--parts", "145", "--rate", "10", *BIG_PACKETS)
+def test_no_part_of_two_cameras_is_lost_when_the_frame_ids_go_on_at_1():
+    result = soak("--parts", "140", "--rate", "10", "--cameras", "2", *BIG_PACKETS)
     check(result)
-    assert result["id_wraps"] == 1 and result["frames"]["lost"] == result["frames"]["incomplete"] == 0, json.dumps(result)
+    assert result["id_wraps"] >= 1 and result["frames"]["lost"] == result["frames"]["incomplete"] == 0, json.dumps(result)
+    seen = result["frames"]["frames"] + result["frames"]["untriggered"]  # a part may be rejected by what the other camera saw
+    assert seen >= 2 * (result["passed"] + result["rejected"]) - 1 > 230, json.dumps(result)
 
 
 def test_each_frame_that_lost_packets_is_a_part_not_inspected():
-    result = soak("--parts", "80", "--rate", "10", "--loss", "20", "--record", *BIG_PACKETS)  # its session comes out the same once more
+    result = soak("--parts", "50", "--rate", "10", "--loss", "20", "--record", *BIG_PACKETS)  # its session comes out the same once more
     check(result, "incomplete", "late")  # late: the last one, if its frame never came
     assert result["causes"]["incomplete"] > 0
 
 
 def test_a_camera_that_runs_free_loses_no_frame():
-    result = soak("--grab", "--minutes", "0.15")
+    result = soak("--grab", "--minutes", "0.1")
     assert result["ok"], json.dumps(result)
 
 
 def test_the_line_goes_on_when_a_camera_that_died_is_back():
-    result = soak("--parts", "120", "--rate", "7", "--kill-every", "2", "--kills", "1", *BIG_PACKETS)
+    result = soak("--parts", "75", "--rate", "7", "--kill-every", "2", "--kills", "1", *BIG_PACKETS)
     check(result, "camera", "late")
     assert result["frames"]["disconnects"] == result["frames"]["reconnects"] == 1 and result["causes"]["camera"] > 0
     assert [seconds < 10 for seconds in result["reconnect_s"]] == [True], json.dumps(result)
-
-
-def test_two_cameras_look_at_the_same_parts():
-    result = soak("--parts", "40", "--rate", "10", "--cameras", "2", *BIG_PACKETS)
-    check(result)
-    assert result["frames"]["frames"] >= 2 * (result["passed"] + result["rejected"]) - 1 > 50, json.dumps(result)
 
 
 def test_where_there_is_no_namespace_it_is_said_loudly(monkeypatch):
