@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -242,7 +243,7 @@ def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bund
     (tmp_path / "line").mkdir()
     made = Rig(tmp_path / "line", bundle_of, cloth / "test", loop=True)
     try:
-        plc = made.plc(30, 10)
+        plc = made.plc(0, 10)  # until the line has its 30: one that comes while the runtime is started again is refused
         line = subprocess.Popen([sys.executable, HERE / "failing_line.py", str(made.folder / "line.toml"), "25", str(code), str(sticky)],
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(over_mocks.folder))
         made.processes.append(line)
@@ -255,6 +256,7 @@ def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bund
             assert "the GPU was lost" in told and "the runtime ended with exit code 3 and was started again" in told, told
         else:
             assert ledger["uninspected"] == 1, told
+        plc.send_signal(signal.SIGTERM)
         summary, _ = finish(plc)
         assert summary["escaped_ids"] == [] and summary["triggers"] == len(rows) + summary["refused"] + summary["unacknowledged"]
     finally:
