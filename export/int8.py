@@ -1,7 +1,8 @@
 """INT8 graphs: explicit QuantizeLinear and DequantizeLinear around the convolutions that are quantised, and nowhere else.
 
 Weights are int8 for each output channel, activations int8 for each tensor, both symmetric; biases stay float32. That is what TensorRT
-parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime finds the ranges and writes the pairs.
+parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime finds the ranges and writes the pairs. Those of
+tensors that are never negative have names that say so: OpenVINO gives these all 256 levels (`edge.engines.openvino.round_finely`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,21 @@ from typing import Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from edge.engines.openvino import NOT_NEGATIVE
 from edge.errors import EngineError
 
 Ranges = Literal["minmax", "percentile"]
 PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
 LEAST_OPSET = 13
 QUANTISED = ("Conv", "ConvTranspose")
+# Operators by the sign of what they give: never negative; as the first input is; never negative where no input is.
+NEVER_NEGATIVE = {"Relu", "Sigmoid", "Abs", "Sqrt", "Exp", "Softmax", "Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
+AS_THE_FIRST = {"Cast", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Gather",
+                "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin",
+                "DepthToSpace", "SpaceToDepth"}
+AS_ALL = {"Add", "Mul", "Div", "Min", "Concat", "MatMul", "Conv", "ConvTranspose", "Gemm"}
 
 
 def load_named(graph: Path) -> ModelProto:
@@ -69,6 +77,7 @@ class Int8Graphs:
         """images: uint8 ``[N, H, W, C]``, good ones, from which the activations' ranges are taken in both ways."""
         self.model = load_named(graph)
         self.nodes = [node.name for node in quantisable(self.model)]
+        self._not_negative = not_negative(self.model)
         self._ranges = {}
         logging.getLogger().setLevel(logging.ERROR)  # the library advises on graphs that it has not prepared itself
         for number, way in enumerate(("minmax", "percentile")):
@@ -92,6 +101,7 @@ class Int8Graphs:
         quantizer.quantize_model()
         model = quantizer.model.model
         read_raw(model, set(quantised))
+        mark(model, self._not_negative)
         onnx.save(model, path)
 
     def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, float]:
@@ -121,6 +131,43 @@ def read_raw(model: ModelProto, quantised: set[str]) -> None:
             for index, name in enumerate(node.input):
                 if name in raw:
                     node.input[index] = raw[name]
+
+
+def mark(model: ModelProto, known: set[str]) -> None:
+    """Say in the names of QuantizeLinear and DequantizeLinear which of them round a tensor of ``known``, the never negative ones."""
+    pairs: set[str] = set()  # tensors between the two
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in known:
+            pairs.update(node.output)
+    for node in model.graph.node:
+        if not pairs.isdisjoint(node.output if node.op_type == "QuantizeLinear" else node.input[:1]):
+            node.name += NOT_NEGATIVE
+
+
+def not_negative(model: ModelProto) -> set[str]:
+    """The names of the tensors that are proven never to be negative, whatever the image."""
+    known = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    constants = {value.name: numpy_helper.to_array(value) for value in model.graph.initializer}
+    known |= {name for name, value in constants.items() if value.dtype.kind in "fiu" and (value >= 0).all()}
+    for node in model.graph.node:
+        kind, inputs = node.op_type, [name for name in node.input if name]
+        if kind in AS_THE_FIRST or kind == "Resize":
+            proven = inputs[0] in known and not any(value.name == "mode" and value.s == b"cubic" for value in node.attribute)
+        elif kind == "Clip":
+            proven = inputs[0] in known or (len(node.input) > 1 and node.input[1] in constants and node.input[1] in known)
+        elif kind == "Pow":
+            proven = inputs[0] in known or (inputs[1] in constants and bool((constants[inputs[1]] % 2 == 0).all()))
+        elif kind == "Max":
+            proven = not known.isdisjoint(inputs)
+        elif kind == "Pad":
+            proven = inputs[0] in known and (len(node.input) < 3 or not node.input[2] or node.input[2] in known)
+        elif kind == "Mul" and inputs[0] == inputs[1]:
+            proven = True
+        else:
+            proven = kind in NEVER_NEGATIVE or (kind in AS_ALL and known.issuperset(inputs))
+        if proven:
+            known.update(node.output)
+    return known
 
 
 def activations(model: ModelProto, names: list[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:

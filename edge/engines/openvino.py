@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+import openvino.opset13 as opset
 from numpy.typing import NDArray
 
 from edge.decision import Backend
@@ -25,6 +26,8 @@ BACKEND: Backend = "openvino"
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
 DIGEST = hashlib.sha256().digest_size
 KEPT = 32  # compiled models in the cache
+NOT_NEGATIVE = "_not_negative"  # ends the name of a DequantizeLinear whose tensor is never negative
+ROUNDING = "256 levels"  # what `round_finely` makes of a graph: a part of the cache's key
 
 
 @cache
@@ -56,7 +59,26 @@ def compile_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any])
     """A graph made ready for inputs of one shape. Raises RuntimeError."""
     model = core().read_model(graph)
     model.reshape(ov.PartialShape(list(shape)))
+    round_finely(model)
     return core().compile_model(model, "CPU", settings)
+
+
+def round_finely(model: ov.Model) -> None:
+    """Let tensors that are never negative have all 256 levels of eight bits, where a symmetric int8 leaves them 128.
+
+    They are known by their names, which end with `NOT_NEGATIVE`. A step is half of the graph's, from 0 to 255: the range stays.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Multiply" or not node.friendly_name.endswith(NOT_NEGATIVE):
+            continue
+        rounding, scale = node.input_value(0).get_node(), node.input_value(1).get_node()
+        while rounding.get_type_name() in ("Convert", "Subtract"):  # of the zero point, which is zero
+            rounding = rounding.input_value(0).get_node()
+        if rounding.get_type_name() == "FakeQuantize" and scale.get_type_name() == "Constant":
+            low = opset.constant(np.float32(0))
+            high = opset.constant(np.asarray(127.5 * scale.get_data(), np.float32))
+            finer = opset.fake_quantize(rounding.input_value(0), low, high, low, high, 256, name=node.friendly_name)
+            node.output(0).replace(finer.output(0))
 
 
 def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:
@@ -64,7 +86,7 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
 
     OpenVINO's own cache would load a file with a flipped bit without a word, so the files here have their SHA-256 in front.
     """
-    key = [hashlib.sha256(graph.read_bytes()).hexdigest(), device_name(), ov.__version__, shape, settings]
+    key = [hashlib.sha256(graph.read_bytes()).hexdigest(), device_name(), ov.__version__, shape, settings, ROUNDING]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
     with contextlib.suppress(OSError, RuntimeError):  # not there, or not readable: made anew
         folder = cache_folder("openvino")

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.engines.openvino import core
 from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
-from export.int8 import Int8Graphs, load_named
+from export.int8 import Int8Graphs, load_named, not_negative
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 from export.search import NodeLoss, fewest_kept, map_error, rank_nodes
 
@@ -83,6 +83,43 @@ def test_int8_differs_from_float_by_steps_of_its_scale(graph, tmp_path, int8):
     assert 0 < error < 2.0  # of 255 grey levels: one step of the image's scale is 2
     with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
         assert np.abs(run(IMAGES[0]) - OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0])).max() < 1.0
+
+
+def test_tensors_that_are_never_negative_are_found():
+    nodes = [
+        ("Cast", ["image"], {"to": TensorProto.FLOAT}), ("Sub", ["Cast", "half"], {}), ("Mul", ["Sub", "Sub"], {}),
+        ("Mul", ["Sub", "half"], {}), ("Relu", ["Sub"], {}), ("MaxPool", ["Relu"], {"kernel_shape": [2, 2]}),
+        ("MaxPool", ["Sub"], {"kernel_shape": [2, 2]}),
+        ("Concat", ["Relu", "Cast"], {"axis": 1}), ("Concat", ["Relu", "Sub"], {"axis": 1}), ("Clip", ["Sub", "half"], {}),
+        ("Clip", ["Sub", "minus"], {}), ("Pow", ["Sub", "two"], {}), ("Pow", ["Sub", "half"], {}), ("Div", ["Relu", "half"], {}),
+        ("Add", ["Relu", "minus"], {}), ("Max", ["Sub", "half"], {}), ("Pad", ["Relu", "pads", "minus"], {}), ("Pad", ["Relu", "pads"], {}),
+        ("Resize", ["Relu", "", "half"], {"mode": "linear"}), ("Resize", ["Relu", "", "half"], {"mode": "cubic"}),
+        ("LeakyRelu", ["Sub"], {}), ("Sqrt", ["Sub"], {}), ("MatMul", ["Relu", "half"], {}), ("MatMul", ["Relu", "minus"], {}),
+    ]
+    seen: dict[str, int] = {}
+    made = []
+    for kind, inputs, attributes in nodes:
+        seen[kind] = seen.get(kind, 0) + 1
+        made.append(helper.make_node(kind, inputs, [kind if seen[kind] == 1 else f"{kind} {seen[kind]}"], **attributes))
+    constants = [numpy_helper.from_array(np.float32(value), name) for name, value in (("half", 0.5), ("minus", -1), ("two", 2))]
+    graph = helper.make_graph(made, "signs", [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 1, 4, 4])], [],
+                              [*constants, numpy_helper.from_array(np.ones(8, np.int64), "pads")])
+    assert not_negative(helper.make_model(graph)) == {
+        "image", "half", "two", "pads", "Cast", "Mul", "Relu", "MaxPool", "Concat", "Clip", "Pow", "Div", "Max", "Pad 2", "Resize", "Sqrt",
+        "MatMul"}
+
+
+def test_openvino_gives_a_tensor_that_is_never_negative_all_256_levels(graph, tmp_path):
+    model = onnx.load(graph)
+    del model.graph.initializer[:], model.graph.node[2:]
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "one"))
+    model.graph.node.append(helper.make_node("Conv", ["planes", "one"], ["map"], "copy"))
+    onnx.save(model, tmp_path / "copy.onnx")
+    Int8Graphs(tmp_path / "copy.onnx", IMAGES).write(tmp_path / "int8.onnx", [], "minmax")
+    image = IMAGES[0, :, :, 0].astype(np.float32)
+    assert np.abs(OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0]) - image).max() > 0.95
+    with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
+        assert np.abs(run(IMAGES[0]) - image).max() < 0.55
 
 
 def test_ranges_come_from_the_images(graph):
