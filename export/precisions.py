@@ -158,7 +158,7 @@ class Quantiser:
 
     def _searched(self, precision: Precision, nodes: list[str], write: Callable[[Path, list[str]], None],
                   write_final: Callable[[Path, list[str]], None]) -> Result:
-        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up."""
+        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up; then to fewer of them."""
         graph, final = self.folder / f"measured-{precision}.onnx", self.folder / f"{precision}.onnx"
 
         def maps(path: Path) -> list[MapArray]:
@@ -173,7 +173,7 @@ class Quantiser:
         self.deadline = time.monotonic() + 60 * self.minutes / 2
         write(graph, [])
         known = {0: map_error(self.expected, maps(graph))}
-        limit, number, tried = FIRST_ERROR[precision], 0, False
+        limit, number, tried, failed = FIRST_ERROR[precision], 0, False, -1
         ranked: list[NodeLoss] = []
         while True:
             if tried or known[0] > limit:
@@ -193,8 +193,10 @@ class Quantiser:
             write_final(final, [loss.name for loss in result.kept])
             self._gated(result, graph)
             if result.passed:
-                return self._fewer_kept(result, write, write_final)
-            limit, tried = min(limit, known.get(number, limit)) / 1.7, True
+                result = self._fewer_kept(self._halved(result, ranked, failed, write), write)
+                write_final(final, [loss.name for loss in result.kept])
+                return result
+            limit, tried, failed = min(limit, known.get(number, limit)) / 1.7, True, number
         if tried and result.findings is None:  # what it turns is to be seen
             self._gated(result, graph, whole=True)
         if not tried:
@@ -202,20 +204,32 @@ class Quantiser:
             result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
         return result
 
-    def _fewer_kept(self, result: Result, write: Callable[[Path, list[str]], None],
-                    write_final: Callable[[Path, list[str]], None]) -> Result:
+    def _halved(self, result: Result, ranked: list[NodeLoss], failed: int, write: Callable[[Path, list[str]], None]) -> Result:
+        """Between the number of first nodes in float with which the gate failed last and that of ``result``: halve, while there is time."""
+        while len(result.kept) - failed > 1 and self._left() > 0:
+            middle = (failed + len(result.kept)) // 2
+            fewer = self._tried(result, ranked[:middle], write)
+            if fewer.passed:
+                result = fewer
+            else:
+                failed = middle
+        return result
+
+    def _fewer_kept(self, result: Result, write: Callable[[Path, list[str]], None]) -> Result:
         """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time."""
-        graph = self.folder / f"measured-{result.precision}.onnx"
         for loss in sorted(result.kept, key=lambda loss: -loss.share):
             if loss.share < WORTH_TRYING or self._left() <= 0:
                 break
-            fewer = replace(result, kept=[other for other in result.kept if other is not loss])
-            write(graph, [other.name for other in fewer.kept])
-            if self._gated(fewer, graph).passed:
-                result = fewer
-        write(graph, [loss.name for loss in result.kept])
-        write_final(self.folder / f"{result.precision}.onnx", [loss.name for loss in result.kept])
+            fewer = self._tried(result, [other for other in result.kept if other is not loss], write)
+            result = fewer if fewer.passed else result
+        write(self.folder / f"measured-{result.precision}.onnx", [loss.name for loss in result.kept])
         return result
+
+    def _tried(self, result: Result, kept: list[NodeLoss], write: Callable[[Path, list[str]], None]) -> Result:
+        """What the gate says of other nodes in float than those of ``result``."""
+        graph = self.folder / f"measured-{result.precision}.onnx"
+        write(graph, [loss.name for loss in kept])
+        return self._gated(replace(result, kept=kept), graph)
 
     def _left(self) -> float:
         return self.deadline - time.monotonic()

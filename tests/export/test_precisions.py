@@ -14,6 +14,7 @@ from edge.engines.openvino import core
 from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
 from export.int8 import Int8Graphs, load_named, not_negative
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
+from export.precisions import Quantiser, Result
 from export.search import NodeLoss, fewest_kept, map_error, rank_nodes
 
 SIZE = (32, 32, 1)
@@ -245,3 +246,30 @@ def test_the_search_gives_float_back_to_the_worst_for_their_cost(tmp_path):
         assert fewest_kept(ranked, limit, write, maps, reference, tmp_path, known) == number
     late = rank_nodes(list(errors), {}, write, maps, reference, tmp_path, 0.0, lambda *_: None)
     assert {loss.error for loss in late} == {None}
+
+
+def test_of_the_nodes_in_float_as_few_stay_as_the_gate_allows(tmp_path, monkeypatch):
+    nodes = [f"node {number:02}" for number in range(40)]
+    tried: list[int] = []
+
+    def write(path: Path, keep: list[str]) -> None:
+        path.write_text(",".join(keep))
+
+    def gated(result: Result, graph: Path) -> Result:
+        tried.append(len(result.kept))
+        result.reason = "" if len(graph.read_text().split(",")) >= 13 else "too many turn"
+        return result
+
+    search = object.__new__(Quantiser)
+    search.minutes, search.folder, search.progress = 10, tmp_path, lambda *_: None
+    search.graph, search.size, search.search_images, search.expected = tmp_path / "fp32.onnx", SIZE, IMAGES, []
+    monkeypatch.setattr(search, "_maps", lambda *_: [], raising=False)
+    monkeypatch.setattr(search, "_gated", gated, raising=False)
+    monkeypatch.setattr(Result, "passed", property(lambda result: not result.reason))
+    for name, value in (("rank_nodes", [NodeLoss(name, 0.1, 1 / 40) for name in nodes]), ("load_named", None), ("multiplications", {}),
+                        ("map_error", 1.0)):
+        monkeypatch.setattr(f"export.precisions.{name}", lambda *_, value=value: value)
+    monkeypatch.setattr("export.precisions.fewest_kept", lambda *_: 20 if tried else 7)
+    result = search._searched("int8", nodes, write, write)
+    assert tried == [7, 20, 13, 10, 11, 12] and [loss.name for loss in result.kept] == nodes[:13] and result.passed
+    assert (tmp_path / "int8.onnx").read_text() == (tmp_path / "measured-int8.onnx").read_text() == ",".join(nodes[:13])
