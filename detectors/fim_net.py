@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.defects import Image, blended_defects
+from detectors.enlarge import enlarged
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
@@ -89,8 +90,7 @@ def feature_difference(differences: list[Tensor], height: int, width: int) -> Te
     total = torch.zeros(())
     for field, difference in zip(RECEPTIVE_FIELDS, differences, strict=True):
         squared = difference.square().mean(1, keepdim=True)
-        upsampled = F.interpolate(squared, (height, width), mode="bilinear", align_corners=False)
-        total = total + field / sum(RECEPTIVE_FIELDS) * upsampled
+        total = total + field / sum(RECEPTIVE_FIELDS) * enlarged(squared, height, width)
     return total
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detectors.backbones import Backbone
 from detectors.defects import Image, blended_defects
+from detectors.enlarge import enlarged
 from detectors.images import as_input, miniatures, most_typical
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
@@ -41,12 +42,17 @@ def stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def repair(features: Tensor, reference: Tensor, patch: int) -> Tensor:
-    """RBFRM, eqs 3-5: each K x K patch of ``[N, C, h, w]`` becomes a mixture of the patches of ``[1, C, H, W]``, weighed by likeness."""
-    own, others = F.pixel_unshuffle(features, patch), F.pixel_unshuffle(reference, patch).flatten(2)[0]  # b_j: [C K^2, M]
-    p = F.normalize(own.flatten(2), dim=1, eps=1e-6)
-    similarity = p.transpose(1, 2) @ F.normalize(others, dim=0, eps=1e-6)  # eq 3: [N, P, M]
-    mixed = similarity.softmax(2) @ others.T  # eqs 4, 5
-    return F.pixel_shuffle(mixed.transpose(1, 2).reshape(own.shape), patch)
+    """RBFRM, eqs 3-5: each K x K patch of ``[N, C, h, w]`` becomes a mixture of the patches of ``[1, C, H, W]``, weighed by likeness.
+
+    As convolutions whose weights are the reference's patches: the features stay in their layout, and INT8 knows such products.
+    """
+    channels = features.shape[1]
+    b = F.pixel_unshuffle(reference, patch).flatten(2)[0].T.reshape(-1, channels, patch, patch)  # b_j: [M, C, K, K]
+    unit = b / b.square().sum((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6)
+    length = (F.avg_pool2d(features.square(), patch).sum(1, keepdim=True) * patch**2).sqrt().clamp_min(1e-6)  # [N, 1, h / K, w / K]
+    likeness = torch.exp(F.conv2d(features, unit, stride=patch) / length)  # eq 3, and eq 4's numerator: [N, M, h / K, w / K]
+    total = F.interpolate(likeness.sum(1, keepdim=True), scale_factor=float(patch))
+    return F.conv_transpose2d(likeness, b, stride=patch) / total  # eq 5
 
 
 class ReferenceAttention(nn.Module):
@@ -62,12 +68,15 @@ class ReferenceAttention(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             candidates = [features.float(), *(repair(features.float(), reference, patch) for patch in PATCHES)]
         maps = self.attend(self.compress(sum(candidates)))  # eq 6
-        return fuse(torch.stack(candidates, 1), maps.float().unflatten(1, (3, -1)))
+        return fuse(candidates, list(maps.float().chunk(3, 1)))
 
 
-def fuse(candidates: Tensor, maps: Tensor) -> Tensor:
-    """Eqs 7 and 8: candidates and attention maps ``[N, 3, C, h, w]`` -> their weighted sum ``[N, C, h, w]``."""
-    return (maps.softmax(1) * candidates).sum(1)
+def fuse(candidates: list[Tensor], maps: list[Tensor]) -> Tensor:
+    """Eqs 7 and 8: three candidates and their attention maps, ``[N, C, h, w]`` each -> the weighted sum ``[N, C, h, w]``."""
+    largest = torch.maximum(torch.maximum(maps[0], maps[1]), maps[2]).detach()  # softmax, without putting the maps side by side
+    weights = [torch.exp(part - largest) for part in maps]
+    mixed = weights[0] * candidates[0] + weights[1] * candidates[1] + weights[2] * candidates[2]
+    return mixed / (weights[0] + weights[1] + weights[2])
 
 
 def defect_perception_loss(clean: list[Tensor], defective: list[Tensor], mask: Tensor) -> Tensor:
@@ -195,7 +204,7 @@ class NdpNet(LitNetwork):
             return (image - reconstruction).square().mean(1, keepdim=True)
         total = torch.zeros(())
         for weight, part in zip(STAGE_WEIGHTS, self.maps(features, self.encode(reconstruction)), strict=True):
-            total = total + weight * F.interpolate(part, size=image.shape[-2:], mode="bilinear", align_corners=False)
+            total = total + weight * enlarged(part, *image.shape[-2:])
         return total
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.enlarge import enlarged
 from detectors.images import as_input
 
 RIDGE = 1e-3  # added to the variances: no direction counts as certain
@@ -64,7 +65,7 @@ class TypicalMap(nn.Module):
 
     def forward(self, result: Tensor) -> Tensor:
         """``[N, 1, H, W]`` -> ``[N, 1, H, W]``."""
-        return result / F.interpolate(self.typical, size=result.shape[-2:], mode="bilinear", align_corners=False)
+        return result / enlarged(self.typical, *result.shape[-2:])
 
 
 def in_batches(pixels: NDArray[np.uint8], size: int = 8) -> Iterator[Tensor]:

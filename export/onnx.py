@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import onnxscript.optimizer
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from export.maps import OpenVinoMaps
 OPSET = 18
 TOLERANCE = 1e-3  # of the map's range
 PARITY_IMAGES = 16
+FOLDED = 2**26  # elements of a constant that is worked out beforehand, at most
 
 
 class Deployed(nn.Module):
@@ -68,6 +70,10 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
             Deployed(fold_batch_norms(network)), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
             dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
         )
+    model = onnx.load(path)
+    onnxscript.optimizer.fold_constants(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
+    onnxscript.optimizer.remove_unused_nodes(model)
+    onnx.save(model, path)
     strip_origin(path)
 
 

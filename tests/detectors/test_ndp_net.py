@@ -55,8 +55,8 @@ def test_the_repair_is_equations_3_to_5(k):
 def test_the_fusion_is_equations_7_and_8():
     candidates, maps = numbers(2, 3, 4, 5, 6), numbers(2, 3, 4, 5, 6)
     weights = np.exp(maps) / np.exp(maps).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(fuse(torch.from_numpy(candidates), torch.from_numpy(maps)), (weights * candidates).sum(axis=1), rtol=1e-4,
-                               atol=1e-5)
+    got = fuse(*([torch.from_numpy(x[:, i]) for i in range(3)] for x in (candidates, maps)))
+    np.testing.assert_allclose(got, (weights * candidates).sum(axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_the_defect_perception_loss_is_equation_2():

@@ -11,7 +11,17 @@ from detectors.fit import Settings, network_arguments
 from detectors.registry import detector_class
 from edge.bundle import load_bundle
 from edge.errors import BundleError
-from export.onnx import check_parity, choose_golden, export_run, fold_batch_norms, openvino_maps, parity_images, read_run, torch_maps
+from export.onnx import (
+    check_parity,
+    choose_golden,
+    export_run,
+    fold_batch_norms,
+    openvino_maps,
+    parity_images,
+    read_run,
+    torch_maps,
+    write_graph,
+)
 
 
 def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
@@ -30,6 +40,21 @@ def test_the_graph_has_the_contracts_inputs_and_outputs(exported):
 
 def test_the_graph_names_no_file_of_this_machine(exported):
     assert b".py" not in (exported / "model" / "fp32.onnx").read_bytes()
+
+
+def test_what_the_image_has_no_part_in_is_worked_out_beforehand(tmp_path):
+    cls = detector_class("ndp-net")
+    size, arguments = network_arguments(cls, Settings("ndp-net", size=64, width=4))
+    network = cls(**{**arguments, "even_light": False}).eval()
+    write_graph(network, (size, size, 3), tmp_path / "fp32.onnx")
+    graph = onnx.load(tmp_path / "fp32.onnx").graph
+    seen = {"image"}
+    for node in graph.node:
+        assert not seen.isdisjoint(node.input), node.op_type
+        seen.update(node.output)
+    constants = {value.name for value in graph.initializer}
+    assert all(node.input[1] in constants for node in graph.node if node.op_type in ("Conv", "ConvTranspose"))
+    assert constants <= {name for node in graph.node for name in node.input}
 
 
 @pytest.mark.parametrize("detector", ["fim-net", "ndp-net"])
