@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detectors.backbones import PACKAGED, Backbone, build_backbone
 from detectors.defects import Image, blended_defects
+from detectors.enlarge import enlarged
 from detectors.images import as_input, miniatures, most_typical
 from detectors.matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.natural import NaturalImages
@@ -164,7 +165,7 @@ class LocalOcc(nn.Module):
             if ratio > 1:
                 feature = F.avg_pool2d(feature, ratio)
             elif feature.shape[-1] != side:
-                feature = F.interpolate(feature, size=(side, side), mode="bilinear", align_corners=False)
+                feature = enlarged(feature, side, side)
             resized.append(feature)
         return torch.cat(resized, 1)
 
@@ -221,16 +222,32 @@ class LocalOcc(nn.Module):
         """F_mixed ``[N, D, h, w]`` about its mean at each position, in units of its deviations there."""
         return F.conv2d(mixed - self.local_mean, self.local_whitening)
 
+    def first_layer(self, around: Tensor) -> Tensor:
+        """N_M's first convolution on what it sees (`whitened`) of F_mixed about its mean at each position, ``[N, D, h, w]``.
+
+        All of it is linear, and so one convolution: its weights, and what it adds at each position, are worked out from constants.
+        """
+        first: Any = self.mapping[0]
+        offset = F.conv2d(self.whitened(self.local_mean), first.weight, first.bias)  # of around = 0
+        channels = around.shape[1]
+        matrices = (self.whitening, self.local_whitening, self.image_whitening)[:first.weight.shape[1] // channels]
+        weights = [(first.weight[:, i * channels:(i + 1) * channels, 0, 0] @ matrix[:, :, 0, 0])[:, :, None, None]
+                   for i, matrix in enumerate(matrices)]
+        if not self.whiten:
+            return F.conv2d(around, weights[0]) + offset
+        own = F.conv2d(around.mean((2, 3), keepdim=True), weights[2])
+        return F.conv2d(around, weights[0] + weights[1] + weights[2]) + (offset - own)
+
     def evidence(self, image: Tensor) -> Tensor:
         """The map at the cells' resolution, ``[N, 1, h, w]``, of aligned images: H_Map, with `untaught` and `typical` what they add.
 
         The untaught distance is that of Mahalanobis between F_mixed and its mean at each position. N_M is taught by artificial defects and
         may overlook those that look otherwise; a deviation of the features alone may mean nothing. The geometric mean asks for both.
         """
-        mixed = self.mixed_features(image)
-        result = half_cosine_distance(self.mapping(self.whitened(mixed)), self.centres)
+        around = self.mixed_features(image) - self.local_mean
+        result = half_cosine_distance(self.mapping[1:](self.first_layer(around)), self.centres)
         if self.untaught:
-            result = (result * self.local_deviation(mixed).square().mean(1, keepdim=True) + 1e-8).sqrt()
+            result = (result * F.conv2d(around, self.local_whitening).square().mean(1, keepdim=True) + 1e-8).sqrt()
         return result if self.typical is None else self.typical(result)
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:
@@ -261,9 +278,9 @@ class LocalOcc(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         if not self.align:
-            return F.interpolate(self.evidence(image), size=(self.size, self.size), mode="bilinear", align_corners=False)
+            return enlarged(self.evidence(image), self.size, self.size)
         aligned, there = self.aligned(image)
-        result = F.interpolate(self.evidence(aligned), size=(self.size, self.size), mode="bilinear", align_corners=False)
+        result = enlarged(self.evidence(aligned), self.size, self.size)
         return warp(result * self.valid(there), inverse(there), "zeros")
 
     def valid(self, there: Tensor) -> Tensor:

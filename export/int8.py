@@ -1,4 +1,4 @@
-"""INT8 graphs: explicit QuantizeLinear and DequantizeLinear around the convolutions that are quantised, and nowhere else.
+"""INT8 graphs: explicit QuantizeLinear and DequantizeLinear around the products that are quantised, and nowhere else.
 
 Weights are int8 for each output channel, activations int8 for each tensor, both symmetric; biases stay float32. That is what TensorRT
 parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime finds the ranges and writes the pairs. Those of
@@ -25,7 +25,7 @@ from edge.errors import EngineError
 Ranges = Literal["minmax", "percentile"]
 PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
 LEAST_OPSET = 13
-QUANTISED = ("Conv", "ConvTranspose")
+QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Operators by the sign of what they give: never negative; as the first input is; never negative where no input is.
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Abs", "Sqrt", "Exp", "Softmax", "Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
 AS_THE_FIRST = {"Cast", "Identity", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Slice", "Split", "Gather",
@@ -35,7 +35,7 @@ AS_ALL = {"Add", "Mul", "Div", "Min", "Concat", "MatMul", "Conv", "ConvTranspose
 
 
 def load_named(graph: Path) -> ModelProto:
-    """An ONNX graph in which every node has a name of its own, and every convolution weights of its own.
+    """An ONNX graph in which every node has a name of its own, and every product weights of its own.
 
     Weights for each channel need opset 13: an older graph is converted. Raises EngineError where that fails.
     """
@@ -65,9 +65,10 @@ def load_named(graph: Path) -> ModelProto:
 
 
 def quantisable(model: ModelProto) -> list[NodeProto]:
-    """The nodes that INT8 makes faster: convolutions whose weights are constants."""
+    """The nodes that INT8 makes faster: convolutions and matrix products whose second operand is a constant, the weights."""
     constants = {value.name for value in model.graph.initializer}
-    return [node for node in model.graph.node if node.op_type in QUANTISED and node.input[1] in constants]
+    return [node for node in model.graph.node
+            if node.op_type in QUANTISED and node.input[1] in constants and node.input[0] not in constants]
 
 
 class Int8Graphs:
@@ -85,7 +86,7 @@ class Int8Graphs:
                 self.model, images, way, lambda done, n=number: progress(n * len(images) + done, 2 * len(images)))  # type: ignore[misc]
 
     def write(self, path: Path, keep: Iterable[str], ranges: Ranges) -> None:
-        """Write the graph with all convolutions in INT8 but those in ``keep``."""
+        """Write the graph with all products in INT8 but those in ``keep``."""
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -97,7 +98,7 @@ class Int8Graphs:
         quantizer = QDQQuantizer(
             copy.deepcopy(self.model), True, False, QuantType.QInt8, QuantType.QInt8, self._ranges[ranges], quantised, [], list(QUANTISED),
             {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": False,
-             "OpTypesToExcludeOutputQuantization": [*QUANTISED, "Gemm", "MatMul", "Add"]})
+             "OpTypesToExcludeOutputQuantization": [*QUANTISED, "Add"]})
         quantizer.quantize_model()
         model = quantizer.model.model
         read_raw(model, set(quantised))

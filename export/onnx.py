@@ -60,14 +60,29 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
     return folded
 
 
+def without_plain_transposes(network: nn.Module) -> nn.Module:
+    """``network``, in whose sequences transposed convolutions that change no size are convolutions: their weights turned round."""
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for i, layer in enumerate(module):
+                if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (1, 1) and layer.groups == 1 and layer.dilation == (1, 1) \
+                        and all(2 * p == k - 1 for p, k in zip(layer.padding, layer.kernel_size, strict=True)):  # type: ignore[operator]
+                    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding,  # type: ignore[arg-type]
+                                     bias=layer.bias is not None)
+                    conv.weight, conv.bias = nn.Parameter(layer.weight.flip(2, 3).transpose(0, 1).contiguous()), layer.bias
+                    module[i] = conv
+    return network
+
+
 def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, output: str = "map") -> None:
     """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of its output."""
     example = torch.zeros((2, *size), dtype=torch.uint8)
+    deployed = without_plain_transposes(fold_batch_norms(network))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
-            Deployed(fold_batch_norms(network)), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
+            Deployed(deployed), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
             dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
         )
     model = onnx.load(path)

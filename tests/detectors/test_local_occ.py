@@ -125,6 +125,17 @@ def test_the_map_is_the_geometric_mean_of_the_taught_and_the_untaught_distance_o
     assert 0.7 < measured.mean() < 1.1, "1 on good images, less what keeps quiet places quiet"
 
 
+@pytest.mark.parametrize("whiten", [True, False])
+def test_the_first_layer_is_that_of_the_whitened_features(backbone, turned, whiten):
+    torch.manual_seed(0)
+    net = LocalOcc(width=8, size=128, backbone=backbone.name, align=False, whiten=whiten).eval()
+    net.use_backbone(backbone)
+    with torch.no_grad():
+        net.set_centres(turned[:8])
+        mixed = net.mixed_features(as_input(turned[8:10]))
+        torch.testing.assert_close(net.first_layer(mixed - net.local_mean), net.mapping[0](net.whitened(mixed)), rtol=1e-3, atol=1e-4)
+
+
 def test_the_papers_preset_adds_nothing_to_the_distance(backbone, turned):
     net = LocalOcc(**{**LocalOcc.presets["paper"], "size": 128, "width": 4}, align=False).eval()
     net.use_backbone(backbone)

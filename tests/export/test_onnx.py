@@ -20,6 +20,7 @@ from export.onnx import (
     parity_images,
     read_run,
     torch_maps,
+    without_plain_transposes,
     write_graph,
 )
 
@@ -55,6 +56,17 @@ def test_what_the_image_has_no_part_in_is_worked_out_beforehand(tmp_path):
     constants = {value.name for value in graph.initializer}
     assert all(node.input[1] in constants for node in graph.node if node.op_type in ("Conv", "ConvTranspose"))
     assert constants <= {name for node in graph.node for name in node.input}
+
+
+def test_transposed_convolutions_that_change_no_size_become_convolutions():
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 4, 4, 2, 1), torch.nn.ReLU(), torch.nn.ConvTranspose2d(4, 2, 3, 1, 1),
+                                 torch.nn.ConvTranspose2d(2, 2, 4))
+    image = torch.rand(2, 3, 5, 6)
+    with torch.no_grad():
+        expected = layers(image)
+        torch.testing.assert_close(without_plain_transposes(layers)(image), expected)
+    assert [type(layer).__name__ for layer in layers] == ["ConvTranspose2d", "ReLU", "Conv2d", "ConvTranspose2d"]
 
 
 @pytest.mark.parametrize("detector", ["fim-net", "ndp-net"])

@@ -86,6 +86,24 @@ def test_int8_differs_from_float_by_steps_of_its_scale(graph, tmp_path, int8):
         assert np.abs(run(IMAGES[0]) - OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0])).max() < 1.0
 
 
+def test_matrix_products_with_constant_weights_are_quantised_for_each_column(graph, tmp_path):
+    model = onnx.load(graph)
+    weights = np.random.default_rng(2).normal(0, 0.1, (32, 32)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    model.graph.node.extend([helper.make_node("MatMul", ["difference", "weights"], ["mixed"], "product"),
+                             helper.make_node("MatMul", ["mixed", "mixed"], ["map"], "no weights")])
+    model.graph.node[-3].output[0] = "difference"
+    onnx.save(model, tmp_path / "products.onnx")
+    graphs = Int8Graphs(tmp_path / "products.onnx", IMAGES)
+    assert graphs.nodes == ["conv1", "conv2", "product"]
+    graphs.write(tmp_path / "int8.onnx", ["conv1", "conv2"], "minmax")
+    constants = {value.name: numpy_helper.to_array(value) for value in onnx.load(tmp_path / "int8.onnx").graph.initializer}
+    assert constants["weights_quantized"].dtype == np.int8 and constants["weights_scale"].shape == (32,)
+    expected = OnnxRuntimeMaps(tmp_path / "products.onnx")(IMAGES[0])
+    with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
+        assert 0 < np.abs(run(IMAGES[0]) - expected).max() < 0.05 * np.abs(expected).max()
+
+
 def test_tensors_that_are_never_negative_are_found():
     nodes = [
         ("Cast", ["image"], {"to": TensorProto.FLOAT}), ("Sub", ["Cast", "half"], {}), ("Mul", ["Sub", "Sub"], {}),
