@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -89,10 +90,12 @@ def test_int8_differs_from_float_by_steps_of_its_scale(graph, tmp_path, int8):
 def test_matrix_products_with_constant_weights_are_quantised_for_each_column(graph, tmp_path):
     model = onnx.load(graph)
     weights = np.random.default_rng(2).normal(0, 0.1, (32, 32)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
-    model.graph.node.extend([helper.make_node("MatMul", ["difference", "weights"], ["mixed"], "product"),
-                             helper.make_node("MatMul", ["mixed", "mixed"], ["map"], "no weights")])
-    model.graph.node[-3].output[0] = "difference"
+    model.graph.initializer.extend([numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(np.ones(1, np.int64), "axis")])
+    model.graph.node[-1].output[0] = "difference"
+    model.graph.node.extend([helper.make_node("Squeeze", ["difference", "axis"], ["rows"], "rows"),
+                             helper.make_node("MatMul", ["rows", "weights"], ["mixed"], "product"),
+                             helper.make_node("Unsqueeze", ["mixed", "axis"], ["plane"], "plane"),
+                             helper.make_node("MatMul", ["plane", "weights"], ["map"], "enlarge")])
     onnx.save(model, tmp_path / "products.onnx")
     graphs = Int8Graphs(tmp_path / "products.onnx", IMAGES)
     assert graphs.nodes == ["conv1", "conv2", "product"]
@@ -102,6 +105,30 @@ def test_matrix_products_with_constant_weights_are_quantised_for_each_column(gra
     expected = OnnxRuntimeMaps(tmp_path / "products.onnx")(IMAGES[0])
     with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
         assert 0 < np.abs(run(IMAGES[0]) - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("kind", "shape", "attributes"), [
+    ("Conv", (6, 4, 3, 3), {"pads": [1] * 4}), ("Conv", (4, 1, 3, 3), {"pads": [1] * 4, "group": 4}),
+    ("ConvTranspose", (4, 3, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
+    ("ConvTranspose", (4, 3, 4, 4), {"strides": [2, 2], "pads": [1] * 4, "group": 2}),
+])
+def test_rounded_weights_shift_no_channel(kind, shape, attributes, graph, tmp_path, monkeypatch):
+    model = onnx.load(graph)
+    weights = np.random.default_rng(3).normal(0, 1, shape).astype(np.float32)
+    weights[..., 0, 0] *= 30  # so that all others are rounded much
+    model.graph.initializer.append(numpy_helper.from_array(weights, "weights"))
+    del model.graph.node[4:], model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.node.append(helper.make_node(kind, ["b", "weights"], ["map"], "last", **attributes))
+    onnx.save(model, tmp_path / "last.onnx")
+
+    def shift() -> float:
+        Int8Graphs(tmp_path / "last.onnx", IMAGES).write(tmp_path / "int8.onnx", ["conv1"], "minmax")
+        maps = [onnxruntime.InferenceSession(tmp_path / name).run(None, {"image": IMAGES})[0] for name in ("int8.onnx", "last.onnx")]
+        return float(np.abs((maps[0] - maps[1])[:, :, 2:-2, 2:-2].mean((0, 2, 3))).max())
+
+    corrected = shift()
+    monkeypatch.setattr("export.int8.correct_biases", lambda *_: None)
+    assert corrected < 0.2 * shift()
 
 
 def test_tensors_that_are_never_negative_are_found():
