@@ -92,9 +92,11 @@ class Gate:
         whole = [i for i, frame in enumerate(frames) if frame.defect is None][:GOOD_MAPS]
         faint = [i for i, frame in enumerate(frames) if frame.defect is not None and frame.mask is None]
         self.looked_at = sorted({*self.full, *whole, *faint[:: max(1, len(faint) // FAINT_MAPS)]})
+        self._order = list(range(len(frames)))
         measured = self.measure(reference, progress=progress)
         assert measured is not None
         self.reference = measured
+        self._order.sort(key=lambda i: abs(measured.scores[i] - measured.threshold))  # a precision that cannot pass is soon found out
 
     def rule(self, frame_size: tuple[int, int]) -> Rule:
         """The rule for frames of that size, worked out once."""
@@ -114,14 +116,15 @@ class Gate:
         good_scores = sorted(max(self._score(run(image), size) for image in images) for images, size in self.good)
         measured = Measured(np.zeros(len(self.frames)), {}, good_scores, good_scores[self.k - 1])
         flips, kept = 0, set(self.looked_at)
-        for done, frame in enumerate(self.frames, 1):
+        for done, i in enumerate(self._order, 1):
+            frame = self.frames[i]
             raw = run(frame.image)
             score = self._score(raw, frame.frame_size)
-            measured.scores[done - 1] = score
-            if done - 1 in kept:
-                measured.maps[done - 1] = raw
+            measured.scores[i] = score
+            if i in kept:
+                measured.maps[i] = raw
             if most_flips is not None:
-                there = self.reference.scores[done - 1] > self.reference.threshold
+                there = self.reference.scores[i] > self.reference.threshold
                 flips += (score > measured.threshold) != there
                 if flips > most_flips:
                     return None

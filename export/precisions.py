@@ -32,7 +32,7 @@ SEED = 20_000  # of the gate's frames; the search has its own, so that nothing i
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
 FIRST_ERROR = {"int8": 0.3, "fp16": 0.01}  # of the map, that the search tries first
-WORTH_TRYING = 0.03  # of the multiplications: a node that stays float with that many is tried again
+WORTH_TRYING = 0.01  # of the multiplications: a node that stays float with that many is tried again
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
 

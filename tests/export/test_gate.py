@@ -109,6 +109,14 @@ def test_a_measurement_stops_once_it_cannot_pass(gate):
     assert len(seen) < len(gate.good) + 200
 
 
+def test_the_frames_that_turn_first_are_measured_first(gate):
+    seen = []
+    gate.measure(lambda image: seen.append(image) or contrast(image))
+    score = {frame.image.tobytes(): score for frame, score in zip(gate.frames, gate.reference.scores, strict=True)}
+    away = [abs(score[image.tobytes()] - gate.reference.threshold) for image in seen[len(gate.good):]]
+    assert len(away) == 200 and away == sorted(away)
+
+
 def test_a_map_that_is_not_finite_is_an_error(gate):
     with pytest.raises(EngineError, match="not finite"):
         gate.measure(lambda image: contrast(image) * np.nan)

@@ -311,7 +311,7 @@ def test_of_the_nodes_in_float_as_few_stay_as_the_gate_allows(tmp_path, monkeypa
     monkeypatch.setattr(search, "_maps", lambda *_: [], raising=False)
     monkeypatch.setattr(search, "_gated", gated, raising=False)
     monkeypatch.setattr(Result, "passed", property(lambda result: not result.reason))
-    for name, value in (("rank_nodes", [NodeLoss(name, 0.1, 1 / 40) for name in nodes]), ("load_named", None), ("multiplications", {}),
+    for name, value in (("rank_nodes", [NodeLoss(name, 0.1, 0.005) for name in nodes]), ("load_named", None), ("multiplications", {}),
                         ("map_error", 1.0)):
         monkeypatch.setattr(f"export.precisions.{name}", lambda *_, value=value: value)
     monkeypatch.setattr("export.precisions.fewest_kept", lambda *_: 20 if tried else 7)
