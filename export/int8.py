@@ -262,7 +262,8 @@ def _find_ranges(model: ModelProto, images: NDArray[np.uint8], way: str, progres
             method, options = CalibrationMethod.MinMax, {}
         else:
             method, options = CalibrationMethod.Percentile, {"percentile": PERCENTILE}
-        calibrator = create_calibrator(path, list(QUANTISED), str(Path(folder) / "augmented.onnx"), method,
+        kinds = sorted({node.op_type for node in quantisable(model)} or QUANTISED)
+        calibrator = create_calibrator(path, kinds, str(Path(folder) / "augmented.onnx"), method,
                                        extra_options={"symmetric": True, **options})
         for done, image in enumerate(images, 1):  # one at a time: the histograms keep every value of what they were given
             calibrator.collect_data(_OneImage({model.graph.input[0].name: image[None]}))
