@@ -79,6 +79,7 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
     example = torch.zeros((2, *size), dtype=torch.uint8)
     deployed = without_plain_transposes(fold_batch_norms(network))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it says which constants it leaves as they are
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
