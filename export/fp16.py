@@ -14,6 +14,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from export.search import enlarging
+
 # In half: what multiplies, and what passes its results on. Softmax, norms, divisions, powers, means and distances stay in float32.
 HALF = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "LeakyRelu", "PRelu", "Clip", "MaxPool", "Concat", "Add", "Pad"})
 MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -24,13 +26,14 @@ def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
 
     What comes behind the last product makes the map, and stays in float32.
     """
+    multiply = {node.name for node in model.graph.node if node.op_type in MULTIPLY} - enlarging(model)
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     feeds: dict[str, bool] = {}  # whether a product comes behind a node
     for node in reversed(model.graph.node):
-        feeds[node.name] = any(reader.op_type in MULTIPLY or feeds.get(reader.name, False)
+        feeds[node.name] = any(reader.name in multiply or feeds.get(reader.name, False)
                                for name in node.output for reader in readers.get(name, []))
     kept = set(keep)
     floats = _float_tensors(model)
@@ -39,7 +42,7 @@ def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
     for node in model.graph.node:
         if node.op_type not in HALF or node.name in kept or node.output[0] not in floats:
             continue
-        if node.op_type in MULTIPLY or (feeds[node.name] and not given.isdisjoint(node.input)):
+        if node.name in multiply or (feeds[node.name] and not given.isdisjoint(node.input)):
             half.append(node)
             given.update(node.output)
     return half

@@ -22,6 +22,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edge.engines.openvino import NOT_NEGATIVE
 from edge.errors import EngineError
+from export.search import enlarging
 
 Ranges = Literal["minmax", "percentile"]
 PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
@@ -68,16 +69,11 @@ def load_named(graph: Path) -> ModelProto:
 
 
 def quantisable(model: ModelProto) -> list[NodeProto]:
-    """The nodes that INT8 makes faster: convolutions and matrix products whose second operand is a constant, the weights.
-
-    Not products that give a tensor of four dimensions: these enlarge the map (`detectors.enlarge`), cost little and pass every rounding on.
-    """
+    """The nodes that INT8 makes faster: convolutions and matrix products whose second operand is a constant, the weights."""
     constants = {value.name for value in model.graph.initializer}
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    planes = {value.name for value in [*inferred.value_info, *inferred.output] if len(value.type.tensor_type.shape.dim) == 4}
-    return [node for node in model.graph.node
-            if node.op_type in QUANTISED and node.input[1] in constants and node.input[0] not in constants
-            and not (node.op_type == "MatMul" and node.output[0] in planes)]
+    others = enlarging(model)
+    return [node for node in model.graph.node if node.op_type in QUANTISED and node.input[1] in constants
+            and node.input[0] not in constants and node.name not in others]
 
 
 class Int8Graphs:

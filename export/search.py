@@ -62,6 +62,18 @@ def multiplications(model: ModelProto, size: tuple[int, int, int]) -> dict[str, 
     return counts
 
 
+def enlarging(model: ModelProto) -> set[str]:
+    """The names of matrix products of planes, four dimensions, with a constant: these enlarge a map (`detectors.enlarge`).
+
+    They cost little and pass every rounding on to the map.
+    """
+    constants = {value.name for value in model.graph.initializer}
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    planes = {value.name for value in [*inferred.value_info, *inferred.output] if len(value.type.tensor_type.shape.dim) == 4}
+    return {node.name for node in model.graph.node
+            if node.op_type == "MatMul" and node.output[0] in planes and not constants.isdisjoint(node.input)}
+
+
 def rank_nodes(nodes: Sequence[str], counts: dict[str, int], write: Callable[[Path, list[str]], None], maps: Maps,
                expected: Sequence[MapArray], folder: Path, deadline: float, progress: Callable[[int, int], None]) -> list[NodeLoss]:
     """The nodes, those first that spoil most for what they cost. Behind ``deadline`` (monotonic s) no more is measured: the rest comes

@@ -260,6 +260,10 @@ def test_what_makes_the_map_stays_in_float32(graph):
     assert [node.name for node in half_nodes(model, ())] == ["conv1", "relu", "conv2"]
     assert [node.name for node in half_nodes(model, ["conv1"])] == ["conv2"]  # and what passes a float32 result on stays with it
     assert products(model) == ["conv1", "conv2"]
+    model.graph.node[-1].output[0] = "small"
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(32, dtype=np.float32), "columns"))
+    model.graph.node.append(helper.make_node("MatMul", ["small", "columns"], ["map"], "enlarge"))
+    assert products(model) == ["conv1", "conv2"] and [node.name for node in half_nodes(model, ())] == ["conv1", "relu", "conv2"]
 
 
 def test_the_error_of_maps_is_noise_over_signal():
