@@ -25,9 +25,10 @@ def bilinear_weights(source: int, target: int) -> NDArray[np.float32]:
 
 
 def enlarged(image: Tensor, height: int, width: int) -> Tensor:
-    """``[N, C, h, w]`` -> ``[N, C, height, width]``, both at least as large, bilinear."""
+    """float32 ``[N, C, h, w]`` -> ``[N, C, height, width]``, both at least as large, bilinear and in float32 whatever a fit runs in."""
     source = image.shape[-2:]
     if source == (height, width):
         return image
     rows, columns = (torch.from_numpy(bilinear_weights(a, b)).to(image.device) for a, b in zip(source, (height, width), strict=True))
-    return rows @ (image @ columns.T)
+    with torch.autocast(image.device.type, enabled=False):
+        return rows @ (image @ columns.T)

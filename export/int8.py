@@ -210,7 +210,7 @@ def correct_biases(model: ModelProto, original: ModelProto, means: dict[str, NDA
         exact = numpy_helper.to_array(weights[nodes[node.name].input[1]])
         attributes = {value.name: onnx.helper.get_attribute_value(value) for value in [*node.attribute, *pair.attribute]}
         shape = [1] * exact.ndim
-        shape[attributes["axis"] if scale.size > 1 else 0] = scale.size
+        shape[attributes.get("axis", 1) if scale.size > 1 else 0] = scale.size
         error = (quantised * scale.reshape(shape) - exact).sum(tuple(range(2, exact.ndim)))  # [out, in / group], or [in, out / group]
         groups = attributes.get("group", 1)
         if node.op_type == "Conv":
