@@ -1,4 +1,4 @@
-"""Bilinear enlarging as two matrix products: runtimes work them out faster than their own operator, which INT8 does not know at all."""
+"""Bilinear enlarging, in graphs as two matrix products: runtimes work them out faster than their own operator, which INT8 does not know."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,11 +25,17 @@ def bilinear_weights(source: int, target: int) -> NDArray[np.float32]:
     return weights
 
 
-def enlarged(image: Tensor, height: int, width: int) -> Tensor:
-    """float32 ``[N, C, h, w]`` -> ``[N, C, height, width]``, both at least as large, bilinear and in float32 whatever a fit runs in."""
+def by_products(image: Tensor, height: int, width: int) -> Tensor:
+    """`enlarged` as two matrix products with constants."""
     source = image.shape[-2:]
-    if source == (height, width):
-        return image
     rows, columns = (torch.from_numpy(bilinear_weights(a, b)).to(image.device) for a, b in zip(source, (height, width), strict=True))
-    with torch.autocast(image.device.type, enabled=False):
-        return rows @ (image @ columns.T)
+    return rows @ (image @ columns.T)
+
+
+def enlarged(image: Tensor, height: int, width: int) -> Tensor:
+    """``[N, C, h, w]`` -> ``[N, C, height, width]``, both at least as large, bilinear."""
+    if image.shape[-2:] == (height, width):
+        return image
+    if torch.compiler.is_exporting():
+        return by_products(image, height, width)
+    return F.interpolate(image, (height, width), mode="bilinear", align_corners=False)
