@@ -22,7 +22,7 @@ from edge.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
 TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
-TILES_AHEAD = 12  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
+TILES_AHEAD = 24  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
 GPU_BATCH = 4  # images; a GPU is not full with one
 Mode = Literal["single", "latency", "throughput"]
 

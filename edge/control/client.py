@@ -75,7 +75,6 @@ class ControlClient:
     def _send(self, message: object) -> None:
         with self._lock:
             self._channel.send(message)
-            self._channel.flush()
 
     def flush(self) -> None:
         """Hand over the verdicts that wait. Any thread."""
@@ -87,7 +86,7 @@ class ControlClient:
         if verdict.trigger in self._info:
             self._info[verdict.trigger] = info
         with self._lock:
-            self._channel.send(verdict)
+            self._channel.put(verdict)
 
     def fault(self, code: int, text: str) -> None:
         """Tell the PLC and the operator of a fault, once until it is over. Any thread."""

@@ -97,8 +97,13 @@ class Channel:
         """For select."""
         return self._socket.fileno()
 
-    def send(self, message: Any, hurry: bool = True) -> None:
-        """Have a message sent by the next `flush`: each packet wakes the other side. One to a side that is gone is dropped.
+    def send(self, message: Any) -> None:
+        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped."""
+        self.put(message)
+        self.flush()
+
+    def put(self, message: Any, hurry: bool = True) -> None:
+        """Have a message sent by the next `flush`, together with others: each packet wakes the other side.
 
         hurry: False for one that may wait longer, see ``hurried``.
         """

@@ -74,7 +74,6 @@ class RuntimeSide:
             self._channel = Channel(connection)
             self._poll.register(self._channel.fileno(), select.EPOLLIN)
             self._channel.send(self._welcome)
-            self._channel.flush()
             heard.append(Heard.CONNECTED)
 
     def _drop(self) -> None:
@@ -86,7 +85,7 @@ class RuntimeSide:
     def tell(self, message: object, hurry: bool = True) -> None:
         """Tell the runtime, if there is one, with the next `flush`."""
         if self._channel is not None:
-            self._channel.send(message, hurry)
+            self._channel.put(message, hurry)
 
     def flush(self, all: bool = True) -> None:
         """Send what was told. all: also where nothing of it is in a hurry."""
