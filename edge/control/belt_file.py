@@ -24,15 +24,15 @@ from edge.control.parts import COUNTS, BeltPart, Ledger, counts_of
 from edge.errors import InputError
 from edge.verdict import Cause, Verdict
 
-MAGIC = b"lineside belt 5\n"
+MAGIC = b"lineside belt 4\n"
 SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
 HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
 CAUSES = list(Cause)
 VERDICTS = list(Verdict)
 # Number of the record, trigger, id, encoder, target; triggered, due, score, ended; verdict, cause, flags.
 PART = struct.Struct("<QQIiiddddBBH")
-LEDGER = struct.Struct(f"<{len(COUNTS) + 1 + len(CAUSES)}I")  # the counts; a bit for each fault that a person has to clear; the causes
-HEAD, TAIL = struct.Struct(f"<{len(COUNTS) + 1}I"), struct.Struct(f"<{len(CAUSES)}I")
+LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; the causes; a bit for each fault that a person has to clear
+COUNTED, BY_CAUSE, LATCHED = struct.Struct(f"<{len(COUNTS)}I"), struct.Struct(f"<{len(CAUSES)}I"), struct.Struct("<I")
 CRC = struct.Struct("<I")
 CAUSE_NAMES = [cause.value for cause in Cause]
 FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
@@ -124,8 +124,8 @@ class BeltFile:
                 math.nan if part.score is None else part.score, part.ended_at,
                 NUMBERS[part.verdict], NUMBERS[part.cause], flags)
         if ledger.uninspected != self._uninspected:
-            self._uninspected, self._causes = ledger.uninspected, TAIL.pack(*cause_counts(ledger.causes))
-        body += HEAD.pack(*counts_of(ledger), sum(1 << code for code in self.latched)) + self._causes
+            self._uninspected, self._causes = ledger.uninspected, BY_CAUSE.pack(*cause_counts(ledger.causes))
+        body += COUNTED.pack(*counts_of(ledger)) + self._causes + LATCHED.pack(sum(1 << code for code in self.latched))
         body += CRC.pack(zlib.crc32(body))
         start = HEADER.size + slot * 2 * COPY
         self._map[start:start + COPY] = body
@@ -150,9 +150,9 @@ class BeltFile:
             if number > self._number:
                 self._number, newest = number, CAUSES[cause - 1].value if cause else None
                 counts = LEDGER.unpack_from(body, PART.size)
-                left.latched = {code for code in range(32) if counts[len(COUNTS)] >> code & 1}
+                left.latched = {code for code in range(32) if counts[-1] >> code & 1}
                 left.ledger = Ledger(**dict(zip(COUNTS, counts, strict=False)), causes=Counter(
-                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS) + 1:], strict=True) if count}))
+                    {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS):-1], strict=True) if count}))
             if not trigger:
                 continue
             part = BeltPart(id, trigger, encoder if flags & ENCODER else None, triggered, due,
