@@ -118,8 +118,9 @@ class Inspector:
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
         self._jobs, self._most = 0, slots * batch if not tiled else 1 if mode == "single" else TILED_FRAMES
         self._streams, self._groups = streams, mode == "throughput" and not tiled and self.backend != "tensorrt"
+        if self._groups:
+            self._most = streams + 1
         self.together = 1  # frames that are finished together while there is no room for more
-        self.group(0.0, 0.0)
         self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
 
     def __enter__(self) -> Inspector:
@@ -168,7 +169,7 @@ class Inspector:
         Each wake-up of this thread, and of those that take its verdicts, costs what a fast network's inference feels.
         """
         if self._groups:
-            self.together = max(1, min(TOGETHER, 1 + int(hold / interval) if interval else 1))
+            self.together = min(TOGETHER, 1 + int(hold / interval))
             self._most = self._streams + self.together
 
     @property

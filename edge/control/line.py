@@ -101,7 +101,7 @@ class LineControl:
                 if isinstance(event, LinkBack):
                     for code in self._faults:
                         self._link.fault(code)
-            self._runtime.flush(all=False)
+            self._runtime.flush(hurried_only=True)
             if self.state.stopped:
                 flush_until = flush_until or now + FLUSH
                 if now >= flush_until or self._link.idle:

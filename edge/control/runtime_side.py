@@ -26,8 +26,8 @@ class Runtime(Protocol):
     def tell(self, message: object, hurry: bool = True) -> None:
         """Tell the runtime, if there is one, with the next `flush`."""
 
-    def flush(self, all: bool = True) -> None:
-        """Send what was told. all: also where nothing of it is in a hurry."""
+    def flush(self, hurried_only: bool = False) -> None:
+        """Send what was told. hurried_only: unless nothing of it is in a hurry."""
 
 
 class RuntimeSide:
@@ -87,7 +87,7 @@ class RuntimeSide:
         if self._channel is not None:
             self._channel.put(message, hurry)
 
-    def flush(self, all: bool = True) -> None:
-        """Send what was told. all: also where nothing of it is in a hurry."""
-        if self._channel is not None and (all or self._channel.hurried):
+    def flush(self, hurried_only: bool = False) -> None:
+        """Send what was told. hurried_only: unless nothing of it is in a hurry."""
+        if self._channel is not None and (self._channel.hurried or not hurried_only):
             self._channel.flush()

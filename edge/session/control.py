@@ -57,7 +57,7 @@ class _Runtime:
     def wait(self, seconds: float) -> None:
         """The tape waits for nothing."""
 
-    def flush(self, all: bool = True) -> None:
+    def flush(self, hurried_only: bool = False) -> None:
         """There is nobody to send to."""
 
 

@@ -103,9 +103,9 @@ def check(result: dict, *causes: str) -> None:
 def test_no_part_of_two_cameras_is_lost_when_the_frame_ids_go_on_at_1():
     result = soak("--parts", "140", "--rate", "10", "--cameras", "2", *BIG_PACKETS)
     check(result)
-    assert result["id_wraps"] >= 1 and result["frames"]["lost"] == result["frames"]["incomplete"] == 0, json.dumps(result)
+    assert 1 <= result["id_wraps"] <= 2 and result["frames"]["lost"] == result["frames"]["incomplete"] == 0, json.dumps(result)
     seen = result["frames"]["frames"] + result["frames"]["untriggered"]  # a part may be rejected by what the other camera saw
-    assert seen >= 2 * (result["passed"] + result["rejected"]) - 1 > 230, json.dumps(result)
+    assert result["frames"]["untriggered"] <= 20 and seen >= 2 * (result["passed"] + result["rejected"]) - 1 > 230, json.dumps(result)
 
 
 def test_each_frame_that_lost_packets_is_a_part_not_inspected():
