@@ -63,7 +63,8 @@ def plc_simulator(
     import threading
 
     from edge.errors import InputError
-    from edge.simulation.plc import PlcSettings, simulate
+    from edge.simulation.plc import simulate
+    from edge.simulation.plc_settings import PlcSettings
 
     try:
         profile = tuple((float(seconds), float(share)) for seconds, share in (piece.split(":") for piece in speeds.split(",") if piece))

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from edge.errors import InputError
-from edge.simulation.conveyor import BEAT_S, Conveyor, Note, PlcSettings
+from edge.simulation.conveyor import BEAT_S, Conveyor, Note
 from edge.simulation.plc_faults import PlcFaults
 from edge.simulation.plc_port import Wire
+from edge.simulation.plc_settings import PlcSettings
 
 
 class _Log:

@@ -8,8 +8,9 @@ import math
 import pytest
 
 from edge.errors import InputError
-from edge.simulation.conveyor import Conveyor, PlcSettings
+from edge.simulation.conveyor import Conveyor
 from edge.simulation.plc_frames import COMMANDS, Ack, Frame, Kind
+from edge.simulation.plc_settings import PlcSettings
 
 LINE = 0xABCD  # the line's session
 PASS, BAD, EJECT, RELEASE = range(4)

@@ -18,9 +18,9 @@ import pytest
 import serial
 
 from edge.errors import LinkError
-from edge.simulation.conveyor import PlcSettings
 from edge.simulation.plc import _Log, simulate
 from edge.simulation.plc_frames import COMMANDS, FROM_PLC, Frame, Inbox, Kind, Outbox, Reader
+from edge.simulation.plc_settings import PlcSettings
 
 LINE = 0xABCD  # the line's session
 PASS, BAD = range(2)
