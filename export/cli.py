@@ -122,7 +122,7 @@ def quantize(
             } for name, result in made.results.items()},
         }))
         return
-    table = Table("precision", "offered", "decisions turned", "50 % found at", "90 % found at", "ms an image", "in float32",
+    table = Table("precision", "offered", "decisions turned", "50 % found at", "90 % found at", "ms an image", "stay float",
                   title=f"{bundle} against float32, {len(made.gate.frames)} frames, OpenVINO on {made.device}")
     for name, result in made.results.items():
         found = result.findings

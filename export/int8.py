@@ -17,12 +17,13 @@ from typing import Literal
 
 import numpy as np
 import onnx
+from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edge.engines.openvino import NOT_NEGATIVE
+from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
 from edge.errors import EngineError
-from export.search import enlarging
+from export.search import Kept, enlarging
 
 Ranges = Literal["minmax", "percentile"]
 PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
@@ -93,15 +94,17 @@ class Int8Graphs:
             self._ranges[way] = _find_ranges(
                 self.model, images, way, lambda done, n=number: progress(n * len(images) + done, 2 * len(images)))  # type: ignore[misc]
 
-    def write(self, path: Path, keep: Iterable[str], ranges: Ranges) -> None:
-        """Write the graph with all products in INT8 but those in ``keep``."""
+    def write(self, path: Path, kept: Kept, ranges: Ranges) -> None:
+        """Write the graph with all products in INT8 but those that are ``kept`` in float32, or in bfloat16 where the processor has that."""
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        kept = set(keep)
+        halves = {name for name, precision in kept.items() if precision == "bf16"}
         quantised = [name for name in self.nodes if name not in kept]
         if not quantised:
-            onnx.save(self.model, path)
+            model = copy.deepcopy(self.model)
+            correct_biases(model, self.model, self._means, halves)
+            onnx.save(rename(model, halves), path)
             return
         quantizer = QDQQuantizer(
             copy.deepcopy(self.model), True, False, QuantType.QInt8, QuantType.QInt8, self._ranges[ranges], quantised, [], list(QUANTISED),
@@ -111,8 +114,8 @@ class Int8Graphs:
         model = quantizer.model.model
         read_raw(model, set(quantised))
         mark(model, self._not_negative)
-        correct_biases(model, self.model, self._means)
-        onnx.save(model, path)
+        correct_biases(model, self.model, self._means, halves)
+        onnx.save(rename(model, halves), path)
 
     def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, float]:
         """The largest absolute value that each activation's range holds, by tensor, for those that a node in INT8 reads."""
@@ -141,6 +144,14 @@ def read_raw(model: ModelProto, quantised: set[str]) -> None:
             for index, name in enumerate(node.input):
                 if name in raw:
                     node.input[index] = raw[name]
+
+
+def rename(model: ModelProto, halves: set[str]) -> ModelProto:
+    """Say in the names of these nodes that they multiply bfloat16."""
+    for node in model.graph.node:
+        if node.name in halves:
+            node.name += BFLOAT16
+    return model
 
 
 def mark(model: ModelProto, known: set[str]) -> None:
@@ -191,27 +202,30 @@ def channel_means(model: ModelProto, names: list[str], images: NDArray[np.uint8]
     return found
 
 
-def correct_biases(model: ModelProto, original: ModelProto, means: dict[str, NDArray[np.float64]]) -> None:
+def correct_biases(model: ModelProto, original: ModelProto, means: dict[str, NDArray[np.float64]], halves: set[str]) -> None:
     """Take off each convolution's bias what the rounding of its weights adds to its results, at the mean of what it reads.
 
     Nagel, van Baalen, Blankevoort, Welling, ICCV 2019, section 4.2, with measured means. Behind a ReLU no mean is zero, and so rounded
-    weights shift whole channels.
+    weights shift whole channels. halves: the nodes whose weights are rounded to bfloat16, where they are run.
     """
     constants = {value.name: value for value in model.graph.initializer}
-    weights = {value.name: value for value in original.graph.initializer}
     nodes = {node.name: node for node in original.graph.node}
+    exact = {value.name: value for value in original.graph.initializer}
     rounded = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants}
     for node in model.graph.node:
         has_bias = len(node.input) > 2 and node.input[2] != ""
-        if node.op_type not in CONVOLUTIONS or node.input[1] not in rounded or (has_bias and node.input[2] not in constants):
+        if node.op_type not in CONVOLUTIONS or (has_bias and node.input[2] not in constants):
             continue
-        pair, mean = rounded[node.input[1]], means[nodes[node.name].input[0]]
-        quantised, scale = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in pair.input[:2])
-        exact = numpy_helper.to_array(weights[nodes[node.name].input[1]])
-        attributes = {value.name: onnx.helper.get_attribute_value(value) for value in [*node.attribute, *pair.attribute]}
-        shape = [1] * exact.ndim
-        shape[attributes.get("axis", 1) if scale.size > 1 else 0] = scale.size
-        error = (quantised * scale.reshape(shape) - exact).sum(tuple(range(2, exact.ndim)))  # [out, in / group], or [in, out / group]
+        if node.input[1] not in rounded and node.name not in halves:
+            continue
+        weights = numpy_helper.to_array(exact[nodes[node.name].input[1]]).astype(np.float64)
+        if node.input[1] in rounded:
+            used = _dequantised(rounded[node.input[1]], constants, weights.ndim)
+        else:
+            used = weights.astype(bfloat16).astype(np.float64)
+        error = (used - weights).sum(tuple(range(2, weights.ndim)))  # [out, in / group], or [in, out / group]
+        mean = means[nodes[node.name].input[0]]
+        attributes = {value.name: onnx.helper.get_attribute_value(value) for value in node.attribute}
         groups = attributes.get("group", 1)
         if node.op_type == "Conv":
             shift = (error.reshape(groups, -1, error.shape[1]) @ mean.reshape(groups, -1, 1)).ravel()
@@ -223,6 +237,15 @@ def correct_biases(model: ModelProto, original: ModelProto, means: dict[str, NDA
         model.graph.initializer.append(numpy_helper.from_array((bias - shift).astype(np.float32), name))
         del node.input[2:]
         node.input.append(name)
+
+
+def _dequantised(pair: NodeProto, constants: dict[str, TensorProto], dimensions: int) -> NDArray[np.float64]:
+    """Quantised weights as the numbers that they stand for."""
+    quantised, scale = (numpy_helper.to_array(constants[name]).astype(np.float64) for name in pair.input[:2])
+    attributes = {value.name: onnx.helper.get_attribute_value(value) for value in pair.attribute}
+    shape = [1] * dimensions
+    shape[attributes.get("axis", 1) if scale.size > 1 else 0] = scale.size
+    return quantised * scale.reshape(shape)
 
 
 def activations(model: ModelProto, names: list[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:

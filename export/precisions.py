@@ -15,7 +15,7 @@ from calib.collect import read_set
 from calib.threshold import calibration_images, digest_of, rank
 from edge.bundle import Bundle
 from edge.decision import Precision
-from edge.engines.openvino import BACKEND
+from edge.engines.openvino import BACKEND, runs_bfloat16
 from edge.errors import EngineError, InputError
 from edge.golden import read_golden
 from edge.prepare import prepare_frame, read_image
@@ -25,14 +25,15 @@ from export.frames import make_frames
 from export.gate import Findings, Gate, Limits, Measured, saturating
 from export.int8 import Int8Graphs, Ranges, activations, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
-from export.search import NodeLoss, as_arrays, fewest_kept, map_error, multiplications, rank_nodes
+from export.search import Kept, NodeLoss, Write, as_arrays, fewest_kept, kept_by, last_steps, map_error, rank_nodes
+from export.timing import Cost, costs_of, node_times
 
 Progress = Callable[[str, int, int], None]
 SEED = 20_000  # of the gate's frames; the search has its own, so that nothing is chosen on what is reported
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
 FIRST_ERROR = {"int8": 0.3, "fp16": 0.01}  # of the map, that the search tries first
-WORTH_TRYING = 0.01  # of the multiplications: a node that stays float with that many is tried again
+WORTH_TRYING = 0.01  # of the time of all products: a node that costs that much more than in the precision is tried again
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
 
@@ -45,7 +46,7 @@ class Result:
     findings: Findings | None  # None: it never came as far as a whole measurement
     measured: Measured | None = None  # with the findings
     reason: str = ""  # why it did not pass
-    kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32
+    kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32, or in bfloat16
     nodes: int = 0  # that could be in this precision
     searched: bool = True  # whether the search ended by itself, and not because its time was up
     ranges: Ranges | None = None
@@ -140,14 +141,14 @@ class Quantiser:
         graphs = Int8Graphs(self.graph, self.ranged, lambda d, t: self.progress("int8: ranges", d, t))
         errors = {}
         for way in ("minmax", "percentile"):
-            graphs.write(self.folder / "ranges.onnx", [], way)
+            graphs.write(self.folder / "ranges.onnx", {}, way)
             errors[way] = map_error(self.expected, self._maps(self.folder / "ranges.onnx", "int8"))
         ranges: Ranges = "minmax" if errors["minmax"] <= errors["percentile"] else "percentile"
 
-        def write(path: Path, keep: list[str]) -> None:
-            graphs.write(path, keep, ranges)
+        def write(path: Path, kept: Kept) -> None:
+            graphs.write(path, kept, ranges)
 
-        result = self._searched("int8", graphs.nodes, write, write)
+        result = self._searched("int8", graphs.nodes, write, write, halves=runs_bfloat16())
         result.ranges = ranges
         kept = {loss.name for loss in result.kept}
         limits = graphs.limits(ranges, kept)
@@ -156,9 +157,11 @@ class Quantiser:
         result.saturating = saturating(limits, activations(graphs.model, list(limits)), good, full) if limits else {}
         return result
 
-    def _searched(self, precision: Precision, nodes: list[str], write: Callable[[Path, list[str]], None],
-                  write_final: Callable[[Path, list[str]], None]) -> Result:
-        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up; then to fewer of them."""
+    def _searched(self, precision: Precision, nodes: list[str], write: Write, write_final: Write, halves: bool = False) -> Result:
+        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up; then to fewer of them.
+
+        halves: by way of bfloat16.
+        """
         graph, final = self.folder / f"measured-{precision}.onnx", self.folder / f"{precision}.onnx"
 
         def maps(path: Path) -> list[MapArray]:
@@ -171,64 +174,88 @@ class Quantiser:
 
         result = Result(precision, None, nodes=len(nodes))
         self.deadline = time.monotonic() + 60 * self.minutes / 2
-        write(graph, [])
+        write(graph, {})
         known = {0: map_error(self.expected, maps(graph))}
         limit, number, tried, failed = FIRST_ERROR[precision], 0, False, -1
         ranked: list[NodeLoss] = []
+        costs: dict[str, Cost] = {}
         while True:
             if tried or known[0] > limit:
                 if not ranked:
-                    counts = multiplications(load_named(self.graph), self.size)
-                    ranked = rank_nodes(nodes, counts, write, few_maps, self.expected[::FEWER], self.folder,
+                    costs = self._costs(precision, nodes, write, halves)
+                    ranked = rank_nodes(nodes, costs, write, few_maps, self.expected[::FEWER], self.folder,
                                         time.monotonic() + 0.5 * self._left(),
-                                        lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t))
+                                        lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t), halves)
                     result.searched = all(loss.error is not None for loss in ranked)
-                least = number + max(1, len(nodes) // 20) if tried else 0
+                least = number + max(1, len(ranked) // 20) if tried else 0
                 number = max(least, fewest_kept(ranked, limit, write, maps, self.expected, self.folder, known))
-            if number >= len(nodes) or (tried and self._left() <= 0):
-                result.searched &= number >= len(nodes)
+            kept = last_steps(ranked[:number])
+            if len(kept) >= len(nodes) or (tried and self._left() <= 0):
+                result.searched &= len(kept) >= len(nodes)
                 break
-            result.kept = ranked[:number]
-            write(graph, [loss.name for loss in result.kept])
-            write_final(final, [loss.name for loss in result.kept])
+            result.kept = kept
+            write(graph, kept_by(kept))
+            write_final(final, kept_by(kept))
             self._gated(result, graph)
             if result.passed:
-                result = self._fewer_kept(self._halved(result, ranked, failed, write), write)
-                write_final(final, [loss.name for loss in result.kept])
+                result = self._fewer_kept(self._halved(result, ranked, failed, number, write), write, costs if halves else {})
+                write_final(final, kept_by(result.kept))
                 return result
             limit, tried, failed = min(limit, known.get(number, limit)) / 1.7, True, number
         if tried and result.findings is None:  # what it turns is to be seen
             self._gated(result, graph, whole=True)
         if not tried:
-            write_final(final, [])
+            write_final(final, {})
             result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
         return result
 
-    def _halved(self, result: Result, ranked: list[NodeLoss], failed: int, write: Callable[[Path, list[str]], None]) -> Result:
-        """Between the number of first nodes in float with which the gate failed last and that of ``result``: halve, while there is time."""
-        while len(result.kept) - failed > 1 and self._left() > 0:
-            middle = (failed + len(result.kept)) // 2
-            fewer = self._tried(result, ranked[:middle], write)
+    def _costs(self, precision: Precision, nodes: list[str], write: Write, halves: bool) -> dict[str, Cost]:
+        """What each node costs in each arithmetic. FP16 has no speed of its own on a processor: half of float32's is taken for it."""
+        def times(kept: Kept) -> dict[str, float]:
+            write(self.folder / "timed.onnx", kept)
+            return node_times(self.folder / "timed.onnx", self.size, nodes, self.search_images[0])
+
+        full = times(dict.fromkeys(nodes, "fp32"))
+        if precision == "fp16":
+            return costs_of(full, {name: ms / 2 for name, ms in full.items()})
+        return costs_of(full, times({}), times(dict.fromkeys(nodes, "bf16")) if halves else None)
+
+    def _halved(self, result: Result, ranked: list[NodeLoss], failed: int, passed: int, write: Write) -> Result:
+        """Between the numbers of first steps with which the gate failed last and that of ``result``: halve, while there is time."""
+        while passed - failed > 1 and self._left() > 0:
+            middle = (failed + passed) // 2
+            fewer = self._tried(result, last_steps(ranked[:middle]), write)
             if fewer.passed:
-                result = fewer
+                result, passed = fewer, middle
             else:
                 failed = middle
         return result
 
-    def _fewer_kept(self, result: Result, write: Callable[[Path, list[str]], None]) -> Result:
-        """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time."""
-        for loss in sorted(result.kept, key=lambda loss: -loss.share):
-            if loss.share < WORTH_TRYING or self._left() <= 0:
-                break
-            fewer = self._tried(result, [other for other in result.kept if other is not loss], write)
-            result = fewer if fewer.passed else result
-        write(self.folder / f"measured-{result.precision}.onnx", [loss.name for loss in result.kept])
+    def _fewer_kept(self, result: Result, write: Write, halves: dict[str, Cost]) -> Result:
+        """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time.
+
+        halves: what nodes cost that may be in bfloat16; those that have to stay in float32 are tried in it.
+        """
+        for loss in sorted(result.kept, key=lambda loss: -loss.cost):
+            others = [other for other in result.kept if other is not loss]
+            lower = [others]
+            if loss.name in halves and loss.precision == "fp32":
+                cost = halves[loss.name]
+                lower.append([*others, replace(loss, precision="bf16", cost=cost.half - cost.low)])
+            for kept in lower:
+                if loss.cost < WORTH_TRYING or self._left() <= 0:
+                    break
+                fewer = self._tried(result, kept, write)
+                if fewer.passed:
+                    result = fewer
+                    break
+        write(self.folder / f"measured-{result.precision}.onnx", kept_by(result.kept))
         return result
 
-    def _tried(self, result: Result, kept: list[NodeLoss], write: Callable[[Path, list[str]], None]) -> Result:
+    def _tried(self, result: Result, kept: list[NodeLoss], write: Write) -> Result:
         """What the gate says of other nodes in float than those of ``result``."""
         graph = self.folder / f"measured-{result.precision}.onnx"
-        write(graph, [loss.name for loss in kept])
+        write(graph, kept_by(kept))
         return self._gated(replace(result, kept=kept), graph)
 
     def _left(self) -> float:

@@ -20,7 +20,7 @@ from edge.settings import write_text_safely
 from export.frames import LADDER
 from export.precisions import Result
 from export.quantize import Quantisation
-from export.search import WORST
+from export.search import WORST, NodeLoss
 
 matplotlib.use("Agg")
 
@@ -135,8 +135,8 @@ def _speed(made: Quantisation, results: Sequence[Result]) -> str:
         share = sum(loss.share for loss in int8.kept)
         lines.append(f" INT8 runs {ratio:.2f} times as fast as float32.")
         if ratio < 2:
-            lines.append(f" It is less than 2 because {len(int8.kept)} of {int8.nodes} convolutions, with {share:.0%} of the "
-                         "multiplications, had to stay in float32, and what is no convolution is never in INT8.")
+            lines.append(f" It is less than 2 because {len(int8.kept)} of {int8.nodes} products, with {share:.0%} of their time in "
+                         f"float32, had to stay in {_in_what(int8.kept)}, and what is no product is never in INT8.")
     lines.append(" OpenVINO works FP16 out in float32 on a processor; its gain is on a GPU.</p>")
     return "".join(lines)
 
@@ -150,16 +150,21 @@ def _nodes(results: Sequence[Result]) -> str:
         ways = f" Ranges by {result.ranges}, which measured better." if result.ranges else ""
         parts.append(f"<h2>Nodes in {NAMES[result.precision]}</h2><p>{result.nodes - len(result.kept)} of {result.nodes}.{ways}{how}</p>")
         if result.kept:
-            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{_noise(loss.error)}"
-                           f"<td>{loss.share:.1%}" for loss in result.kept)
-            parts.append(f"<details><summary>{len(result.kept)} stayed in float32</summary><table><tr><th>node<th>noise it adds to the "
-                         f"map, alone (1: as much as the signal)<th>multiplications</tr>{rows}</table></details>")
+            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{NAMES[loss.precision]}<td>{_noise(loss.error)}<td>{loss.share:.1%}"
+                           f"<td>{loss.cost:.1%}" for loss in result.kept)
+            parts.append(f"<details><summary>{len(result.kept)} stayed in {_in_what(result.kept)}</summary><table><tr><th>node<th>in"
+                         "<th>noise it adds to the map, alone (1: as much as the signal)<th>of all products' time in float32"
+                         f"<th>of that time, what it takes longer so</tr>{rows}</table></details>")
         if result.saturating:
             rows = "".join(f"<tr><td>{html.escape(name)}<td>{share:.2%}" for name, share in result.saturating.items())
             parts.append("<p>These activations leave their range on defects, because it came from good parts. What counts is the figures "
                          "above; a set with more variety widens it.</p><table><tr><th>activation<th>cut off, at most</tr>"
                          f"{rows}</table>")
     return "".join(parts)
+
+
+def _in_what(kept: Sequence[NodeLoss]) -> str:
+    return " or ".join(NAMES[precision] for precision in sorted({loss.precision for loss in kept}, reverse=True))
 
 
 def _noise(error: float | None) -> str:

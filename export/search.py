@@ -1,11 +1,12 @@
-"""The precision search: from all nodes in the low precision, float is given back to those that spoil the map most for what they cost."""
+"""The precision search: from all nodes in the low precision, a higher one is given to those that spoil the map most for what they cost."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -14,18 +15,34 @@ from onnx import ModelProto
 
 from edge.errors import EngineError
 from edge.rule import MapArray
+from export.timing import LEAST, Cost
 
 Maps = Callable[[Path], list[MapArray]]  # of a graph, for the images of the search
+Higher = Literal["bf16", "fp32"]
+Kept = Mapping[str, Higher]  # nodes that are not in the low precision, and what they are in
+Write = Callable[[Path, Kept], None]  # a graph with all nodes in the low precision but those
 WORST = 1e6  # the error of a map that is not finite
 
 
 @dataclass(frozen=True)
 class NodeLoss:
-    """What a node in the low precision does to the map, alone: its error, and its share of the network's multiplications."""
+    """A node that is given a higher precision."""
 
     name: str
-    error: float | None  # None: there was no time to measure it
-    share: float
+    error: float | None  # what it does to the map in the low precision, alone; None: there was no time to measure it
+    share: float  # of the time that all products take in float32
+    precision: Higher = "fp32"  # that it is given
+    cost: float = 0.0  # share of that time by which it takes longer so
+
+
+def last_steps(steps: Sequence[NodeLoss]) -> list[NodeLoss]:
+    """The nodes of these steps, each with its last one."""
+    return list({step.name: step for step in steps}.values())
+
+
+def kept_by(kept: Sequence[NodeLoss]) -> dict[str, Higher]:
+    """What these nodes are in, by name."""
+    return {step.name: step.precision for step in kept}
 
 
 def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
@@ -37,29 +54,6 @@ def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
         signal.append(float(np.mean((reference - np.median(reference)) ** 2)))
         noise.append(float(np.mean((values - reference) ** 2)))
     return float(np.sqrt(np.mean(noise) / max(float(np.mean(signal)), 1e-24)))
-
-
-def multiplications(model: ModelProto, size: tuple[int, int, int]) -> dict[str, int]:
-    """Multiplications of each product by node name, for one image of ``size`` (height, width, channels); 1 where shapes are not known."""
-    fixed = ModelProto()
-    fixed.CopyFrom(model)
-    dims = fixed.graph.input[0].type.tensor_type.shape.dim
-    for dim, value in zip(dims, (1, *size), strict=True):
-        dim.ClearField("dim_param")
-        dim.dim_value = value
-    inferred = onnx.shape_inference.infer_shapes(fixed)
-    pixels = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-              for value in [*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input]}
-    weights = {value.name: int(np.prod(value.dims)) for value in model.graph.initializer}
-    counts = {}
-    for node in model.graph.node:
-        if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in weights:
-            shape = pixels.get(node.output[0] if node.op_type == "Conv" else node.input[0], [])
-            counts[node.name] = weights[node.input[1]] * int(np.prod([max(1, d) for d in shape[2:]]))
-        elif node.op_type in ("MatMul", "Gemm"):
-            depth = pixels.get(node.input[0], [])[-1:] or [1]
-            counts[node.name] = int(np.prod([max(1, d) for d in [*pixels.get(node.output[0], []), *depth]]))
-    return counts
 
 
 def enlarging(model: ModelProto) -> set[str]:
@@ -74,30 +68,48 @@ def enlarging(model: ModelProto) -> set[str]:
             if node.op_type == "MatMul" and node.output[0] in planes and not constants.isdisjoint(node.input)}
 
 
-def rank_nodes(nodes: Sequence[str], counts: dict[str, int], write: Callable[[Path, list[str]], None], maps: Maps,
-               expected: Sequence[MapArray], folder: Path, deadline: float, progress: Callable[[int, int], None]) -> list[NodeLoss]:
-    """The nodes, those first that spoil most for what they cost. Behind ``deadline`` (monotonic s) no more is measured: the rest comes
-    last, the cheap ones first.
+def rank_nodes(nodes: Sequence[str], costs: Mapping[str, Cost], write: Write, maps: Maps, expected: Sequence[MapArray], folder: Path,
+               deadline: float, progress: Callable[[int, int], None], halves: bool = False) -> list[NodeLoss]:
+    """The steps to float32, those first that take most off the map's error for their cost. halves: by way of bfloat16, where that helps.
+
+    Behind ``deadline`` (monotonic s) no more is measured: the rest comes last, the cheap ones first.
     """
-    total = max(1, sum(counts.get(name, 1) for name in nodes))
-    losses = []
+    ordered: list[tuple[float, NodeLoss]] = []
+    late = []
     graph = folder / "one.onnx"
+
+    def error(kept: Kept) -> float:
+        write(graph, kept)
+        return map_error(expected, maps(graph))
+
     for done, name in enumerate(nodes, 1):
-        share = counts.get(name, 1) / total
+        cost = costs[name]
         if time.monotonic() > deadline:
-            losses.append(NodeLoss(name, None, share))
+            late.append(NodeLoss(name, None, cost.full, cost=cost.full - cost.low))
             continue
-        write(graph, [other for other in nodes if other != name])
-        losses.append(NodeLoss(name, map_error(expected, maps(graph)), share))
+        alone: dict[str, Higher] = {other: "fp32" for other in nodes if other != name}
+        low = error(alone)
+        half = error({**alone, name: "bf16"}) if halves else low
+        ordered += [(worth, NodeLoss(name, low, cost.full, precision, (cost.half if precision == "bf16" else cost.full) - cost.low))
+                    for precision, worth in steps_of(low, half, cost)]
         progress(done, len(nodes))
-    measured = [loss for loss in losses if loss.error is not None]
-    measured.sort(key=lambda loss: -((loss.error or 0.0) ** 2) / max(loss.share, 1e-4))
-    return measured + sorted((loss for loss in losses if loss.error is None), key=lambda loss: loss.share)
+    return [step for _, step in sorted(ordered, key=lambda step: -step[0])] + sorted(late, key=lambda step: step.cost)
 
 
-def fewest_kept(ranked: Sequence[NodeLoss], limit: float, write: Callable[[Path, list[str]], None], maps: Maps,
-                expected: Sequence[MapArray], folder: Path, known: dict[int, float]) -> int:
-    """How many of the first nodes must stay float for a map error of at most ``limit``: found by bisection.
+def steps_of(low: float, half: float, cost: Cost) -> list[tuple[Higher, float]]:
+    """The steps of a node from the low precision to float32, and what each takes off the squared error for what it costs.
+
+    low, half: its error in the low precision and in bfloat16, alone. bfloat16 is left out where it takes off less for its cost than
+    float32 does behind it.
+    """
+    by_half = (low**2 - half**2) / max(cost.half - cost.low, LEAST)
+    by_float = half**2 / max(cost.full - cost.half, LEAST)
+    return [("bf16", by_half), ("fp32", by_float)] if by_half > by_float else [("fp32", low**2 / max(cost.full - cost.low, LEAST))]
+
+
+def fewest_kept(ranked: Sequence[NodeLoss], limit: float, write: Write, maps: Maps, expected: Sequence[MapArray], folder: Path,
+                known: dict[int, float]) -> int:
+    """How many of the first steps must be taken for a map error of at most ``limit``: found by bisection.
 
     known: errors by that number, kept over calls.
     """
@@ -106,7 +118,7 @@ def fewest_kept(ranked: Sequence[NodeLoss], limit: float, write: Callable[[Path,
     while low < high:
         middle = (low + high) // 2
         if middle not in known:
-            write(graph, [loss.name for loss in ranked[:middle]])
+            write(graph, kept_by(last_steps(ranked[:middle])))
             try:
                 known[middle] = map_error(expected, maps(graph))
             except EngineError:

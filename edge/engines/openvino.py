@@ -27,7 +27,9 @@ PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"} 
 DIGEST = hashlib.sha256().digest_size
 KEPT = 32  # compiled models in the cache
 NOT_NEGATIVE = "_not_negative"  # ends the name of a DequantizeLinear whose tensor is never negative
-ROUNDING = "256 levels"  # what `round_finely` makes of a graph: a part of the cache's key
+BFLOAT16 = "_bfloat16"  # ends the name of a product that multiplies bfloat16 where the processor does
+PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
+ROUNDING = "256 levels, bfloat16 by name"  # what `compile_model` makes of a graph: a part of the cache's key
 
 
 @cache
@@ -60,6 +62,8 @@ def compile_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any])
     model = core().read_model(graph)
     model.reshape(ov.PartialShape(list(shape)))
     round_finely(model)
+    if runs_bfloat16():
+        multiply_bfloat16(model)
     return core().compile_model(model, "CPU", settings)
 
 
@@ -79,6 +83,29 @@ def round_finely(model: ov.Model) -> None:
             high = opset.constant(np.asarray(127.5 * scale.get_data(), np.float32))
             finer = opset.fake_quantize(rounding.input_value(0), low, high, low, high, 256, name=node.friendly_name)
             node.output(0).replace(finer.output(0))
+
+
+def multiply_bfloat16(model: ov.Model) -> None:
+    """Let the products whose names end with `BFLOAT16` read bfloat16. They add up in float32."""
+    for end in model.get_ordered_ops():
+        product, bias = end, None
+        if end.get_type_name() == "Add" and end.friendly_name.endswith(BFLOAT16):
+            product, bias = end.input_value(0).get_node(), end.input_value(1)
+        if product.get_type_name() not in PRODUCTS or not end.friendly_name.endswith(BFLOAT16):
+            continue
+        for i in (0, 1):
+            product.set_argument(i, opset.convert(product.input_value(i), "bf16").output(0))
+        product.validate_and_infer_types()
+        product.friendly_name = end.friendly_name + "/product"
+        readers = end.output(0).get_target_inputs()
+        if bias is None:
+            result = opset.convert(product, "f32")
+        else:  # in two parts, so that what is rounded is near to the result
+            coarse = opset.convert(bias, "bf16")
+            fine = opset.subtract(bias, opset.convert(coarse, "f32"))
+            result = opset.add(opset.convert(opset.add(product, coarse), "f32"), fine)
+        for reader in readers:
+            reader.replace_source_output(result.output(0))
 
 
 def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:

@@ -47,7 +47,7 @@ def graphs(request, tmp_path_factory):
     """The three graphs of a detector, and images."""
     folder = tmp_path_factory.mktemp(request.param)
     graph, pixels = graph_of(request.param, folder)
-    Int8Graphs(graph, pixels).write(folder / "int8.onnx", [], "minmax")
+    Int8Graphs(graph, pixels).write(folder / "int8.onnx", {}, "minmax")
     write_fp16(load_named(graph), folder / "fp16.onnx", [])
     return folder, pixels
 

@@ -11,13 +11,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.engines.openvino import core
+from edge.engines.openvino import compile_model, core, runs_bfloat16
 from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
 from export.int8 import Int8Graphs, load_named, not_negative
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 from export.precisions import Quantiser, Result
-from export.search import NodeLoss, fewest_kept, map_error, rank_nodes
+from export.search import NodeLoss, fewest_kept, kept_by, last_steps, map_error, rank_nodes, steps_of
+from export.timing import LEAST, Cost, costs_of, node_times
 
+needs_bfloat16 = pytest.mark.skipif(not runs_bfloat16(), reason="NO BFLOAT16: this processor does not multiply it")
 SIZE = (32, 32, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, *SIZE), np.uint8)
 
@@ -50,7 +52,7 @@ def graph(tmp_path) -> Path:
 
 @pytest.fixture
 def int8(graph, tmp_path) -> onnx.ModelProto:
-    Int8Graphs(graph, IMAGES).write(tmp_path / "int8.onnx", [], "minmax")
+    Int8Graphs(graph, IMAGES).write(tmp_path / "int8.onnx", {}, "minmax")
     return onnx.load(tmp_path / "int8.onnx")
 
 
@@ -76,7 +78,7 @@ def test_a_residual_reads_the_image_itself(int8):
 
 
 def test_all_nodes_kept_is_the_float_graph(graph, tmp_path):
-    Int8Graphs(graph, IMAGES).write(tmp_path / "none.onnx", ["conv1", "conv2"], "minmax")
+    Int8Graphs(graph, IMAGES).write(tmp_path / "none.onnx", {"conv1": "fp32", "conv2": "fp32"}, "minmax")
     assert np.array_equal(OnnxRuntimeMaps(tmp_path / "none.onnx")(IMAGES[0]), OnnxRuntimeMaps(graph)(IMAGES[0]))
 
 
@@ -99,7 +101,7 @@ def test_matrix_products_with_constant_weights_are_quantised_for_each_column(gra
     onnx.save(model, tmp_path / "products.onnx")
     graphs = Int8Graphs(tmp_path / "products.onnx", IMAGES)
     assert graphs.nodes == ["conv1", "conv2", "product"]
-    graphs.write(tmp_path / "int8.onnx", ["conv1", "conv2"], "minmax")
+    graphs.write(tmp_path / "int8.onnx", {"conv1": "fp32", "conv2": "fp32"}, "minmax")
     constants = {value.name: numpy_helper.to_array(value) for value in onnx.load(tmp_path / "int8.onnx").graph.initializer}
     assert constants["weights_quantized"].dtype == np.int8 and constants["weights_scale"].shape == (32,)
     expected = OnnxRuntimeMaps(tmp_path / "products.onnx")(IMAGES[0])
@@ -122,7 +124,7 @@ def test_rounded_weights_shift_no_channel(kind, shape, attributes, graph, tmp_pa
     onnx.save(model, tmp_path / "last.onnx")
 
     def shift() -> float:
-        Int8Graphs(tmp_path / "last.onnx", IMAGES).write(tmp_path / "int8.onnx", ["conv1"], "minmax")
+        Int8Graphs(tmp_path / "last.onnx", IMAGES).write(tmp_path / "int8.onnx", {"conv1": "fp32"}, "minmax")
         maps = [onnxruntime.InferenceSession(tmp_path / name).run(None, {"image": IMAGES})[0] for name in ("int8.onnx", "last.onnx")]
         return float(np.abs((maps[0] - maps[1])[:, :, 2:-2, 2:-2].mean((0, 2, 3))).max())
 
@@ -161,7 +163,7 @@ def test_openvino_gives_a_tensor_that_is_never_negative_all_256_levels(graph, tm
     model.graph.initializer.append(numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "one"))
     model.graph.node.append(helper.make_node("Conv", ["planes", "one"], ["map"], "copy"))
     onnx.save(model, tmp_path / "copy.onnx")
-    Int8Graphs(tmp_path / "copy.onnx", IMAGES).write(tmp_path / "int8.onnx", [], "minmax")
+    Int8Graphs(tmp_path / "copy.onnx", IMAGES).write(tmp_path / "int8.onnx", {}, "minmax")
     image = IMAGES[0, :, :, 0].astype(np.float32)
     assert np.abs(OnnxRuntimeMaps(tmp_path / "int8.onnx")(IMAGES[0]) - image).max() > 0.95
     with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
@@ -239,7 +241,7 @@ def test_a_float_node_does_not_read_the_int8_weights_of_another(graph, tmp_path)
     model.graph.node.insert(4, helper.make_node("Add", ["a", "twin"], ["both"], "both"))
     model.graph.node[5].input[0] = "both"
     onnx.save(model, tmp_path / "twin.onnx")
-    Int8Graphs(tmp_path / "twin.onnx", IMAGES).write(tmp_path / "int8.onnx", ["conv3"], "minmax")
+    Int8Graphs(tmp_path / "twin.onnx", IMAGES).write(tmp_path / "int8.onnx", {"conv3": "fp32"}, "minmax")
     written = onnx.load(tmp_path / "int8.onnx")
     constants = {value.name: numpy_helper.to_array(value) for value in written.graph.initializer}
     kept = next(node for node in written.graph.node if node.name == "conv3")
@@ -250,7 +252,7 @@ def test_an_old_graph_is_brought_to_an_opset_with_scales_for_each_channel(graph,
     model = onnx.load(graph)
     model.opset_import[0].version, model.ir_version = 11, 6
     onnx.save(model, tmp_path / "old.onnx")
-    Int8Graphs(tmp_path / "old.onnx", IMAGES).write(tmp_path / "int8.onnx", [], "minmax")
+    Int8Graphs(tmp_path / "old.onnx", IMAGES).write(tmp_path / "int8.onnx", {}, "minmax")
     with OpenVinoMaps(tmp_path / "int8.onnx", SIZE, "int8") as run:
         assert np.abs(run(IMAGES[0]) - OnnxRuntimeMaps(graph)(IMAGES[0])).max() < 3
 
@@ -266,6 +268,59 @@ def test_what_makes_the_map_stays_in_float32(graph):
     assert products(model) == ["conv1", "conv2"] and [node.name for node in half_nodes(model, ())] == ["conv1", "relu", "conv2"]
 
 
+@needs_bfloat16
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+def test_a_node_in_bfloat16_is_the_only_one(kind, graph, tmp_path):
+    model = onnx.load(graph)
+    model.graph.node[2].op_type = kind
+    if kind == "ConvTranspose":
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(
+            numpy_helper.to_array(model.graph.initializer[0]).transpose(1, 0, 2, 3).copy(), "first"))
+    onnx.save(model, tmp_path / "fp32.onnx")
+    graphs = Int8Graphs(tmp_path / "fp32.onnx", IMAGES)
+    graphs.write(tmp_path / "half.onnx", {"conv1": "bf16", "conv2": "fp32"}, "minmax")
+    compiled = compile_model(tmp_path / "half.onnx", (1, *SIZE), {"INFERENCE_PRECISION_HINT": "f32"})
+    infos = [(op.friendly_name, op.get_rt_info()) for op in compiled.get_runtime_model().get_ordered_ops()]
+    layers = {name: info["runtimePrecision"].astype(str) for name, info in infos if "onvolution" in info["layerType"].astype(str)}
+    assert layers.pop("conv1_bfloat16/product") == "bf16" and list(layers.values()) == ["f32"]
+    reference = OnnxRuntimeMaps(tmp_path / "fp32.onnx")(IMAGES[0])
+    with OpenVinoMaps(tmp_path / "half.onnx", SIZE, "int8") as run, OpenVinoMaps(tmp_path / "fp32.onnx", SIZE, "bf16") as rough:
+        own, whole = np.abs(run(IMAGES[0]) - reference).max(), np.abs(rough(IMAGES[0]) - reference).max()
+    assert 0 < own < 2 * whole
+
+
+@needs_bfloat16
+def test_a_bias_that_cancels_a_large_sum_is_not_rounded_with_it(graph, tmp_path):
+    model = onnx.load(graph)
+    constants = {value.name: value for value in model.graph.initializer}
+    weights = np.full((4, 1, 3, 3), 1.0, np.float32)  # sums of up to 2,295, of which bfloat16 keeps multiples of 16
+    constants["first"].CopyFrom(numpy_helper.from_array(weights, "first"))
+    constants["bias"].CopyFrom(numpy_helper.from_array(np.full(4, -2000.7, np.float32), "bias"))
+    constants["second"].CopyFrom(numpy_helper.from_array(np.where(np.arange(9) == 4, 0.25, 0).reshape(1, 1, 3, 3).repeat(4, 1)
+                                                         .astype(np.float32), "second"))
+    onnx.save(model, tmp_path / "fp32.onnx")
+    bright = np.random.default_rng(3).integers(221, 224, (4, *SIZE), np.uint8)
+    graphs = Int8Graphs(tmp_path / "fp32.onnx", bright)
+    graphs.write(tmp_path / "half.onnx", {"conv1": "bf16", "conv2": "fp32"}, "minmax")
+    with OpenVinoMaps(tmp_path / "half.onnx", SIZE, "int8") as run, OpenVinoMaps(tmp_path / "fp32.onnx", SIZE, "fp32") as exact:
+        differences = np.abs(run(bright[0]) - exact(bright[0]))
+    assert differences.max() < 0.1
+
+
+def test_without_bfloat16_such_a_node_is_in_float32(graph, tmp_path, monkeypatch):
+    Int8Graphs(graph, IMAGES).write(tmp_path / "half.onnx", {"conv1": "bf16", "conv2": "fp32"}, "minmax")
+    monkeypatch.setattr("edge.engines.openvino.runs_bfloat16", lambda: False)
+    with OpenVinoMaps(tmp_path / "half.onnx", SIZE, "int8") as run:
+        assert run(IMAGES[0]) == pytest.approx(OnnxRuntimeMaps(tmp_path / "half.onnx")(IMAGES[0]), abs=1e-3)
+
+
+def test_products_are_timed_by_their_names(graph, tmp_path):
+    Int8Graphs(graph, IMAGES).write(tmp_path / "mixed.onnx", {"conv1": "bf16"}, "minmax")
+    for path in (graph, tmp_path / "mixed.onnx"):
+        times = node_times(path, SIZE, ["conv1", "conv2"], IMAGES[0])
+        assert set(times) == {"conv1", "conv2"} and min(times.values()) > 0
+
+
 def test_the_error_of_maps_is_noise_over_signal():
     reference = np.array([[0, 0, 0], [0, 0, 3]], np.float32)
     assert map_error([reference], [reference]) == 0
@@ -275,34 +330,56 @@ def test_the_error_of_maps_is_noise_over_signal():
     assert map_error([flat, reference], [flat + np.float32(0.1), reference]) == pytest.approx(0.1 / np.sqrt(1.5), rel=1e-5)
 
 
+ERRORS = {"a": 0.01, "b": 0.5, "c": 0.5, "d": 0.02}
+REFERENCE = [np.array([[0.0, 1.0], [0.0, -1.0]], np.float32)]
+
+
+def write_names(path: Path, kept: dict[str, str]) -> None:
+    path.write_text(",".join(f"{name}:{kept.get(name, 'int8')}" for name in ERRORS))
+
+
+def maps_by_names(path: Path) -> list[np.ndarray]:
+    """As far off as the nodes in INT8 say; those in bfloat16 a tenth of it, "d" three times as far."""
+    parts = dict(word.split(":") for word in path.read_text().split(","))
+    factor = {"int8": dict.fromkeys(ERRORS, 1.0), "bf16": dict.fromkeys(ERRORS, 0.1) | {"d": 3.0}, "fp32": dict.fromkeys(ERRORS, 0.0)}
+    return [REFERENCE[0] + np.float32(sum(ERRORS[name] * factor[kind][name] for name, kind in parts.items()) * np.sqrt(0.5))]
+
+
 def test_the_search_gives_float_back_to_the_worst_for_their_cost(tmp_path):
-    errors = {"a": 0.01, "b": 0.5, "c": 0.5, "d": 0.02}
-    reference = [np.array([[0.0, 1.0], [0.0, -1.0]], np.float32)]
-
-    def write(path: Path, keep: list[str]) -> None:
-        path.write_text(",".join(name for name in errors if name not in keep))
-
-    def maps(path: Path) -> list[np.ndarray]:
-        low = [name for name in path.read_text().split(",") if name]
-        return [reference[0] + np.float32(sum(errors[name] for name in low) * np.sqrt(0.5))]
-
-    counts = {"a": 10, "b": 10, "c": 100, "d": 10}
-    ranked = rank_nodes(list(errors), counts, write, maps, reference, tmp_path, float("inf"), lambda *_: None)
+    costs = costs_of({"a": 10.0, "b": 10.0, "c": 100.0, "d": 10.0})
+    ranked = rank_nodes(list(ERRORS), costs, write_names, maps_by_names, REFERENCE, tmp_path, float("inf"), lambda *_: None)
     assert [loss.name for loss in ranked] == ["b", "c", "d", "a"]
-    assert ranked[0] == NodeLoss("b", pytest.approx(0.5, rel=1e-3), pytest.approx(10 / 130))
+    assert ranked[0] == NodeLoss("b", pytest.approx(0.5, rel=1e-3), pytest.approx(10 / 130), "fp32", pytest.approx(7.5 / 130))
     known: dict[int, float] = {}
     for limit, number in ((2.0, 0), (0.6, 1), (0.05, 2), (0.015, 3), (0.0, 4)):
-        assert fewest_kept(ranked, limit, write, maps, reference, tmp_path, known) == number
-    late = rank_nodes(list(errors), {}, write, maps, reference, tmp_path, 0.0, lambda *_: None)
-    assert {loss.error for loss in late} == {None}
+        assert fewest_kept(ranked, limit, write_names, maps_by_names, REFERENCE, tmp_path, known) == number
+    late = rank_nodes(list(ERRORS), costs, write_names, maps_by_names, REFERENCE, tmp_path, 0.0, lambda *_: None)
+    assert {loss.error for loss in late} == {None} and late[-1].name == "c"
+
+
+def test_the_way_to_float32_leads_by_bfloat16_where_that_is_worth_it(tmp_path):
+    costs = costs_of({"a": 10.0, "b": 10.0, "c": 100.0, "d": 10.0})
+    ranked = rank_nodes(list(ERRORS), costs, write_names, maps_by_names, REFERENCE, tmp_path, float("inf"), lambda *_: None, halves=True)
+    assert [(loss.name, loss.precision) for loss in ranked] == [
+        ("b", "bf16"), ("c", "bf16"), ("b", "fp32"), ("d", "fp32"), ("c", "fp32"), ("a", "bf16"), ("a", "fp32")]
+    assert [loss.cost for loss in ranked[:3]] == pytest.approx([2.5 / 130, 25 / 130, 7.5 / 130])
+    assert kept_by(last_steps(ranked[:3])) == {"b": "fp32", "c": "bf16"}
+    known: dict[int, float] = {}
+    assert fewest_kept(ranked, 0.105, write_names, maps_by_names, REFERENCE, tmp_path, known) == 3
+
+
+def test_bfloat16_that_costs_nothing_comes_first_and_one_that_costs_what_float32_does_is_left_out():
+    assert steps_of(0.4, 0.2, Cost(0.2, 0.1, 0.4))[0] == ("bf16", pytest.approx(0.12 / LEAST))
+    assert steps_of(0.4, 0.2, Cost(0.1, 0.4, 0.4)) == [("fp32", pytest.approx(0.16 / 0.3))]
+    assert steps_of(0.4, 0.5, Cost(0.1, 0.1, 0.4)) == [("fp32", pytest.approx(0.16 / 0.3))]
 
 
 def test_of_the_nodes_in_float_as_few_stay_as_the_gate_allows(tmp_path, monkeypatch):
     nodes = [f"node {number:02}" for number in range(40)]
     tried: list[int] = []
 
-    def write(path: Path, keep: list[str]) -> None:
-        path.write_text(",".join(keep))
+    def write(path: Path, kept: dict[str, str]) -> None:
+        path.write_text(",".join(kept))
 
     def gated(result: Result, graph: Path) -> Result:
         tried.append(len(result.kept))
@@ -315,8 +392,8 @@ def test_of_the_nodes_in_float_as_few_stay_as_the_gate_allows(tmp_path, monkeypa
     monkeypatch.setattr(search, "_maps", lambda *_: [], raising=False)
     monkeypatch.setattr(search, "_gated", gated, raising=False)
     monkeypatch.setattr(Result, "passed", property(lambda result: not result.reason))
-    for name, value in (("rank_nodes", [NodeLoss(name, 0.1, 0.005) for name in nodes]), ("load_named", None), ("multiplications", {}),
-                        ("map_error", 1.0)):
+    monkeypatch.setattr(search, "_costs", lambda *_: {}, raising=False)
+    for name, value in (("rank_nodes", [NodeLoss(name, 0.1, 0.005) for name in nodes]), ("map_error", 1.0)):
         monkeypatch.setattr(f"export.precisions.{name}", lambda *_, value=value: value)
     monkeypatch.setattr("export.precisions.fewest_kept", lambda *_: 20 if tried else 7)
     result = search._searched("int8", nodes, write, write)

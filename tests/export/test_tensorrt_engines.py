@@ -67,7 +67,7 @@ def graph_of(detector: str, folder: Path) -> tuple[Path, np.ndarray]:
 @pytest.mark.parametrize("detector", sorted(DETECTORS))
 def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
     graph, pixels = graph_of(detector, tmp_path)
-    Int8Graphs(graph, pixels).write(tmp_path / "int8.onnx", [], "minmax")
+    Int8Graphs(graph, pixels).write(tmp_path / "int8.onnx", {}, "minmax")
     model = load_named(graph)
     write_fp16(model, tmp_path / "fp16.onnx", [])
     done = build(*sorted(tmp_path.glob("*.onnx")))
@@ -99,7 +99,7 @@ def spoilt(kind: str, folder: Path) -> Path:
     """A graph that TensorRT does not take."""
     graph = small_graph(folder / "fp32.onnx")
     if kind in ("zero-point", "scale", "bias"):
-        Int8Graphs(graph, IMAGES).write(folder / "int8.onnx", [], "minmax")
+        Int8Graphs(graph, IMAGES).write(folder / "int8.onnx", {}, "minmax")
         model = onnx.load(folder / "int8.onnx")
         pair = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
         if kind == "bias":  # as ONNX Runtime writes it unless told otherwise
