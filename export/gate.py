@@ -186,12 +186,12 @@ def contrast_at(found: Sequence[float], share: float) -> float | None:
     return float(np.exp(np.interp(share, [low, high], np.log([LADDER[i - 1], LADDER[i]]))))
 
 
-def saturating(limits: Mapping[str, float], values: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
+def saturating(limits: Mapping[str, NDArray[np.float32] | float], values: Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]],
                good: Sequence[NDArray[np.uint8]], bad: Sequence[NDArray[np.uint8]], share: float = 1e-3) -> dict[str, float]:
     """The activations whose values leave their range on more than ``share`` of a defective frame's elements, and not on good ones; by name
     the share of values that are cut off on the defective frame where it is largest.
 
-    limits: largest absolute value of each range; values: the activations of an image by name.
+    limits: largest absolute values, of each range or of its channels; values: the activations of an image by name.
     """
     def beyond(images: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
         most = dict.fromkeys(limits, 0.0)

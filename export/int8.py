@@ -1,8 +1,9 @@
 """INT8 graphs: explicit QuantizeLinear and DequantizeLinear around the products that are quantised, and nowhere else.
 
 Weights are int8 for each output channel, activations int8 for each tensor, both symmetric; biases stay float32. That is what TensorRT
-parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime finds the ranges and writes the pairs. Those of
-tensors that are never negative have names that say so: OpenVINO gives these all 256 levels (`edge.engines.openvino.round_finely`).
+parses (zero-points zero, no int32 bias) and what OpenVINO runs in integers. ONNX Runtime writes the pairs, around tensors whose channels
+were made alike (`export.channels`). Those of tensors that are never negative have names that say so: OpenVINO gives these all 256 levels
+(`edge.engines.openvino.round_finely`).
 What rounded weights shift a convolution's results by, on average, is taken off its bias again (`correct_biases`).
 """
 
@@ -10,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -23,13 +23,11 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
 from edge.errors import EngineError
+from export.channels import CONVOLUTIONS, Held, even, observe
 from export.search import Kept, enlarging
 
 Ranges = Literal["minmax", "percentile"]
-PERCENTILE = 99.99  # of the absolute values of an activation; what lies above is cut off
 LEAST_OPSET = 13
-AVERAGED = 24  # images, at most, over which the channels' means are taken
-CONVOLUTIONS = ("Conv", "ConvTranspose")
 QUANTISED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 # Operators by the sign of what they give: never negative; as the first input is; never negative where no input is.
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Abs", "Sqrt", "Exp", "Softmax", "Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"}
@@ -80,52 +78,61 @@ def quantisable(model: ModelProto) -> list[NodeProto]:
 class Int8Graphs:
     """INT8 graphs of one float32 graph, over ranges that are found once."""
 
-    def __init__(self, graph: Path, images: NDArray[np.uint8], progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """images: uint8 ``[N, H, W, C]``, good ones, from which the activations' ranges are taken in both ways."""
+    def __init__(self, graph: Path, images: NDArray[np.uint8], defective: NDArray[np.uint8] | None = None,
+                 progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        """images: uint8 ``[N, H, W, C]``, good ones; defective: others. From both the activations' ranges are taken, in both ways."""
         self.model = load_named(graph)
         nodes = quantisable(self.model)
         self.nodes = [node.name for node in nodes]
-        self._means = channel_means(self.model, sorted({node.input[0] for node in nodes if node.op_type in CONVOLUTIONS}),
-                                    images[::max(1, -(-len(images) // AVERAGED))])
         self._not_negative = not_negative(self.model)
-        self._ranges = {}
+        whole, cut = observe(self.model, sorted({node.input[0] for node in nodes}), images, images[:0] if defective is None else defective,
+                             progress)
+        self._held: dict[Ranges, dict[str, Held]] = {"minmax": whole, "percentile": cut}
         logging.getLogger().setLevel(logging.ERROR)  # the library advises on graphs that it has not prepared itself
-        for number, way in enumerate(("minmax", "percentile")):
-            self._ranges[way] = _find_ranges(
-                self.model, images, way, lambda done, n=number: progress(n * len(images) + done, 2 * len(images)))  # type: ignore[misc]
 
     def write(self, path: Path, kept: Kept, ranges: Ranges) -> None:
         """Write the graph with all products in INT8 but those that are ``kept`` in float32, or in bfloat16 where the processor has that."""
-        from onnxruntime.quantization import QuantType
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
         halves = {name for name, precision in kept.items() if precision == "bf16"}
         quantised = [name for name in self.nodes if name not in kept]
-        if not quantised:
-            model = copy.deepcopy(self.model)
-            correct_biases(model, self.model, self._means, halves)
-            onnx.save(rename(model, halves), path)
-            return
-        quantizer = QDQQuantizer(
-            copy.deepcopy(self.model), True, False, QuantType.QInt8, QuantType.QInt8, self._ranges[ranges], quantised, [], list(QUANTISED),
-            {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": False,
-             "OpTypesToExcludeOutputQuantization": [*QUANTISED, "Add"]})
-        quantizer.quantize_model()
-        model = quantizer.model.model
-        read_raw(model, set(quantised))
-        mark(model, self._not_negative)
-        correct_biases(model, self.model, self._means, halves)
+        model, held = copy.deepcopy(self.model), dict(self._held[ranges])
+        made = even(model, quantised, held)
+        held |= {new: held[old].divided(by) for new, (old, by) in made.items()}
+        exact = copy.deepcopy(model)
+        if quantised:
+            model = _with_pairs(model, quantised, held)
+            read_raw(model, set(quantised))
+            mark(model, self._not_negative | {new for new, (old, _) in made.items() if old in self._not_negative})
+        correct_biases(model, exact, {name: channels.mean for name, channels in held.items()}, halves)
         onnx.save(rename(model, halves), path)
 
-    def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, float]:
-        """The largest absolute value that each activation's range holds, by tensor, for those that a node in INT8 reads."""
-        inputs = {node.input[0] for node in quantisable(self.model) if node.name not in set(kept)}
-        found = {}
-        for name, data in self._ranges[ranges].items():
-            if name in inputs:
-                low, high = data.range_value
-                found[name] = float(max(np.abs(low).max(), np.abs(high).max()))
-        return found
+    def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """The largest absolute values that the channels of each activation may have, by tensor, for those that a node in INT8 reads.
+
+        float32 ``[C, 1, 1]``, or a number where its channels are rounded alike.
+        """
+        quantised, held = [name for name in self.nodes if name not in set(kept)], self._held[ranges]
+        model = copy.deepcopy(self.model)
+        made = even(model, quantised, held)
+        limits = {old: (held[old].divided(by).largest.max() * by).reshape(-1, 1, 1) for old, by in made.values()}
+        others = {node.input[0] for node in model.graph.node if node.name in quantised} - set(made)
+        return limits | {name: held[name].largest.max() for name in others}
+
+
+def _with_pairs(model: ModelProto, quantised: list[str], held: Mapping[str, Held]) -> ModelProto:
+    """A graph in which these nodes read rounded tensors and rounded weights."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    names = {node.input[0] for node in model.graph.node if node.name in set(quantised)}
+    largest = {name: np.float32(held[name].largest.max()) for name in names}
+    ranges = TensorsData(CalibrationMethod.MinMax, {name: (np.array(-value), np.array(value)) for name, value in largest.items()})
+    quantizer = QDQQuantizer(
+        model, True, False, QuantType.QInt8, QuantType.QInt8, ranges, quantised, [], list(QUANTISED),
+        {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": False,
+         "OpTypesToExcludeOutputQuantization": [*QUANTISED, "Add"]})
+    quantizer.quantize_model()
+    return quantizer.model.model
 
 
 def read_raw(model: ModelProto, quantised: set[str]) -> None:
@@ -191,17 +198,6 @@ def not_negative(model: ModelProto) -> set[str]:
     return known
 
 
-def channel_means(model: ModelProto, names: list[str], images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """The mean of each channel ``[C]`` of these tensors, ``[N, C, ...]``, over uint8 images ``[N, H, W, C]``."""
-    run = activations(model, names) if names else lambda _: {}
-    found: dict[str, NDArray[np.float64]] = {}
-    for image in images:
-        for name, values in run(image).items():
-            mean = values.mean((0, *range(2, values.ndim)), dtype=np.float64) / len(images)
-            found[name] = found.get(name, 0) + mean
-    return found
-
-
 def correct_biases(model: ModelProto, original: ModelProto, means: dict[str, NDArray[np.float64]], halves: set[str]) -> None:
     """Take off each convolution's bias what the rounding of its weights adds to its results, at the mean of what it reads.
 
@@ -246,45 +242,3 @@ def _dequantised(pair: NodeProto, constants: dict[str, TensorProto], dimensions:
     shape = [1] * dimensions
     shape[attributes.get("axis", 1) if scale.size > 1 else 0] = scale.size
     return quantised * scale.reshape(shape)
-
-
-def activations(model: ModelProto, names: list[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """A function that gives these tensors of a float32 graph for an image uint8 ``[H, W, C]``."""
-    import onnxruntime
-
-    opened = copy.deepcopy(model)
-    del opened.graph.output[:]
-    opened.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    session = onnxruntime.InferenceSession(opened.SerializeToString(), providers=["CPUExecutionProvider"])
-    source = session.get_inputs()[0].name
-    return lambda image: dict(zip(names, session.run(None, {source: image[None]}), strict=True))
-
-
-class _OneImage:
-    """What the library's calibrators read: the input of one inference, then no more."""
-
-    def __init__(self, feed: dict[str, NDArray[np.uint8]]) -> None:
-        self._feed: dict[str, NDArray[np.uint8]] | None = feed
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        feed, self._feed = self._feed, None
-        return feed
-
-
-def _find_ranges(model: ModelProto, images: NDArray[np.uint8], way: str, progress: Callable[[int], None]):  # type: ignore[no-untyped-def]
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.onnx"
-        onnx.save(model, path)
-        if way == "minmax":
-            method, options = CalibrationMethod.MinMax, {}
-        else:
-            method, options = CalibrationMethod.Percentile, {"percentile": PERCENTILE}
-        kinds = sorted({node.op_type for node in quantisable(model)} or QUANTISED)
-        calibrator = create_calibrator(path, kinds, str(Path(folder) / "augmented.onnx"), method,
-                                       extra_options={"symmetric": True, **options})
-        for done, image in enumerate(images, 1):  # one at a time: the histograms keep every value of what they were given
-            calibrator.collect_data(_OneImage({model.graph.input[0].name: image[None]}))
-            progress(done)
-        return calibrator.compute_data()

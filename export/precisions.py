@@ -20,10 +20,11 @@ from edge.errors import EngineError, InputError
 from edge.golden import read_golden
 from edge.prepare import prepare_frame, read_image
 from edge.rule import MapArray, smooth
+from export.channels import activations
 from export.fp16 import products, write_fp16, write_rounded
-from export.frames import make_frames
+from export.frames import LADDER, make_frames
 from export.gate import Findings, Gate, Limits, Measured, saturating
-from export.int8 import Int8Graphs, Ranges, activations, load_named
+from export.int8 import Int8Graphs, Ranges, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 from export.search import Kept, NodeLoss, Write, as_arrays, fewest_kept, kept_by, last_steps, map_error, rank_nodes
 from export.timing import Cost, costs_of, node_times
@@ -36,6 +37,7 @@ FIRST_ERROR = {"int8": 0.3, "fp16": 0.01}  # of the map, that the search tries f
 WORTH_TRYING = 0.01  # of the time of all products: a node that costs that much more than in the precision is tried again
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
+PAINTED = 400  # frames with painted defects among them, over which INT8's ranges have to reach
 
 
 @dataclass
@@ -138,7 +140,8 @@ class Quantiser:
 
     def int8(self) -> Result:
         """INT8 over the ranges that measure better."""
-        graphs = Int8Graphs(self.graph, self.ranged, lambda d, t: self.progress("int8: ranges", d, t))
+        painted = [frame.image for frame in make_frames(self.bundle, self.paths, PAINTED, SEED + 2) if frame.contrast in LADDER[-2:]]
+        graphs = Int8Graphs(self.graph, self.ranged, np.stack(painted), lambda d, t: self.progress("int8: ranges", d, t))
         errors = {}
         for way in ("minmax", "percentile"):
             graphs.write(self.folder / "ranges.onnx", {}, way)

@@ -157,7 +157,7 @@ def _nodes(results: Sequence[Result]) -> str:
                          f"<th>of that time, what it takes longer so</tr>{rows}</table></details>")
         if result.saturating:
             rows = "".join(f"<tr><td>{html.escape(name)}<td>{share:.2%}" for name, share in result.saturating.items())
-            parts.append("<p>These activations leave their range on defects, because it came from good parts. What counts is the figures "
+            parts.append("<p>These activations leave their range on the gate's defects. What counts is the figures "
                          "above; a set with more variety widens it.</p><table><tr><th>activation<th>cut off, at most</tr>"
                          f"{rows}</table>")
     return "".join(parts)
