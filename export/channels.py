@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-EVENNESS = 0.5  # 0: channels stay as they are but for what their weights differ by; 1: all hold the same
+EVENNESS = 0.5  # 0: their weights are alike then; 1: what they hold is
 LEAST = 1e-3  # of the largest channel's values, and of the largest weight: what any is taken to be at least
 CUT = 99.9  # percentile of a defective image's channel; what lies beyond may be cut off
 
@@ -88,7 +88,8 @@ def _hold(held: dict[str, Held], name: str, low: NDArray[np.float32], high: NDAr
         np.minimum(before.lowest, low), np.maximum(before.highest, high), before.mean + mean)
 
 
-def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held]) -> dict[str, tuple[str, NDArray[np.float32]]]:
+def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held],
+         evenness: float = EVENNESS) -> dict[str, tuple[str, NDArray[np.float32]]]:
     """Let the convolutions ``nodes`` of a graph read tensors whose channels are alike, and weights that make up for it.
 
     held: what the channels of their inputs hold. Returns for each new tensor the one that it was made of, and what that was divided by,
@@ -103,7 +104,7 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held]) -> d
     made = {}
     for name, convolutions in readers.items():
         columns = np.max([_columns(node, constants) for node in convolutions], axis=0)
-        by = divisors(held[name].largest, columns)
+        by = divisors(held[name].largest, columns, evenness)
         new = f"{name}_even"
         model.graph.initializer.append(numpy_helper.from_array((1 / by).reshape(1, -1, 1, 1), f"{new}_factors"))
         for node in convolutions:
@@ -116,14 +117,14 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held]) -> d
     return made
 
 
-def divisors(largest: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+def divisors(largest: NDArray[np.float32], columns: NDArray[np.float32], evenness: float = EVENNESS) -> NDArray[np.float32]:
     """What to divide channels by, ``[C]``, the largest 1. largest: absolute values; columns: their weights over the largest weight of
     each output, at most 1.
 
     A channel that hardly held anything keeps room for more: on a defect it may.
     """
     room = np.maximum(largest, LEAST * max(float(largest.max()), 1e-12))
-    by = room**EVENNESS / np.maximum(columns, LEAST) ** (1 - EVENNESS)
+    by = room**evenness / np.maximum(columns, LEAST) ** (1 - evenness)
     return np.asarray(by / by.max(), np.float32)
 
 

@@ -116,7 +116,8 @@ def quantize(
             "remark": made.remark,
             "precisions": {name: {
                 "passed": name in offered, "reason": result.reason, "ms_per_image": result.ms_per_image, "nodes": result.nodes,
-                "kept": [vars(loss) for loss in result.kept], "ranges": result.ranges, "saturating": result.saturating,
+                "kept": [vars(loss) for loss in result.kept], "ranges": result.ranges, "evenness": result.evenness,
+                "saturating": result.saturating,
                 "search_ended": result.searched, **({} if result.findings is None else {
                     k: v for k, v in result.findings.as_json().items() if k not in ("passed", "reasons")}),
             } for name, result in made.results.items()},

@@ -20,7 +20,7 @@ DEFECTIVE = 0.4  # of all frames; most parts of a line are good
 SHIFT = 3  # px that a part lies elsewhere at most
 LIGHT = 0.03  # by which the light is stronger or weaker at most
 DRAWS = 50  # of a defect, until it shows where the rule looks
-MOST_BYTES = 6_000_000_000  # of all frames
+MOST_BYTES = 3_000_000_000  # of the frames of a gate; the search holds as many again
 NOISE = 1.5  # grey levels of sensor noise at most (standard deviation)
 
 

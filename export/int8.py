@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
 from edge.errors import EngineError
-from export.channels import CONVOLUTIONS, Held, even, observe
+from export.channels import CONVOLUTIONS, EVENNESS, Held, even, observe
 from export.search import Kept, enlarging
 
 Ranges = Literal["minmax", "percentile"]
@@ -90,12 +90,15 @@ class Int8Graphs:
         self._held: dict[Ranges, dict[str, Held]] = {"minmax": whole, "percentile": cut}
         logging.getLogger().setLevel(logging.ERROR)  # the library advises on graphs that it has not prepared itself
 
-    def write(self, path: Path, kept: Kept, ranges: Ranges) -> None:
-        """Write the graph with all products in INT8 but those that are ``kept`` in float32, or in bfloat16 where the processor has that."""
+    def write(self, path: Path, kept: Kept, ranges: Ranges, evenness: float = EVENNESS) -> None:
+        """Write the graph with all products in INT8 but those that are ``kept`` in float32, or in bfloat16 where the processor has that.
+
+        evenness: how alike channels are made, 0 to 1.
+        """
         halves = {name for name, precision in kept.items() if precision == "bf16"}
         quantised = [name for name in self.nodes if name not in kept]
         model, held = copy.deepcopy(self.model), dict(self._held[ranges])
-        made = even(model, quantised, held)
+        made = even(model, quantised, held, evenness)
         held |= {new: held[old].divided(by) for new, (old, by) in made.items()}
         exact = copy.deepcopy(model)
         if quantised:
@@ -105,14 +108,14 @@ class Int8Graphs:
         correct_biases(model, exact, {name: channels.mean for name, channels in held.items()}, halves)
         onnx.save(rename(model, halves), path)
 
-    def limits(self, ranges: Ranges, kept: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    def limits(self, ranges: Ranges, kept: Iterable[str], evenness: float = EVENNESS) -> dict[str, NDArray[np.float32]]:
         """The largest absolute values that the channels of each activation may have, by tensor, for those that a node in INT8 reads.
 
         float32 ``[C, 1, 1]``, or a number where its channels are rounded alike.
         """
         quantised, held = [name for name in self.nodes if name not in set(kept)], self._held[ranges]
         model = copy.deepcopy(self.model)
-        made = even(model, quantised, held)
+        made = even(model, quantised, held, evenness)
         limits = {old: (held[old].divided(by).largest.max() * by).reshape(-1, 1, 1) for old, by in made.values()}
         others = {node.input[0] for node in model.graph.node if node.name in quantised} - set(made)
         return limits | {name: held[name].largest.max() for name in others}

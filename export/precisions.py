@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,15 @@ from export.frames import LADDER, make_frames
 from export.gate import Findings, Gate, Limits, Measured, saturating
 from export.int8 import Int8Graphs, Ranges, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
-from export.search import Kept, NodeLoss, Write, as_arrays, fewest_kept, kept_by, last_steps, map_error, rank_nodes
-from export.timing import Cost, costs_of, node_times
+from export.search import Cost, Kept, NodeLoss, Write, as_arrays, kept_by, last_steps, map_error, rank_nodes
+from export.timing import Stopwatch, shares
 
 Progress = Callable[[str, int, int], None]
-SEED = 20_000  # of the gate's frames; the search has its own, so that nothing is chosen on what is reported
+SEED = 20_000  # of the gate's frames; those of the search have their own, so that nothing is chosen on what is reported
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
-FIRST_ERROR = {"int8": 0.3, "fp16": 0.01}  # of the map, that the search tries first
-WORTH_TRYING = 0.01  # of the time of all products: a node that costs that much more than in the precision is tried again
+EVENNESSES = (0.25, 0.5, 0.75)  # to which channels are made alike, each with each way to ranges
+WORTH_TRYING = 0.01  # of an inference: a node that costs that much more than in the precision is tried again
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
 PAINTED = 400  # frames with painted defects among them, over which INT8's ranges have to reach
@@ -51,7 +52,9 @@ class Result:
     kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32, or in bfloat16
     nodes: int = 0  # that could be in this precision
     searched: bool = True  # whether the search ended by itself, and not because its time was up
+    way: int = 0  # of those that were tried, by which it was made
     ranges: Ranges | None = None
+    evenness: float = 0.0  # to which channels were made alike
     saturating: dict[str, float] = field(default_factory=dict)  # activation -> largest share of values cut off on a defective frame
     ms_per_image: float | None = None
     golden: float = 0.0  # tolerance of its golden maps
@@ -98,10 +101,14 @@ class Quantiser:
         self.ranged = self.ranged[::max(1, -(-len(self.ranged) // CALIBRATED_ON))]  # of tiles as many as of whole frames
         good_parts = [self._prepared(path) for path in self.paths]
         self.search_images, self.expected = self._search_set()
-        made_frames = make_frames(bundle, self.paths, frames, SEED, lambda d, t: progress("drawing frames", d, t))
         k = rank(len(self.paths), self.rate)
-        with OpenVinoMaps(self.graph, self.size, "fp32") as run:
-            self.gate = Gate(bundle, made_frames, good_parts, k, run, lambda d, t: progress("float32", d, t))
+
+        def gate(seed: int, title: str) -> Gate:
+            drawn = make_frames(bundle, self.paths, frames, seed, lambda d, t: progress(f"drawing {title}", d, t))
+            with OpenVinoMaps(self.graph, self.size, "fp32") as run:
+                return Gate(bundle, drawn, good_parts, k, run, lambda d, t: progress(f"float32: {title}", d, t))
+
+        self.gate, self.trial = gate(SEED, "the gate's frames"), gate(SEED + 3, "the search's frames")
 
     def _prepared(self, path: Path) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """What the network sees of an image, uint8 ``[N, H, W, C]``, and the image's (height, width)."""
@@ -129,157 +136,139 @@ class Quantiser:
 
     def bf16(self) -> Result:
         """bfloat16 is the float32 graph, run otherwise."""
-        return self._gated(Result("bf16", None), self.graph, whole=True)
+        return self._gated(Result("bf16", None), self.graph, self.gate, whole=True)
 
     def fp16(self) -> Result:
         """FP16, searched and measured on the graph with every half tensor rounded."""
         model = load_named(self.graph)
         nodes = products(model)
-        return self._searched("fp16", nodes, lambda path, keep: write_rounded(model, path, keep),
-                              lambda path, keep: write_fp16(model, path, keep))
+        return self._searched("fp16", nodes, [(lambda path, kept: write_rounded(model, path, kept),
+                                               lambda path, kept: write_fp16(model, path, kept))])
 
     def int8(self) -> Result:
-        """INT8 over the ranges that measure better."""
+        """INT8, over ranges and with channels made alike as far as measures best."""
         painted = [frame.image for frame in make_frames(self.bundle, self.paths, PAINTED, SEED + 2) if frame.contrast in LADDER[-2:]]
         graphs = Int8Graphs(self.graph, self.ranged, np.stack(painted), lambda d, t: self.progress("int8: ranges", d, t))
-        errors = {}
-        for way in ("minmax", "percentile"):
-            graphs.write(self.folder / "ranges.onnx", {}, way)
-            errors[way] = map_error(self.expected, self._maps(self.folder / "ranges.onnx", "int8"))
-        ranges: Ranges = "minmax" if errors["minmax"] <= errors["percentile"] else "percentile"
-
-        def write(path: Path, kept: Kept) -> None:
-            graphs.write(path, kept, ranges)
-
-        result = self._searched("int8", graphs.nodes, write, write, halves=runs_bfloat16())
-        result.ranges = ranges
+        ways: list[tuple[Ranges, float]] = [(ranges, evenness) for ranges in ("minmax", "percentile") for evenness in EVENNESSES]
+        writes: list[Write] = [lambda path, kept, way=way: graphs.write(path, kept, *way) for way in ways]  # type: ignore[misc]
+        errors = []
+        for write in writes:
+            write(self.folder / "ranges.onnx", {})
+            errors.append(map_error(self.expected, self._maps(self.folder / "ranges.onnx", "int8")))
+        best = sorted(range(len(ways)), key=lambda number: errors[number])
+        result = self._searched("int8", graphs.nodes, [(writes[i], writes[i]) for i in best], halves=runs_bfloat16())
+        result.ranges, result.evenness = ways[best[result.way]]
         kept = {loss.name for loss in result.kept}
-        limits = graphs.limits(ranges, kept)
+        limits = graphs.limits(result.ranges, kept, result.evenness)
         full = [self.gate.frames[i].image for i in self.gate.full[:24]]
         good = [images[0] for images, _ in self.gate.good[:12]]
         result.saturating = saturating(limits, activations(graphs.model, list(limits)), good, full) if limits else {}
         return result
 
-    def _searched(self, precision: Precision, nodes: list[str], write: Write, write_final: Write, halves: bool = False) -> Result:
-        """From all nodes in the precision, give float back to the worst until the gate holds or the time is up; then to fewer of them.
+    def _searched(self, precision: Precision, nodes: list[str], ways: Sequence[tuple[Write, Write]], halves: bool = False) -> Result:
+        """From all nodes in the precision, give one step after the other to those that spoil most, until the gate holds or the time is up.
 
-        halves: by way of bfloat16.
+        What is tried is chosen on frames of the search's own; the gate's are for what was chosen. ways: how the graphs are written that
+        are measured, and the final one, best first; halves: steps lead by bfloat16.
         """
-        graph, final = self.folder / f"measured-{precision}.onnx", self.folder / f"{precision}.onnx"
+        final, few = self.folder / f"{precision}.onnx", self.search_images[::FEWER]
 
         def maps(path: Path) -> list[MapArray]:
-            return self._maps(path, precision)
-
-        few = self.search_images[::FEWER]
-
-        def few_maps(path: Path) -> list[MapArray]:
             return self._maps(path, precision, few)
 
         result = Result(precision, None, nodes=len(nodes))
         self.deadline = time.monotonic() + 60 * self.minutes / 2
-        write(graph, {})
-        known = {0: map_error(self.expected, maps(graph))}
-        limit, number, tried, failed = FIRST_ERROR[precision], 0, False, -1
-        ranked: list[NodeLoss] = []
-        costs: dict[str, Cost] = {}
-        while True:
-            if tried or known[0] > limit:
-                if not ranked:
-                    costs = self._costs(precision, nodes, write, halves)
-                    ranked = rank_nodes(nodes, costs, write, few_maps, self.expected[::FEWER], self.folder,
-                                        time.monotonic() + 0.5 * self._left(),
-                                        lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t), halves)
-                    result.searched = all(loss.error is not None for loss in ranked)
-                least = number + max(1, len(ranked) // 20) if tried else 0
-                number = max(least, fewest_kept(ranked, limit, write, maps, self.expected, self.folder, known))
-            kept = last_steps(ranked[:number])
-            if len(kept) >= len(nodes) or (tried and self._left() <= 0):
-                result.searched &= len(kept) >= len(nodes)
-                break
-            result.kept = kept
-            write(graph, kept_by(kept))
+        steps: list[NodeLoss] = []
+        cost_of: Callable[[str], Cost] | None = None
+        write, write_final = ways[0]
+        number = 0
+        while len(kept := last_steps(steps[:number])) < len(nodes) and (number == 0 or self._left() > 0):
+            for way, (write_it, write_last) in enumerate(ways):
+                if not self._tried(replace(result, kept=kept, way=way), write_it, self.trial).passed:
+                    continue
+                chosen = self._fewer_kept(replace(result, kept=kept, way=way), write_it, cost_of if halves else None)
+                found = self._tried(chosen, write_it, self.gate)
+                if found.passed:
+                    write_last(final, kept_by(found.kept))
+                    return found
+            if not steps:
+                cost_of = self._costs(nodes, write, halves) if precision == "int8" else None
+                write(self.folder / "timed.onnx", dict.fromkeys(nodes, "fp32"))
+                parts = shares(self.folder / "timed.onnx", self.size, nodes, self.search_images[0])
+                steps = rank_nodes(parts, cost_of, write, maps, self.expected[::FEWER], self.folder, time.monotonic() + 0.5 * self._left(),
+                                   lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t), halves)
+                result.searched = all(step.error is not None for step in steps)
+            number += 1
+            self.progress(f"{precision}: steps to float", number, len(steps))
+        result.searched &= len(kept) >= len(nodes)
+        if nodes and len(kept) < len(nodes):  # what it turns is to be seen
+            result = self._tried(replace(result, kept=kept), write, self.gate, whole=True)
             write_final(final, kept_by(kept))
-            self._gated(result, graph)
-            if result.passed:
-                result = self._fewer_kept(self._halved(result, ranked, failed, number, write), write, costs if halves else {})
-                write_final(final, kept_by(result.kept))
-                return result
-            limit, tried, failed = min(limit, known.get(number, limit)) / 1.7, True, number
-        if tried and result.findings is None:  # what it turns is to be seen
-            self._gated(result, graph, whole=True)
-        if not tried:
+        else:
             write_final(final, {})
             result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
         return result
 
-    def _costs(self, precision: Precision, nodes: list[str], write: Write, halves: bool) -> dict[str, Cost]:
-        """What each node costs in each arithmetic. FP16 has no speed of its own on a processor: half of float32's is taken for it."""
-        def times(kept: Kept) -> dict[str, float]:
-            write(self.folder / "timed.onnx", kept)
-            return node_times(self.folder / "timed.onnx", self.size, nodes, self.search_images[0])
+    def _costs(self, nodes: list[str], write: Write, halves: bool) -> Callable[[str], Cost]:
+        """A function that measures what a node costs that is not in INT8."""
+        timed = self.folder / "timed.onnx"
+        write(timed, {})
+        watch = Stopwatch(timed, self.size, self.search_images[0])
 
-        full = times(dict.fromkeys(nodes, "fp32"))
-        if precision == "fp16":
-            return costs_of(full, {name: ms / 2 for name, ms in full.items()})
-        return costs_of(full, times({}), times(dict.fromkeys(nodes, "bf16")) if halves else None)
+        def longer(kept: Kept) -> float:
+            write(timed, kept)
+            return watch.longer(timed)
 
-    def _halved(self, result: Result, ranked: list[NodeLoss], failed: int, passed: int, write: Write) -> Result:
-        """Between the numbers of first steps with which the gate failed last and that of ``result``: halve, while there is time."""
-        while passed - failed > 1 and self._left() > 0:
-            middle = (failed + passed) // 2
-            fewer = self._tried(result, last_steps(ranked[:middle]), write)
-            if fewer.passed:
-                result, passed = fewer, middle
-            else:
-                failed = middle
-        return result
+        @cache
+        def cost_of(name: str) -> Cost:
+            return Cost(longer({name: "bf16"}) if halves else 0.0, longer({name: "fp32"}))
 
-    def _fewer_kept(self, result: Result, write: Write, halves: dict[str, Cost]) -> Result:
+        return cost_of
+
+    def _fewer_kept(self, result: Result, write: Write, halves: Callable[[str], Cost] | None) -> Result:
         """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time.
 
-        halves: what nodes cost that may be in bfloat16; those that have to stay in float32 are tried in it.
+        halves: what a node costs, where it may be in bfloat16; those that have to stay in float32 are tried in it.
         """
         for loss in sorted(result.kept, key=lambda loss: -loss.cost):
             others = [other for other in result.kept if other is not loss]
             lower = [others]
-            if loss.name in halves and loss.precision == "fp32":
-                cost = halves[loss.name]
-                lower.append([*others, replace(loss, precision="bf16", cost=cost.half - cost.low)])
+            if loss.cost < WORTH_TRYING or self._left() <= 0:
+                break
+            if halves is not None and loss.precision == "fp32" and (cost := halves(loss.name)).half < loss.cost:
+                lower.append([*others, replace(loss, precision="bf16", cost=cost.half)])
             for kept in lower:
-                if loss.cost < WORTH_TRYING or self._left() <= 0:
-                    break
-                fewer = self._tried(result, kept, write)
+                fewer = self._tried(replace(result, kept=kept), write, self.trial)
                 if fewer.passed:
                     result = fewer
                     break
-        write(self.folder / f"measured-{result.precision}.onnx", kept_by(result.kept))
         return result
 
-    def _tried(self, result: Result, kept: list[NodeLoss], write: Write) -> Result:
-        """What the gate says of other nodes in float than those of ``result``."""
+    def _tried(self, result: Result, write: Write, gate: Gate, whole: bool = False) -> Result:
+        """What a gate says of the nodes that ``result`` keeps in float."""
         graph = self.folder / f"measured-{result.precision}.onnx"
-        write(graph, kept_by(kept))
-        return self._gated(replace(result, kept=kept), graph)
+        write(graph, kept_by(result.kept))
+        return self._gated(result, graph, gate, whole)
 
     def _left(self) -> float:
         return self.deadline - time.monotonic()
 
-    def _gated(self, result: Result, graph: Path, whole: bool = False) -> Result:
-        """Put what the gate finds about ``graph`` into ``result``. Unless ``whole``, a measurement that cannot pass any more is stopped."""
+    def _gated(self, result: Result, graph: Path, gate: Gate, whole: bool = False) -> Result:
+        """Put what a gate finds about ``graph`` into ``result``. Unless ``whole``, a measurement that cannot pass any more is stopped."""
         limits = self.limits[result.precision]
-        most = int(limits.flips * len(self.gate.frames))
+        most = int(limits.flips * len(gate.frames))
         title = f"{result.precision}: {result.nodes - len(result.kept)} nodes" if result.nodes else result.precision
         result.findings, result.measured, result.reason = None, None, ""
         try:
             with OpenVinoMaps(graph, self.size, _measured_as(result.precision)) as run:
-                measured = self.gate.measure(run, None if whole else most, lambda d, t: self.progress(title, d, t))
+                measured = gate.measure(run, None if whole else most, lambda d, t: self.progress(title, d, t))
                 if measured is None:
-                    result.reason = f"more than {most} of {len(self.gate.frames)} decisions turn"
+                    result.reason = f"more than {most} of {len(gate.frames)} decisions turn"
                     return result
         except EngineError as error:
             result.reason = f"it cannot be measured: {str(error).splitlines()[0]}"
             return result
-        result.findings, result.measured = self.gate.compare(measured, limits), measured
+        result.findings, result.measured = gate.compare(measured, limits), measured
         result.reason = "; ".join(result.findings.reasons)
         return result
 

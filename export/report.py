@@ -147,14 +147,15 @@ def _nodes(results: Sequence[Result]) -> str:
         if not result.nodes:
             continue
         how = "" if result.searched else " The search ran out of time: more of them might be possible with more --minutes."
-        ways = f" Ranges by {result.ranges}, which measured better." if result.ranges else ""
+        ways = (f" Ranges by {result.ranges}, channels made alike with an exponent of {result.evenness:g}, which measured best or held the "
+                "gate first.") if result.ranges else ""
         parts.append(f"<h2>Nodes in {NAMES[result.precision]}</h2><p>{result.nodes - len(result.kept)} of {result.nodes}.{ways}{how}</p>")
         if result.kept:
             rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{NAMES[loss.precision]}<td>{_noise(loss.error)}<td>{loss.share:.1%}"
                            f"<td>{loss.cost:.1%}" for loss in result.kept)
             parts.append(f"<details><summary>{len(result.kept)} stayed in {_in_what(result.kept)}</summary><table><tr><th>node<th>in"
                          "<th>noise it adds to the map, alone (1: as much as the signal)<th>of all products' time in float32"
-                         f"<th>of that time, what it takes longer so</tr>{rows}</table></details>")
+                         f"<th>of an inference, what one takes longer so</tr>{rows}</table></details>")
         if result.saturating:
             rows = "".join(f"<tr><td>{html.escape(name)}<td>{share:.2%}" for name, share in result.saturating.items())
             parts.append("<p>These activations leave their range on the gate's defects. What counts is the figures "

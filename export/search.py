@@ -6,21 +6,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edge.errors import EngineError
 from edge.rule import MapArray
-from export.timing import LEAST, Cost
 
 Maps = Callable[[Path], list[MapArray]]  # of a graph, for the images of the search
 Higher = Literal["bf16", "fp32"]
 Kept = Mapping[str, Higher]  # nodes that are not in the low precision, and what they are in
 Write = Callable[[Path, Kept], None]  # a graph with all nodes in the low precision but those
+LEAST = 1e-4  # what a node is taken to cost at least
+WORTH_MEASURING = 1e-3  # of all nodes' squared errors: what a node that adds less costs is not measured
 WORST = 1e6  # the error of a map that is not finite
 
 
@@ -32,7 +32,14 @@ class NodeLoss:
     error: float | None  # what it does to the map in the low precision, alone; None: there was no time to measure it
     share: float  # of the time that all products take in float32
     precision: Higher = "fp32"  # that it is given
-    cost: float = 0.0  # share of that time by which it takes longer so
+    cost: float = 0.0  # share of an inference with all nodes in the low precision by which one takes longer so
+
+
+class Cost(NamedTuple):
+    """By what an inference takes longer with a node in a higher precision: shares of one with all nodes in the low one."""
+
+    half: float
+    full: float
 
 
 def last_steps(steps: Sequence[NodeLoss]) -> list[NodeLoss]:
@@ -68,32 +75,42 @@ def enlarging(model: ModelProto) -> set[str]:
             if node.op_type == "MatMul" and node.output[0] in planes and not constants.isdisjoint(node.input)}
 
 
-def rank_nodes(nodes: Sequence[str], costs: Mapping[str, Cost], write: Write, maps: Maps, expected: Sequence[MapArray], folder: Path,
-               deadline: float, progress: Callable[[int, int], None], halves: bool = False) -> list[NodeLoss]:
+def rank_nodes(shares: Mapping[str, float], cost_of: Callable[[str], Cost] | None, write: Write, maps: Maps, expected: Sequence[MapArray],
+               folder: Path, deadline: float, progress: Callable[[int, int], None], halves: bool = False) -> list[NodeLoss]:
     """The steps to float32, those first that take most off the map's error for their cost. halves: by way of bfloat16, where that helps.
 
-    Behind ``deadline`` (monotonic s) no more is measured: the rest comes last, the cheap ones first.
+    shares: of all nodes; cost_of: measures what a node costs, and is asked for those that spoil something; None: what it usually costs.
+    Behind ``deadline`` (monotonic s) nothing is measured any more: the rest comes last, the cheap ones first.
     """
-    ordered: list[tuple[float, NodeLoss]] = []
-    late = []
     graph = folder / "one.onnx"
+    errors: dict[str, tuple[float, float]] = {}
 
     def error(kept: Kept) -> float:
         write(graph, kept)
         return map_error(expected, maps(graph))
 
-    for done, name in enumerate(nodes, 1):
-        cost = costs[name]
+    for done, name in enumerate(shares, 1):
         if time.monotonic() > deadline:
-            late.append(NodeLoss(name, None, cost.full, cost=cost.full - cost.low))
-            continue
-        alone: dict[str, Higher] = {other: "fp32" for other in nodes if other != name}
+            break
+        alone: dict[str, Higher] = {other: "fp32" for other in shares if other != name}
         low = error(alone)
-        half = error({**alone, name: "bf16"}) if halves else low
-        ordered += [(worth, NodeLoss(name, low, cost.full, precision, (cost.half if precision == "bf16" else cost.full) - cost.low))
+        errors[name] = low, error({**alone, name: "bf16"}) if halves else low
+        progress(done, 2 * len(shares))
+    ordered: list[tuple[float, NodeLoss]] = []
+    all_of_it = sum(low**2 for low, _ in errors.values())
+    for done, (name, (low, half)) in enumerate(errors.items(), 1):
+        measured = low**2 > WORTH_MEASURING * all_of_it and time.monotonic() < deadline
+        cost = cost_of(name) if cost_of is not None and measured else usual_cost(shares[name])
+        ordered += [(worth, NodeLoss(name, low, shares[name], precision, cost.half if precision == "bf16" else cost.full))
                     for precision, worth in steps_of(low, half, cost)]
-        progress(done, len(nodes))
+        progress(len(shares) + done, 2 * len(shares))
+    late = [NodeLoss(name, None, share, cost=usual_cost(share).full) for name, share in shares.items() if name not in errors]
     return [step for _, step in sorted(ordered, key=lambda step: -step[0])] + sorted(late, key=lambda step: step.cost)
+
+
+def usual_cost(share: float) -> Cost:
+    """What a node costs that was not measured: bfloat16 takes twice as long as eight bits, float32 four times as long."""
+    return Cost(share, 3 * share)
 
 
 def steps_of(low: float, half: float, cost: Cost) -> list[tuple[Higher, float]]:
@@ -102,32 +119,9 @@ def steps_of(low: float, half: float, cost: Cost) -> list[tuple[Higher, float]]:
     low, half: its error in the low precision and in bfloat16, alone. bfloat16 is left out where it takes off less for its cost than
     float32 does behind it.
     """
-    by_half = (low**2 - half**2) / max(cost.half - cost.low, LEAST)
+    by_half = (low**2 - half**2) / max(cost.half, LEAST)
     by_float = half**2 / max(cost.full - cost.half, LEAST)
-    return [("bf16", by_half), ("fp32", by_float)] if by_half > by_float else [("fp32", low**2 / max(cost.full - cost.low, LEAST))]
-
-
-def fewest_kept(ranked: Sequence[NodeLoss], limit: float, write: Write, maps: Maps, expected: Sequence[MapArray], folder: Path,
-                known: dict[int, float]) -> int:
-    """How many of the first steps must be taken for a map error of at most ``limit``: found by bisection.
-
-    known: errors by that number, kept over calls.
-    """
-    graph = folder / "several.onnx"
-    low, high = 0, len(ranked)
-    while low < high:
-        middle = (low + high) // 2
-        if middle not in known:
-            write(graph, kept_by(last_steps(ranked[:middle])))
-            try:
-                known[middle] = map_error(expected, maps(graph))
-            except EngineError:
-                known[middle] = WORST
-        if known[middle] <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return [("bf16", by_half), ("fp32", by_float)] if by_half > by_float else [("fp32", low**2 / max(cost.full, LEAST))]
 
 
 def as_arrays(images: NDArray[np.uint8], run: Callable[[NDArray[np.uint8]], MapArray]) -> list[MapArray]:

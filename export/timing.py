@@ -1,11 +1,12 @@
-"""How long each product of a graph takes on the line's engine."""
+"""How long graphs take on the line's engine, and each product in them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -14,29 +15,48 @@ from numpy.typing import NDArray
 from edge.engines.openvino import BFLOAT16, PRECISION_HINTS, compile_model
 from edge.errors import EngineError
 
-ROUNDS = 20  # inferences, of which the fastest counts
-LEAST = 1e-4  # of the time of all products: what any of them takes at least
+ROUNDS = 10  # inferences at least, of which the fastest counts: others share the processor
+SECONDS = 0.4  # that they take at least
 
 
-class Cost(NamedTuple):
-    """Shares of the time that all products take in float32."""
-
-    low: float  # in the low precision
-    half: float  # in bfloat16
-    full: float  # in float32
-
-
-def node_times(graph: Path, size: tuple[int, int, int], nodes: Collection[str], image: NDArray[np.uint8]) -> dict[str, float]:
-    """Milliseconds on one core of each of ``nodes``, with all that was fused into it.
-
-    Convolutions that the engine gave other names share the time of all such ones. size: (height, width, channels); image: uint8
-    ``[H, W, C]``. Raises EngineError.
-    """
-    settings = {"INFERENCE_PRECISION_HINT": PRECISION_HINTS["int8"], "PERF_COUNT": True, "INFERENCE_NUM_THREADS": 1}
+def _compiled(graph: Path, size: tuple[int, int, int], settings: dict[str, Any]) -> ov.CompiledModel:
+    """A graph of any precision on one core. Raises EngineError."""
+    settings = {**settings, "INFERENCE_PRECISION_HINT": PRECISION_HINTS["int8"], "INFERENCE_NUM_THREADS": 1}
     try:
-        compiled = compile_model(graph, (1, *size), settings)
+        return compile_model(graph, (1, *size), settings)
     except RuntimeError as error:
         raise EngineError("OpenVINO cannot load the graph", got=str(error).splitlines()[0]) from error
+
+
+class Stopwatch:
+    """How much longer than a first graph others take for an image, on one core, both in turn: others share the processor."""
+
+    def __init__(self, graph: Path, size: tuple[int, int, int], image: NDArray[np.uint8]) -> None:
+        """size: (height, width, channels); image: uint8 ``[H, W, C]``. Raises EngineError."""
+        self._size, self._feed = size, {0: image[None]}
+        self._first = _compiled(graph, size, {}).create_infer_request()
+
+    def longer(self, graph: Path) -> float:
+        """By how much longer an inference of ``graph`` takes, as a share of one of the first; below 0 where it is faster."""
+        other = _compiled(graph, self._size, {}).create_infer_request()
+        begin, done, first, second = time.perf_counter(), 0, math.inf, math.inf
+        while done < ROUNDS or time.perf_counter() - begin < SECONDS:
+            first, second = min(first, self._once(self._first)), min(second, self._once(other))
+            done += 1
+        return second / first - 1
+
+    def _once(self, request: ov.InferRequest) -> float:
+        start = time.perf_counter()
+        request.infer(self._feed)
+        return time.perf_counter() - start
+
+
+def shares(graph: Path, size: tuple[int, int, int], nodes: Collection[str], image: NDArray[np.uint8]) -> dict[str, float]:
+    """Of the time that ``nodes`` take on one core what each takes, with all that was fused into it.
+
+    Convolutions that the engine gave other names share the time of all such ones. Raises EngineError.
+    """
+    compiled = _compiled(graph, size, {"PERF_COUNT": True})
     owners = {op.friendly_name: _products(op, nodes) for op in compiled.get_runtime_model().get_ordered_ops()}
     unnamed = set(nodes).difference(*owners.values())
     times = dict.fromkeys(nodes, math.inf)
@@ -47,9 +67,10 @@ def node_times(graph: Path, size: tuple[int, int, int], nodes: Collection[str], 
         for layer in request.profiling_info:
             owned = owners.get(layer.node_name) or (unnamed if "Convolution" in layer.node_type else set())
             for name in owned:
-                spent[name] += 1000 * layer.real_time.total_seconds() / len(owned)
+                spent[name] += layer.real_time.total_seconds() / len(owned)
         times = {name: min(times[name], value) for name, value in spent.items()}
-    return times
+    total = max(sum(times.values()), 1e-9)
+    return {name: value / total for name, value in times.items()}
 
 
 def _products(op: ov.Node, nodes: Collection[str]) -> set[str]:
@@ -57,13 +78,3 @@ def _products(op: ov.Node, nodes: Collection[str]) -> set[str]:
     value: Any = op.get_rt_info()["originalLayersNames"]
     names = value.astype(str) if hasattr(value, "astype") else str(value)
     return {name.split("/")[0].removesuffix(BFLOAT16) for name in names.split(",")} & set(nodes)
-
-
-def costs_of(full: Mapping[str, float], low: Mapping[str, float] | None = None, half: Mapping[str, float] | None = None) -> dict[str, Cost]:
-    """What each node costs, from its times in each precision. Where these are not known: a quarter, and half, of those in float32."""
-    total = max(sum(full.values()), 1e-9)
-
-    def share(value: float) -> float:
-        return max(value / total, LEAST)
-
-    return {name: Cost(share(low[name] if low else ms / 4), share(half[name] if half else ms / 2), share(ms)) for name, ms in full.items()}
