@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from edge.bundle import Bundle
 from edge.decision import Backend, Precision
 from edge.engines import Slot, pick_backend, pick_engine
+from edge.errors import EngineError
+from edge.planes import Planes
 from edge.prepare import Frame, Tiles, prepare_frame
 from edge.rule import Blob, MapArray, Rule
 from edge.verdict import Verdict
@@ -23,6 +26,7 @@ from edge.verdict import Verdict
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
 TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
 TILES_AHEAD = 24  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
+TILES_AT_ONCE = 8  # of those that are blended together: each wake-up takes a core from the engine
 GPU_BATCH = 4  # images; a GPU is not full with one
 Mode = Literal["single", "latency", "throughput"]
 
@@ -54,8 +58,8 @@ class Inspection:
 class Job:
     """A frame under way. ``error``: why it cannot be judged."""
 
-    def __init__(self, frame: Frame, rule: Rule) -> None:
-        self.frame, self.rule = frame, rule
+    def __init__(self, frame: Frame, rule: Rule, planes: Planes) -> None:
+        self.frame, self.rule, self._planes = frame, rule, planes
         self.images = 1  # for the engine
         self.raw: MapArray | None = None  # [h, w], when all is inferred
         self.error: Exception | None = None
@@ -66,17 +70,19 @@ class Job:
 
     def deposit(self, index: int, image_map: MapArray) -> None:
         """Take an image's map, float32 ``[h, w]``, which is the engine's memory."""
-        self.raw = image_map.copy()
+        self.raw = self._planes.take(image_map.shape)
+        np.copyto(self.raw, image_map)
 
 
 class TiledJob(Job):
     """A frame under way in tiles."""
 
-    def __init__(self, frame: Frame, rule: Rule, tiles: Tiles) -> None:
-        super().__init__(frame, rule)
+    def __init__(self, frame: Frame, rule: Rule, planes: Planes, tiles: Tiles) -> None:
+        super().__init__(frame, rule, planes)
         self.images = len(tiles)
         self._tiles, self._left = tiles, len(tiles)
-        self._blended = np.zeros(tiles.map_size, np.float32)
+        self._blended = planes.take(tiles.map_size)
+        self._blended.fill(0)
 
     def prepare(self, index: int, out: Frame) -> None:
         """A tile."""
@@ -121,7 +127,9 @@ class Inspector:
         if self._groups:
             self._most = streams + 1
         self.together = 1  # frames that are finished together while there is no room for more
+        self._at_once = TILES_AT_ONCE if tiled and slots > TILES_AHEAD else 1
         self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
+        self._planes = Planes()
 
     def __enter__(self) -> Inspector:
         return self
@@ -183,7 +191,7 @@ class Inspector:
         Raises InputError for a frame that does not fit the model.
         """
         rule, tiles = self.check(frame)
-        job = Job(frame, rule) if tiles is None else TiledJob(frame, rule, tiles)
+        job = Job(frame, rule, self._planes) if tiles is None else TiledJob(frame, rule, self._planes, tiles)
         self._jobs += 1
         self._waiting.extend((job, index) for index in range(job.images))
         self._pump()
@@ -206,17 +214,32 @@ class Inspector:
                 self._running.append((slot, images))
 
     def _collect(self, number: int = 0) -> None:
-        """Wait for the inference that was started first, or for another one, and hand out its maps."""
+        """Wait for the inference that was started first, or for another one, and hand out its maps; of tiles, for several together."""
+        job, together = self._running[number][1][0][0], 1
+        most = min(self._at_once, len(self._running) - number)
+        while together < most and self._running[number + together][1][0][0] is job:
+            together += 1
+        if together > 1:
+            with contextlib.suppress(EngineError):  # told when its turn comes
+                self._running[number + together - 1][0].wait(ENGINE_TIMEOUT)
+        while together and self._hand_out(number):
+            together -= 1
+
+    def _hand_out(self, number: int) -> bool:
+        """Wait for an inference, and give its maps to their frames; whether it did not fail."""
         slot, images = self._running[number]
         del self._running[number]
+        failed = None
         try:
             for (job, index), image_map in zip(images, slot.wait(ENGINE_TIMEOUT), strict=True):
                 job.deposit(index, image_map[0])
         except Exception as error:
+            failed = error
             for job, _ in images:
                 job.error = error
         self._free.append(slot)
         self._pump()
+        return failed is None
 
     def finish(self, job: Job, threshold: float | None) -> Inspection:
         """Wait for the inference, and judge. REJECT is score > threshold, and then, by the rule, there is at least one blob.
@@ -229,7 +252,7 @@ class Inspector:
             raise job.error
         assert job.raw is not None
         rule, raw = job.rule, job.raw
-        grey = rule.grey(raw)
+        grey = rule.grey(raw, self._planes)
         score = rule.score(grey)
         if threshold is None:
             return Inspection(None, score, None, [], raw, grey, np.zeros(grey.shape, bool))

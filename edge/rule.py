@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import EngineError, InputError
+from edge.planes import Planes
 
 MapArray = NDArray[np.float32]
 MORPHOLOGY = {"open": cv2.MORPH_OPEN, "close": cv2.MORPH_CLOSE, "erode": cv2.MORPH_ERODE, "dilate": cv2.MORPH_DILATE}
@@ -56,17 +57,22 @@ def check_post_filter(steps: Sequence[str]) -> None:
         raise ValueError("no 'mean' behind 'threshold': a mean of black and white needs a second threshold")
 
 
-def smooth(anomaly_map: MapArray, steps: Sequence[str]) -> MapArray:
-    """Apply the post-filter to a float32 map ``[H, W]`` on grey levels; ``threshold`` itself changes nothing here."""
+def smooth(anomaly_map: MapArray, steps: Sequence[str], planes: Planes | None = None) -> MapArray:
+    """Apply the post-filter to a float32 map ``[H, W]`` on grey levels; ``threshold`` itself changes nothing here.
+
+    planes: where the arrays of the results come from; new ones unless given.
+    """
     result = anomaly_map
-    for step in steps:
-        name, size = parse_step(step)
+    for name, size in map(parse_step, steps):
+        if name == "threshold":
+            continue
+        out = None if planes is None else planes.take(result.shape)
         if name == "mean":
-            result = cv2.blur(result, (size, size))  # type: ignore[assignment]
+            result = cv2.blur(result, (size, size), out)  # type: ignore[assignment]
         elif name == "median":
-            result = cv2.medianBlur(result, size)  # type: ignore[assignment]
-        elif name in MORPHOLOGY:
-            result = cv2.morphologyEx(result, MORPHOLOGY[name], np.ones((size, size), np.uint8))  # type: ignore[assignment]
+            result = cv2.medianBlur(result, size, out)  # type: ignore[assignment]
+        else:
+            result = cv2.morphologyEx(result, MORPHOLOGY[name], np.ones((size, size), np.uint8), out)  # type: ignore[assignment]
     return result
 
 
@@ -159,11 +165,11 @@ class Rule:
                              got=f"{int(self.region.sum())} px of the map to inspect and a minimum area of {self.min_area} px of the map",
                              expected="a region larger than the minimum area", next="Mend decision.toml.")
 
-    def grey(self, anomaly_map: MapArray) -> MapArray:
-        """The post-filtered map ``[H, W]``. Raises EngineError for a map that holds anything but finite numbers."""
+    def grey(self, anomaly_map: MapArray, planes: Planes | None = None) -> MapArray:
+        """The post-filtered map ``[H, W]``, in an array of ``planes``. Raises EngineError for one that holds anything but finite numbers."""
         if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # in double precision, where no sum of finite values is infinite
             raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
-        return smooth(anomaly_map, self.post_filter)
+        return smooth(anomaly_map, self.post_filter, planes)
 
     def score(self, grey: MapArray) -> float:
         """The part's score from a post-filtered map: the largest threshold at which the rule rejects (below it, it rejects)."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from calib.threshold import calibrate
 from edge.bundle import load_bundle
-from edge.errors import BundleError, InputError
+from edge.errors import BundleError, EngineError, InputError
 from edge.inspection import Inspector
 from edge.prepare import Tiles, read_image, write_image
 from edge.rule import Rule
@@ -129,6 +129,22 @@ def test_a_bundle_judges_large_frames_in_tiles(bundle, large):
             tiles.add(index, inspector.raw_map(tiles.cut(frames[0], index)), by_hand)
         assert alone.raw == pytest.approx(by_hand, rel=1e-3, abs=1e-6)
         assert (alone.verdict is Verdict.REJECT) == (alone.score > threshold)
+
+
+def test_a_tile_that_fails_is_told_of_its_frame_alone(bundle, large, monkeypatch):
+    tile(bundle, "tile = [48, 48]\noverlap = 12\n")
+    frames = [read_image(path) for path in sorted((large / "good").iterdir())[:4]]
+    with Inspector(load_bundle(bundle), threads=2, mode="latency") as inspector:
+        expected = [inspector.inspect(frame, None).score for frame in frames]
+        assert 8 < len(inspector.check(frames[0])[1])  # more than are blended together
+        slot = inspector._free[-4]
+        monkeypatch.setattr(slot, "wait", lambda timeout: (_ for _ in ()).throw(EngineError("a tile failed")))
+        first = inspector.start(frames[0])
+        with pytest.raises(EngineError, match="a tile failed"):
+            inspector.finish(first, None)
+        monkeypatch.undo()
+        assert [inspector.inspect(frame, None).score for frame in frames] == pytest.approx(expected, rel=1e-5)
+        assert inspector.room == 2
 
 
 def test_grey_stays_grey_in_tiles_and_a_tile_too_large_is_refused(bundle, large):
