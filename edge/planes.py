@@ -1,4 +1,4 @@
-"""Arrays for maps that are used again as soon as nobody holds them: a large one made for each frame costs more than what is done with it."""
+"""Arrays for maps that are used again as soon as nobody holds them: a large one, new for each frame, costs more than work on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Planes:
         arrays: list[Any] = self._arrays
         for i in range(len(arrays)):
             if arrays[i].shape == shape and sys.getrefcount(arrays[i]) == HELD_HERE:
-                return arrays[i]  # type: ignore[no-any-return]
+                return arrays[i]
         made = np.empty(shape, np.float32)
         if len(arrays) == MOST:
             del arrays[0]

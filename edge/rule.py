@@ -166,7 +166,7 @@ class Rule:
                              expected="a region larger than the minimum area", next="Mend decision.toml.")
 
     def grey(self, anomaly_map: MapArray, planes: Planes | None = None) -> MapArray:
-        """The post-filtered map ``[H, W]``, in an array of ``planes``. Raises EngineError for one that holds anything but finite numbers."""
+        """The post-filtered map ``[H, W]``, in an array of ``planes``. Raises EngineError where that has numbers that are not finite."""
         if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # in double precision, where no sum of finite values is infinite
             raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
         return smooth(anomaly_map, self.post_filter, planes)

@@ -3,6 +3,7 @@
 One scale for a whole tensor wastes the levels of channels that hold little. So each is divided by a number of its own before the tensor is
 rounded, and the weights that read it are multiplied by the same (Xiao et al., SmoothQuant, ICML 2023, equation 4): OpenVINO rounds
 channels with scales of their own for nothing, and TensorRT takes the multiplication into what is before it.
+What is still the image, but for its scale, loses nothing: its steps are made those of the camera.
 
 By hand, since the library's calibrators know the range of a tensor, and not those of its channels.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -22,6 +24,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 EVENNESS = 0.5  # 0: their weights are alike then; 1: what they hold is
 LEAST = 1e-3  # of the largest channel's values, and of the largest weight: what any is taken to be at least
+MIDDLE = 128  # grey level that eight bits with a sign have their zero at
+NEAR = 8  # grey levels from it within which an image's zero may be, so that few of the brightest or darkest values are cut off
+SCALING = ("Cast", "Identity", "Transpose", "Reshape", "Div", "Mul", "Sub", "Add")
 CUT = 99.9  # percentile of a defective image's channel; what lies beyond may be cut off
 
 
@@ -41,6 +46,23 @@ class Held:
     def divided(self, by: NDArray[np.float32]) -> Held:
         """The same of the tensor whose channels are divided by ``by``, ``[C]``."""
         return Held(self.lowest / by, self.highest / by, self.mean / by)
+
+
+class Scaled(NamedTuple):
+    """An image whose pixel values were multiplied by ``step`` and had ``black`` added, each ``[C]``."""
+
+    step: NDArray[np.float32]
+    black: NDArray[np.float32]
+
+
+class Made(NamedTuple):
+    """A tensor whose channels were made alike: (``source`` - ``shift``) / ``by``, each ``[C]``, and what it held."""
+
+    source: str
+    by: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    held: Held
+    exact: bool = False  # an image, of which each grey level keeps a step of its own
 
 
 def activations(model: ModelProto, names: Iterable[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
@@ -88,12 +110,33 @@ def _hold(held: dict[str, Held], name: str, low: NDArray[np.float32], high: NDAr
         np.minimum(before.lowest, low), np.maximum(before.highest, high), before.mean + mean)
 
 
-def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held],
-         evenness: float = EVENNESS) -> dict[str, tuple[str, NDArray[np.float32]]]:
+def scaled_images(model: ModelProto, like: NDArray[np.uint8]) -> dict[str, Scaled]:
+    """The tensors of a graph that are its image, scaled: by name. like: an image, uint8 ``[H, W, C]``."""
+    constants = {value.name for value in model.graph.initializer}
+    known = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
+    for node in model.graph.node:
+        if node.op_type in SCALING and node.input[0] in known and (node.op_type == "Reshape" or constants.issuperset(node.input[1:])):
+            known.update(node.output)
+    names = [name for node in model.graph.node if node.op_type == "Conv" for name in node.input[:1] if name in known]
+    if not names:
+        return {}
+    run = activations(model, dict.fromkeys(names))
+    black, white = run(np.zeros_like(like)), run(np.full_like(like, 255))
+    found = {}
+    for name in black:
+        low, high = (np.moveaxis(values[name], 1, 0).reshape(values[name].shape[1], -1) for values in (black, white))
+        step = np.asarray((high[:, 0] - low[:, 0]) / np.float32(255), np.float32)
+        if np.ptp(low, axis=1).max() == 0 and np.ptp(high, axis=1).max() == 0 and (step > 0).all():
+            found[name] = Scaled(step, low[:, 0])
+    return found
+
+
+def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], evenness: float = EVENNESS,
+         scaled: Mapping[str, Scaled] | None = None) -> dict[str, Made]:
     """Let the convolutions ``nodes`` of a graph read tensors whose channels are alike, and weights that make up for it.
 
-    held: what the channels of their inputs hold. Returns for each new tensor the one that it was made of, and what that was divided by,
-    ``[C]``. Nodes that read it otherwise read it as it was.
+    held: what the channels of their inputs hold; scaled: what `scaled_images` says of them. Returns the new tensors by name. Nodes that read the
+    old ones otherwise read them as they were.
     """
     constants = {value.name: value for value in model.graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
@@ -103,18 +146,65 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held],
             readers.setdefault(node.input[0], []).append(node)
     made = {}
     for name, convolutions in readers.items():
-        columns = np.max([_columns(node, constants) for node in convolutions], axis=0)
-        by = divisors(held[name].largest, columns, evenness)
         new = f"{name}_even"
-        model.graph.initializer.append(numpy_helper.from_array((1 / by).reshape(1, -1, 1, 1), f"{new}_factors"))
+        image = (scaled or {}).get(name) if all(node.op_type == "Conv" for node in convolutions) else None
+        exact = None if image is None else _steps(name, held[name], image)
+        if exact is None:
+            columns = np.max([_columns(node, constants) for node in convolutions], axis=0)
+            apart = all(_as_groups(node, constants).shape[2] == 1 for node in convolutions)  # each channel has weights of its own
+            by = divisors(held[name].largest, columns, (1 + evenness) / 2 if apart else evenness)
+            made[new] = Made(name, by, np.zeros_like(by), held[name].divided(by))
+        else:
+            made[new] = exact
+        by, shift = made[new].by, made[new].shift
         for node in convolutions:
             weights = _as_groups(node, constants)
+            if shift.any():
+                _add_to_bias(model, node, constants, weights, shift)
             weights *= by.reshape(weights.shape[0], 1, -1, *[1] * (weights.ndim - 3))
             _put(node, constants, weights)
             node.input[0] = new
-        made[new] = (name, by)
-    _insert(model, {old: helper.make_node("Mul", [old, f"{new}_factors"], [new], new) for new, (old, _) in made.items()})
+    behind: dict[str, list[NodeProto]] = {}
+    for new, (source, by, shift, *_) in made.items():
+        model.graph.initializer.append(numpy_helper.from_array((1 / by).reshape(1, -1, 1, 1), f"{new}_factors"))
+        behind[source] = [helper.make_node("Mul", [source, f"{new}_factors"], [new], new)]
+        if shift.any():
+            model.graph.initializer.append(numpy_helper.from_array(shift.reshape(1, -1, 1, 1), f"{new}_shift"))
+            behind[source].insert(0, helper.make_node("Sub", [source, f"{new}_shift"], [f"{new}_shifted"], f"{new}_shifted"))
+            behind[source][1].input[0] = f"{new}_shifted"
+    _insert(model, behind)
     return made
+
+
+def _steps(name: str, held: Held, image: Scaled) -> Made | None:
+    """An image in steps of eight bits, each a grey level; None where its zero is at a level that leaves too few of them.
+
+    A zero that lies between two levels is moved to one, by half of a level at most, which is all that paddings notice of it.
+    """
+    largest = float(image.step.max())
+    by = np.asarray(image.step / largest, np.float32)
+    zero = np.rint(-image.black / image.step)
+    shift = np.asarray(image.black + zero * image.step, np.float32)
+    shift[np.abs(shift) < 1e-3 * image.step] = 0  # float32's own rounding
+    room = np.full(len(by), 127 * largest, np.float32)
+    mean = (held.mean - shift) / by
+    if (np.abs(zero - MIDDLE) <= NEAR).all():
+        return Made(name, by, shift, Held(-room, room, mean), True)
+    if (zero == 0).all():  # never negative: such tensors have steps half as large on OpenVINO
+        return Made(name, by, shift, Held(0 * room, 2 * room, mean), True)
+    return None
+
+
+def _add_to_bias(model: ModelProto, node: NodeProto, constants: dict[str, TensorProto], weights: NDArray[np.float32],
+                 shift: NDArray[np.float32]) -> None:
+    """Give a convolution what it loses by an input from which ``shift``, ``[C]``, was taken. weights: as `_as_groups` gives them."""
+    sums = weights.reshape(*weights.shape[:3], -1).sum(3)
+    lost = np.einsum("goi,gi->go", sums, shift.reshape(weights.shape[0], -1)).ravel()
+    bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 and node.input[2] else np.float32(0)
+    constants[f"{node.name}_bias_shifted"] = numpy_helper.from_array(np.asarray(bias + lost, np.float32), f"{node.name}_bias_shifted")
+    model.graph.initializer.append(constants[f"{node.name}_bias_shifted"])
+    del node.input[2:]
+    node.input.append(f"{node.name}_bias_shifted")
 
 
 def divisors(largest: NDArray[np.float32], columns: NDArray[np.float32], evenness: float = EVENNESS) -> NDArray[np.float32]:
@@ -149,11 +239,11 @@ def _columns(node: NodeProto, constants: Mapping[str, TensorProto]) -> NDArray[n
     return np.asarray((sizes / np.maximum(sizes.max(2, keepdims=True), 1e-12)).max(1).ravel())
 
 
-def _insert(model: ModelProto, behind: Mapping[str, NodeProto]) -> None:
+def _insert(model: ModelProto, behind: Mapping[str, list[NodeProto]]) -> None:
     """Put nodes right behind those that give the tensors by whose names they are given; first, where it is an input of the graph."""
-    nodes = [behind[value.name] for value in model.graph.input if value.name in behind]
+    nodes = [node for value in model.graph.input for node in behind.get(value.name, [])]
     for node in model.graph.node:
-        nodes += [node, *(behind[name] for name in node.output if name in behind)]
+        nodes += [node, *(other for name in node.output for other in behind.get(name, []))]
     copied = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copied)

@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
 from edge.errors import EngineError
-from export.channels import CONVOLUTIONS, EVENNESS, Held, even, observe
+from export.channels import CONVOLUTIONS, EVENNESS, Held, even, observe, scaled_images
 from export.search import Kept, enlarging
 
 Ranges = Literal["minmax", "percentile"]
@@ -85,6 +85,7 @@ class Int8Graphs:
         nodes = quantisable(self.model)
         self.nodes = [node.name for node in nodes]
         self._not_negative = not_negative(self.model)
+        self._scaled = scaled_images(self.model, images[0])
         whole, cut = observe(self.model, sorted({node.input[0] for node in nodes}), images, images[:0] if defective is None else defective,
                              progress)
         self._held: dict[Ranges, dict[str, Held]] = {"minmax": whole, "percentile": cut}
@@ -98,13 +99,13 @@ class Int8Graphs:
         halves = {name for name, precision in kept.items() if precision == "bf16"}
         quantised = [name for name in self.nodes if name not in kept]
         model, held = copy.deepcopy(self.model), dict(self._held[ranges])
-        made = even(model, quantised, held, evenness)
-        held |= {new: held[old].divided(by) for new, (old, by) in made.items()}
+        made = even(model, quantised, held, evenness, self._scaled)
+        held |= {name: new.held for name, new in made.items()}
         exact = copy.deepcopy(model)
         if quantised:
             model = _with_pairs(model, quantised, held)
             read_raw(model, set(quantised))
-            mark(model, self._not_negative | {new for new, (old, _) in made.items() if old in self._not_negative})
+            mark(model, self._not_negative | {name for name, new in made.items() if new.source in self._not_negative})
         correct_biases(model, exact, {name: channels.mean for name, channels in held.items()}, halves)
         onnx.save(rename(model, halves), path)
 
@@ -115,8 +116,8 @@ class Int8Graphs:
         """
         quantised, held = [name for name in self.nodes if name not in set(kept)], self._held[ranges]
         model = copy.deepcopy(self.model)
-        made = even(model, quantised, held, evenness)
-        limits = {old: (held[old].divided(by).largest.max() * by).reshape(-1, 1, 1) for old, by in made.values()}
+        made = even(model, quantised, held, evenness, self._scaled)
+        limits = {new.source: (new.held.largest.max() * new.by).reshape(-1, 1, 1) for new in made.values() if not new.exact}
         others = {node.input[0] for node in model.graph.node if node.name in quantised} - set(made)
         return limits | {name: held[name].largest.max() for name in others}
 

@@ -136,7 +136,7 @@ def test_a_tile_that_fails_is_told_of_its_frame_alone(bundle, large, monkeypatch
     frames = [read_image(path) for path in sorted((large / "good").iterdir())[:4]]
     with Inspector(load_bundle(bundle), threads=2, mode="latency") as inspector:
         expected = [inspector.inspect(frame, None).score for frame in frames]
-        assert 8 < len(inspector.check(frames[0])[1])  # more than are blended together
+        assert len(inspector.check(frames[0])[1]) > 8  # more than are blended together
         slot = inspector._free[-4]
         monkeypatch.setattr(slot, "wait", lambda timeout: (_ for _ in ()).throw(EngineError("a tile failed")))
         first = inspector.start(frames[0])

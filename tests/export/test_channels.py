@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge.engines.openvino import compile_model
-from export.channels import EVENNESS, Held, divisors, even, observe
+from export.channels import EVENNESS, Held, divisors, even, observe, scaled_images
 from export.int8 import Int8Graphs, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 
@@ -60,7 +61,7 @@ def test_in_float32_nothing_changes(kind, tmp_path):
     model = load_named(uneven_graph(tmp_path / "fp32.onnx", kind))
     whole, _ = observe(model, ["planes", "b"], IMAGES, IMAGES[:0])
     made = even(model, ["conv1", "product"], whole)
-    assert {old for old, _ in made.values()} == {"planes", "b"}
+    assert {new.source for new in made.values()} == {"planes", "b"}
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "even.onnx")
     before, after = OnnxRuntimeMaps(tmp_path / "fp32.onnx"), OnnxRuntimeMaps(tmp_path / "even.onnx")
@@ -82,6 +83,70 @@ def test_a_small_channel_is_rounded_to_steps_of_its_own(kind, tmp_path, monkeypa
     alike = error()
     monkeypatch.setattr("export.int8.even", lambda *_: {})
     assert alike < 0.5 * error()
+
+
+def image_graph(path: Path, step: float, black: float, patches: bool = False) -> Path:
+    """image -> step * image + black -> conv, with a bias -> map; patches: of quarters of the image, side by side in the batch."""
+    rng = np.random.default_rng(2)
+    weights = {"step": np.float32(step), "black": np.full((1, 2, 1, 1), black),
+               "weights": rng.normal(0, 0.2, (1, 2, 3, 3)), "bias": np.ones(1),
+               "six": np.array([1, 2, 2, 12, 2, 12]), "four": np.array([4, 2, 12, 12]), "one": np.array([1, 1, 24, 24])}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["as_float"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["as_float"], ["planes"], "planes", perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "step"], ["times"], "times"),
+        helper.make_node("Add", ["times", "black"], ["plus"], "plus"),
+    ]
+    if patches:
+        nodes += [helper.make_node("Reshape", ["plus", "six"], ["apart"], "apart"),
+                  helper.make_node("Transpose", ["apart"], ["ordered"], "ordered", perm=[0, 2, 4, 1, 3, 5]),
+                  helper.make_node("Reshape", ["ordered", "four"], ["scaled"], "scaled")]
+    nodes += [helper.make_node("Conv", [nodes[-1].output[0], "weights", "bias"], ["c"], "conv", pads=[1, 1, 1, 1]),
+              helper.make_node("Reshape", ["c", "one"], ["map"], "map")]
+    graph = helper.make_graph(
+        nodes, "scaled", [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, *SIZE])],
+        [helper.make_tensor_value_info("map", TensorProto.FLOAT, [1, 1, *SIZE[:2]])],
+        [numpy_helper.from_array(value.astype(np.int64 if name in ("six", "four", "one") else np.float32), name)
+         for name, value in ((name, np.asarray(value)) for name, value in weights.items())])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("patches", [False, True])
+@pytest.mark.parametrize(("step", "black"), [(1 / 255, -0.5), (1 / 127.5, -1), (1 / 128, -127 / 128), (1 / 255, 0)])
+def test_an_image_keeps_a_step_for_each_grey_level(step, black, patches, tmp_path):
+    graph = image_graph(tmp_path / "fp32.onnx", step, black, patches)
+    model, rng = load_named(graph), np.random.default_rng(3)
+    found = scaled_images(model, IMAGES[0])
+    assert list(found) == ["scaled" if patches else "plus"]
+    levels = rng.integers(0, 255, SIZE, np.uint8)  # without the brightest one, which is cut off where 127 is zero
+    whole, _ = observe(model, list(found), levels[None], levels[None][:0])
+    made = even(model, ["conv"], whole, scaled=found)
+    new, = made
+    values = onnxruntime.InferenceSession(_with_outputs(model, new)).run([new], {"image": levels[None]})[0]
+    scale = float(made[new].held.largest.max()) / 127
+    scale *= 1 if black else 127.5 / 255  # OpenVINO's step where nothing is negative
+    rounded = np.clip(np.rint(values / scale), -128 if black else 0, 127 if black else 255)
+    assert np.abs(rounded * scale - values).max() < 1e-3 * scale
+    onnx.save(model, tmp_path / "even.onnx")
+    before, after = OnnxRuntimeMaps(graph)(levels), OnnxRuntimeMaps(tmp_path / "even.onnx")(levels)
+    sides = np.zeros(SIZE[:2], bool)  # of images, where paddings are half a level off
+    side = 12 if patches else 24
+    sides.reshape(-1, side, side)[:, [0, -1]] = sides.reshape(-1, side, side)[:, :, [0, -1]] = True
+    assert after[~sides] == pytest.approx(before[~sides], abs=1e-5)
+    assert np.abs(after - before).max() < step * float(np.abs(numpy_helper.to_array(load_named(graph).graph.initializer[2])).sum())
+
+
+def test_an_image_whose_zero_is_far_from_the_middle_is_rounded_as_others_are(tmp_path):
+    model = load_named(image_graph(tmp_path / "fp32.onnx", 1 / 58, -1))
+    found = scaled_images(model, IMAGES[0])
+    whole, _ = observe(model, list(found), IMAGES, IMAGES[:0])
+    assert not even(model, ["conv"], whole, scaled=found)["plus_even"].exact
+
+
+def test_what_is_more_than_an_image_scaled_is_none(tmp_path):
+    model = load_named(uneven_graph(tmp_path / "fp32.onnx", "Conv"))
+    assert list(scaled_images(model, IMAGES[0])) == ["planes"]
 
 
 def test_openvino_needs_no_layer_of_its_own_for_it(tmp_path):
@@ -113,13 +178,17 @@ def test_limits_are_those_of_each_channel(tmp_path):
     graph = uneven_graph(tmp_path / "fp32.onnx", "Conv")
     graphs = Int8Graphs(graph, IMAGES)
     limits = graphs.limits("minmax", [])
-    assert set(limits) == {"planes", "b"} and limits["b"].shape == (4, 1, 1)
+    assert set(limits) == {"b"} and limits["b"].shape == (4, 1, 1)  # an image's steps leave nothing out
     session = onnxruntime.InferenceSession(_with_output(graph, "b"), providers=["CPUExecutionProvider"])
     values = np.concatenate([session.run(["b"], {"image": image[None]})[0] for image in IMAGES])
-    assert (values <= limits["b"] * 1.0001).all() and set(graphs.limits("minmax", ["product"])) == {"planes"}
+    assert (values <= limits["b"] * 1.0001).all() and graphs.limits("minmax", ["product"]) == {}
 
 
 def _with_output(graph: Path, name: str) -> bytes:
-    model = onnx.load(graph)
+    return _with_outputs(onnx.load(graph), name)
+
+
+def _with_outputs(model: onnx.ModelProto, name: str) -> bytes:
+    model = copy.deepcopy(model)
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     return model.SerializeToString()
