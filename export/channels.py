@@ -135,8 +135,8 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], even
          scaled: Mapping[str, Scaled] | None = None) -> dict[str, Made]:
     """Let the convolutions ``nodes`` of a graph read tensors whose channels are alike, and weights that make up for it.
 
-    held: what the channels of their inputs hold; scaled: what `scaled_images` says of them. Returns the new tensors by name. Nodes that read the
-    old ones otherwise read them as they were.
+    held: what the channels of their inputs hold; scaled: what `scaled_images` says of them. Returns the new tensors by name. Nodes that
+    read the old ones otherwise read them as they were.
     """
     constants = {value.name: value for value in model.graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
