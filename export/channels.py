@@ -147,7 +147,8 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], even
     made = {}
     for name, convolutions in readers.items():
         new = f"{name}_even"
-        image = (scaled or {}).get(name) if all(node.op_type == "Conv" for node in convolutions) else None
+        plain = all(node.op_type == "Conv" and constants.keys() >= {*filter(None, node.input[2:])} for node in convolutions)
+        image = (scaled or {}).get(name) if plain else None
         exact = None if image is None else _steps(name, held[name], image)
         if exact is None:
             columns = np.max([_columns(node, constants) for node in convolutions], axis=0)

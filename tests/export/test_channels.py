@@ -144,6 +144,15 @@ def test_an_image_whose_zero_is_far_from_the_middle_is_rounded_as_others_are(tmp
     assert not even(model, ["conv"], whole, scaled=found)["plus_even"].exact
 
 
+def test_an_image_is_rounded_as_others_are_where_no_bias_can_make_up_for_its_shift(tmp_path):
+    model = load_named(image_graph(tmp_path / "fp32.onnx", 1 / 255, -0.5))
+    found = scaled_images(model, IMAGES[0])
+    whole, _ = observe(model, list(found), IMAGES, IMAGES[:0])
+    model.graph.node.insert(0, helper.make_node("Identity", ["bias"], ["worked_out"], "worked_out"))
+    next(node for node in model.graph.node if node.name == "conv").input[2] = "worked_out"
+    assert not even(model, ["conv"], whole, scaled=found)["plus_even"].exact
+
+
 def test_what_is_more_than_an_image_scaled_is_none(tmp_path):
     model = load_named(uneven_graph(tmp_path / "fp32.onnx", "Conv"))
     assert list(scaled_images(model, IMAGES[0])) == ["planes"]
