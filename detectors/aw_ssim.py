@@ -48,7 +48,8 @@ def gaussian_window(sigma: float) -> Tensor:
 def local_means(images: Sequence[Tensor], window: Tensor) -> list[Tensor]:
     """Weighted means under the window around each position: ``[N, C, H, W]`` each -> the same. At a border, its part inside is the window.
 
-    One after the other: what it takes to put them side by side and apart again is more than the sums themselves.
+    All of them in one pass, since runtimes convolve sixteen channels in the time of three. They are put together and taken apart as
+    planes, which costs nothing; a concatenation of channels takes as long as the passes that it saves.
     """
     middle = len(window) // 2
     column, row = window[None, None, :, None], window[None, None, None, :]
@@ -58,8 +59,11 @@ def local_means(images: Sequence[Tensor], window: Tensor) -> list[Tensor]:
         across = F.conv2d(image, column.expand(groups, -1, -1, -1), padding=(middle, 0), groups=groups)
         return F.conv2d(across, row.expand(groups, -1, -1, -1), padding=(0, middle), groups=groups)
 
-    share = 1 / sums(torch.ones_like(images[0][:1, :1]))
-    return [sums(image) * share for image in images]
+    batch, channels, height, width = images[0].shape
+    together = torch.stack(list(images), 1).reshape(batch, len(images) * channels, height, width)
+    means = sums(together) * (1 / sums(torch.ones_like(together[:1, :1])))
+    apart = means.reshape(batch, len(images), channels * height * width)
+    return [apart[:, i].reshape(batch, channels, height, width) for i in range(len(images))]
 
 
 def dissimilarities(x: Tensor, y: Tensor, window: Tensor) -> tuple[Tensor, Tensor, Tensor]:
