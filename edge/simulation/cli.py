@@ -118,7 +118,8 @@ def simulate(
     file = read_scenario(scenario, {name: value for name, value in (("count", count or None), ("seed", None if seed < 0 else seed))
                                     if value is not None})
     if file.scenario.time == "virtual":
-        from edge.simulation.virtual import print_virtual, simulate_virtual
+        from edge.simulation.report import print_virtual
+        from edge.simulation.virtual import simulate_virtual
 
         figures = simulate_virtual(file)
         if as_json:

@@ -40,3 +40,18 @@ def print_report(result: Reconciliation, report: dict[str, Any], folder: Path) -
 def _cells(part: PartRecord) -> list[str]:
     words = [part.truth, part.verdict, part.cause, "yes" if part.reject_commanded else None, part.ejected_by, part.difference, part.why]
     return [str(part.part), *(word or "-" for word in words)]
+
+
+def print_virtual(figures: dict[str, Any]) -> None:
+    """Print the counts of a run in virtual time."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("count", "", title=f"{figures['parts']} parts in {figures['seconds']:.1f} s, {figures['parts_per_s']} a second; "
+                  f"{figures['virtual_s'] / 3600:.1f} h of the line's time")
+    for name, value in figures.items():
+        if name not in ("scenario", "about", "reconciled", "parts", "seconds", "parts_per_s", "virtual_s"):
+            table.add_row(name, str(value))
+    console = Console()
+    console.print(table)
+    console.print("Every rule held after every event.")

@@ -1,7 +1,7 @@
 """`lineside simulate` in virtual time: the real `LineState` before a modelled belt, PLC, wire and runtime, event by event, in one process.
 
-It is the one file of the simulation that imports `edge.control`: what it proves is line control's own rules, over millions of parts.
-The simulated PLC of `plc_frames` and `conveyor` stays apart from them.
+It and `virtual_control` are the files of the simulation that import `edge.control`: what they prove is line control's own rules, over
+millions of parts. The simulated PLC of `plc_frames` and `conveyor` stays apart from them.
 """
 
 from __future__ import annotations
@@ -37,17 +37,16 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.control.parts import BeltPart, BeltTiming, Ledger
-from edge.control.state import LineState
+from edge.control.parts import BeltTiming
 from edge.errors import LinesideError
 from edge.simulation.scenario import Scenario, ScenarioFile
 from edge.simulation.virtual_belt import EJECT, PASS, REJECT, RELEASE, RELEASED, BeltItem, VirtualBelt
+from edge.simulation.virtual_control import COUNTS, VirtualControl
 from edge.verdict import Cause, Verdict
 
 WIRE = 0.002  # s that a frame takes
 BEAT, SILENCE, GIVE_UP = 0.05, 0.2, 0.22  # s: heartbeats, when the PLC stops to trigger, and when it gives up a trigger
 DRIFT = 0.01  # share by which the belt's speed wanders without anybody saying so
-COUNTS = ("triggers", "passed", "rejected", "uninspected")
 
 
 class VirtualLine:
@@ -55,7 +54,6 @@ class VirtualLine:
 
     def __init__(self, scenario: Scenario) -> None:
         self.counts: Counter[str] = Counter()
-        self.causes: Counter[str] = Counter()
         self.now = 0.0
         self._scenario, self._rates = scenario, scenario.virtual
         self._random = random.Random(scenario.seed)
@@ -65,28 +63,21 @@ class VirtualLine:
         self._timing = BeltTiming(scenario.travel_ms / 1000, scenario.lead_ms / 1000, 0.3, scenario.uninspected == "eject")
         self._belt = VirtualBelt(self._timing.travel, 0.4 * self._pitch)
         self._belt_event = 0
-        self._line = LineState(self._timing)
-        self._start_line(self._line)
-        self._life = 0  # of line control: what was under way to or from an earlier one is lost
+        self.control = VirtualControl(self._timing, self.counts, self._fail)
         self._runtime_life = 0
-        self._alive = self._link = self._plc_ready = True
+        self._link = self._plc_ready = True
         self._wire_down, self._wire_up = 0.0, 0.0  # a wire keeps the order
         self._serial, self._id = 0, 0
         self._open: dict[int, BeltItem] = {}  # by trigger of this session, without an outcome
         self._unsettled: dict[int, BeltItem] = {}  # by serial: not left yet, or no outcome yet
         self._at(0.0, self._feed)
 
-    def _start_line(self, state: LineState) -> None:
-        self._line = state
-        self._kept: dict[int, BeltPart] = {}  # what the belt's file holds
-        self._kept_ledger = Ledger()
-
     def run(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
         """Until the last part has left and has an outcome."""
         total = self._scenario.count
         shown = 0
         while self._agenda:
-            due = self._line.next_due() if self._alive else None
+            due = self.control.state.next_due() if self.control.alive else None
             if due is not None and due < self._agenda[0][0]:
                 self._move(max(due, self.now))
                 self._event(Tick())
@@ -101,7 +92,7 @@ class VirtualLine:
                 break
         if self._unsettled:
             self._fail(f"{len(self._unsettled)} parts have no end", next(iter(self._unsettled.values())))
-        self._add_counts()
+        self.control.add_counts()
         self.counts["wrong_part"], self.counts["missed"] = self._belt.wrong_part, self._belt.missed
 
     # -- time -----------------------------------------------------------------------------------------------------------
@@ -200,27 +191,27 @@ class VirtualLine:
 
     def _to_plc(self, action: Callable[..., None], *arguments: object) -> None:
         self._wire_down = max(self._wire_down, self.now + WIRE * self._random.uniform(0.5, 2))
-        self._at(self._wire_down, action, *arguments, self._life)
+        self._at(self._wire_down, action, *arguments, self.control.life)
 
     def _deliver(self, event: Event, life: int | None = None) -> None:
-        if self._alive and self._link and life in (None, self._life):
+        if self.control.alive and self._link and life in (None, self.control.life):
             self._event(event)
 
     def _trigger(self, item: BeltItem) -> None:
-        if not (self._alive and self._link):
+        if not (self.control.alive and self._link):
             if self.now - item.triggered < GIVE_UP:
                 self._at(self.now + 0.02, self._trigger, item)
             elif item.passed or item.ejected:
                 self._settle(item)
             return
-        if self._line.room == 0:
+        if self.control.state.room == 0:
             self.counts["refused"] += 1
             self._event(TriggerRefused(item.id))
             return
-        before = self._line.ledger.triggers
+        before = self.control.state.ledger.triggers
         killed = self._chance(self._rates.control_restarts)  # after the part was kept, before it was acknowledged
-        actions = self._handle(Trigger(item.id, item.serial & 0x7FFFFFFF, self.now - item.triggered))
-        if self._line.ledger.triggers == before + 1:
+        actions = self.control.handle(Trigger(item.id, item.serial & 0x7FFFFFFF, self.now - item.triggered), self.now)
+        if self.control.state.ledger.triggers == before + 1:
             item.taken = True
             self._open[before + 1] = item
         elif not item.taken:
@@ -233,14 +224,14 @@ class VirtualLine:
 
     def _told(self, id: int, code: int, life: int) -> None:
         """A VERDICT has come to the PLC."""
-        if life == self._life and self._link and (item := self._belt.find(id)) is not None:
+        if life == self.control.life and self._link and (item := self._belt.find(id)) is not None:
             item.told = code
             self._arm()
             self._to_line(self._deliver, VerdictDelivered(id), life)
 
     def _ordered(self, id: int, due: float, life: int) -> None:
         """A REJECT has come to the PLC."""
-        if life != self._life:
+        if life != self.control.life:
             return
         if not self._link or self._chance(self._rates.failed_orders) or not self._belt.command(id, due):
             self.counts["failed_orders"] += 1
@@ -260,42 +251,16 @@ class VirtualLine:
         latency = draw.uniform(0.01, 0.06)
         if self._chance(r.late_verdicts):
             latency = draw.uniform(0.8, 1.5) * self._timing.travel
-        self._at(self.now + latency, self._found, verdict, self._life, self._runtime_life)
+        self._at(self.now + latency, self._found, verdict, self.control.life, self._runtime_life)
 
     def _found(self, verdict: PartVerdict, life: int, runtime_life: int) -> None:
-        if self._alive and (life, runtime_life) == (self._life, self._runtime_life):
+        if self.control.alive and (life, runtime_life) == (self.control.life, self._runtime_life):
             self._event(verdict)
 
     # -- line control ---------------------------------------------------------------------------------------------------
 
     def _event(self, event: Event) -> None:
-        self._act(self._handle(event))
-
-    def _handle(self, event: Event) -> list[Action]:
-        """What line control does with an event: what has changed is kept before anything is done. Then look at every rule."""
-        state = self._line
-        actions = state.handle(event, self.now)
-        self._keep(state)
-        self._check(state)
-        return actions
-
-    def _keep(self, state: LineState) -> None:
-        for part in state.changes():
-            if part.gone:
-                self._kept.pop(part.trigger, None)
-            else:
-                self._kept[part.trigger] = part
-
-    def _check(self, state: LineState) -> None:
-        ledger = state.ledger
-        self.counts["events"] += 1
-        if ledger.triggers != ledger.passed + ledger.rejected + ledger.uninspected + state.open_parts:
-            self._fail(f"the ledger does not add up: {ledger}, {state.open_parts} open")
-        if sum(ledger.causes.values()) != ledger.uninspected:
-            self._fail(f"the causes do not add up: {ledger}")
-        due = state.next_due()
-        if due is not None and due <= self.now:
-            self._fail(f"a moment has passed without what is due then: {self.now - due:.6f} s")
+        self._act(self.control.handle(event, self.now))
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -320,16 +285,10 @@ class VirtualLine:
         if item.passed or item.ejected:
             self._settle(item)
 
-    def _add_counts(self) -> None:
-        ledger = self._line.ledger
-        for name in (*COUNTS, "late_verdicts", "confirmed", "unconfirmed", "unexpected_confirms", "link_losses"):
-            self.counts[name] += getattr(ledger, name)
-        self.causes.update(ledger.causes)
-
     # -- what goes wrong ------------------------------------------------------------------------------------------------
 
     def _set_ready(self, ready: bool) -> None:
-        self._plc_ready = ready and self._alive and self._link and self._line.running
+        self._plc_ready = ready and self.control.alive and self._link and self.control.state.running
 
     def _lose_link(self) -> None:
         if not self._link:
@@ -343,17 +302,17 @@ class VirtualLine:
         self._at(self.now + duration, self._link_back, duration > SILENCE)
 
     def _link_lost(self) -> None:
-        if self._alive:
+        if self.control.alive:
             self._event(LinkLost("no heartbeat"))
 
     def _link_back(self, lost: bool) -> None:
         self._link = True
-        if lost and self._alive:
+        if lost and self.control.alive:
             self._event(LinkBack())
         self._at(self.now + BEAT, self._set_ready, True)
 
     def _lose_runtime(self) -> None:
-        if not (self._alive and self._line.running):
+        if not (self.control.alive and self.control.state.running):
             return
         self.counts["lost_runtimes"] += 1
         self._runtime_life += 1
@@ -362,31 +321,20 @@ class VirtualLine:
         self._at(self.now + self._random.uniform(0.3, 2.0), self._runtime_ready)
 
     def _runtime_ready(self) -> None:
-        if self._alive and not self._line.running:
+        if self.control.alive and not self.control.state.running:
             self._event(RuntimeReady())
             self._at(self.now + BEAT, self._set_ready, True)
 
     def _kill_control(self) -> None:
-        """kill -9: what it was about to do is not done, and what is in the belt's file is all that is left."""
-        if not self._alive:
+        if not self.control.alive:
             return
         self.counts["control_restarts"] += 1
-        self._alive, self._life = False, self._life + 1
-        self._kept_ledger = replace(self._line.ledger, causes=Counter(self._line.ledger.causes))
+        self.control.kill()
         self._at(self.now + SILENCE, self._set_ready, False)
         self._at(self.now + self._random.uniform(0.1, 1.0), self._restore)
 
     def _restore(self) -> None:
-        state = LineState(self._timing, running=False)
-        parts = [replace(part) for part in self._kept.values()]
-        told_nobody = [part for part in parts if part.ended and part.trigger in self._open]  # its outcome was kept, and not told
-        self._alive = True
-        actions = state.restore(parts, self._kept_ledger, self.now)
-        self._start_line(state)
-        self._kept = {part.trigger: part for part in parts}
-        self._keep(state)
-        ended = {action.trigger for action in actions if isinstance(action, Ended)}
-        self._act([*actions, *(state.outcome(part) for part in told_nobody if part.trigger not in ended)])
+        self._act(self.control.restore(self._open, self.now))
         self._event(Tick())
         self._at(self.now + self._random.uniform(0.0, 0.2), self._runtime_ready)
 
@@ -405,7 +353,7 @@ class VirtualLine:
 
     def _change_speed(self) -> None:
         """The belt wanders a little; or it is set to another speed, which the line is told as a stop, and gets a new travel time for."""
-        if self._belt.speed == 0 or not (self._alive and self._link):
+        if self._belt.speed == 0 or not (self.control.alive and self._link):
             return
         self.counts["speed_changes"] += 1
         if self._random.random() < 0.8:
@@ -417,11 +365,9 @@ class VirtualLine:
         self._arm()
         self._event(BeltStopped())
         self._event(Stop())
-        self._act(self._line.close(self.now))
-        self._add_counts()
-        self._life += 1
+        self._act(self.control.state.close(self.now))
         self._timing = replace(self._timing, travel=self._belt.travel / self._nominal)
-        self._start_line(LineState(self._timing))
+        self.control.renew(self._timing)
         if self._open:
             self._fail("a line that was stopped left a part without an outcome", next(iter(self._open.values())))
 
@@ -440,20 +386,5 @@ def simulate_virtual(file: ScenarioFile) -> dict[str, Any]:
     counts = line.counts
     figures = {name: counts[name] for name in COUNTS} | dict(sorted(counts.items()))
     return {"scenario": file.name, "about": file.scenario.about, "reconciled": True, "parts": file.scenario.count, **figures,
-            "causes": dict(line.causes), "virtual_s": round(line.now, 1), "seconds": round(seconds, 2),
+            "causes": dict(line.control.causes), "virtual_s": round(line.now, 1), "seconds": round(seconds, 2),
             "parts_per_s": round(file.scenario.count / seconds)}
-
-
-def print_virtual(figures: dict[str, Any]) -> None:
-    """Print the counts of a run in virtual time."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("count", "", title=f"{figures['parts']} parts in {figures['seconds']:.1f} s, {figures['parts_per_s']} a second; "
-                  f"{figures['virtual_s'] / 3600:.1f} h of the line's time")
-    for name, value in figures.items():
-        if name not in ("scenario", "about", "reconciled", "parts", "seconds", "parts_per_s", "virtual_s"):
-            table.add_row(name, str(value))
-    console = Console()
-    console.print(table)
-    console.print("Every rule held after every event.")
