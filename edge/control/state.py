@@ -73,7 +73,7 @@ class LineState:
         self.session = session
         self._changed: dict[int, BeltPart] = {}
         self._limit = parts
-        self._belt = Belt()
+        self._belt = Belt(timing)
         self._late_in_a_row = self._rejects_in_a_row = 0
         self.latched: set[int] = set()  # faults that a person has to clear
         self._challenge = self._restored = False  # the next part is one; there are parts of a line control that died
@@ -101,6 +101,17 @@ class LineState:
         """Whether nothing is left to do: the last trigger was taken, or the line was stopped, and no part is on the belt."""
         return (self.stopped or 0 < self._limit <= self.ledger.triggers) and not self._belt
 
+    def next_due(self, *, lazy: bool = False) -> float | None:
+        """When `handle` has to be called with a Tick at the latest; None while the belt is empty.
+
+        lazy: without the moments at which parts that passed are forgotten: that may wait until something else happens.
+        """
+        return self._belt.next_due(lazy=lazy)
+
+    def next_order(self) -> float:
+        """When a part without a verdict, or one to be ejected, has to be seen to, to a fraction of a ms; infinity for none."""
+        return self._belt.next_order()
+
     def changes(self) -> list[BeltPart]:
         """The parts that `handle` changed since this was last asked."""
         changed = list(self._changed.values())
@@ -119,36 +130,6 @@ class LineState:
             if part.ended and part.to_eject and part.verdict is not None:  # the PLC may not have heard it
                 actions.append(Report(part.id, part.verdict, part.cause, part.score, True))
         return actions + self._lose(now, lambda part: not part.ended)
-
-    def next_due(self, *, lazy: bool = False) -> float | None:
-        """When `handle` has to be called with a Tick at the latest; None while the belt is empty.
-
-        lazy: without the moments at which parts that passed are forgotten: that may wait until something else happens.
-        """
-        first, lead = math.inf, self.timing.lead
-        for part in self._belt.busy if lazy else self._belt:
-            if part.due - lead >= first:
-                break  # nothing of it and of the others is due earlier
-            first = min(first, *self._moments(part))
-        return None if math.isinf(first) else first
-
-    def next_order(self) -> float:
-        """When a part without a verdict, or one to be ejected, has to be seen to, to a fraction of a ms; infinity for none."""
-        return next((part.due - self.timing.lead for part in self._belt.busy
-                     if part.verdict is None or (part.to_eject and not part.ordered and not part.held)), math.inf)
-
-    def _moments(self, part: BeltPart) -> list[float]:
-        moments = [self._leaves(part)]
-        if part.verdict is None or (part.to_eject and not part.ordered and not part.held):
-            moments.append(part.due - self.timing.lead)
-        elif not part.ended:
-            moments.append(part.due - self.timing.lead / 2)
-        return moments
-
-    def _leaves(self, part: BeltPart) -> float:
-        if part.target is not None and not part.arrived:
-            return math.inf
-        return part.due + self.timing.confirm if part.ordered and not part.confirmed else part.due
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take in one event and what time has brought; events come in order of time."""
@@ -246,16 +227,8 @@ class LineState:
         self._project(position, now)
 
     def _project(self, position: BeltPosition, now: float = math.inf) -> None:
-        """When each part comes to the ejector at this speed."""
-        for part in self._belt:
-            if part.target is None or part.arrived:
-                continue
-            if position.count is not None and position.distance(part.target) <= 0:
-                part.arrived, part.due = True, min(part.due, now)
-                self._changed[part.trigger] = part
-            else:
-                part.due = position.moment(part.target) if position.count is not None else part.due
-        self._belt.sort()  # a part whose count is not known goes by the time
+        for part in self._belt.project(position, now):
+            self._changed[part.trigger] = part
 
     def _verdict(self, event: PartVerdict, now: float, actions: list[Action]) -> None:
         part = next((p for p in self._belt.of(event.part) if event.trigger in (None, p.trigger)), None)
@@ -367,7 +340,7 @@ class LineState:
                 self._uninspected(part, Cause.LINK, now, actions)
             if part.to_eject and not part.ordered and not part.held:
                 self._order(part, actions)
-        gone = [part for part in self._belt.until(now) if now >= self._leaves(part)]
+        gone = self._belt.gone(now)
         unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
         self.ledger.unconfirmed += len(unconfirmed)
         if unconfirmed and "unconfirmed" in self.timing.stop_on:
