@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from edge.bundle import load_bundle
 from edge.cameras import CameraFrame, make_camera
@@ -21,6 +20,7 @@ from edge.golden import golden_scores, judge_golden
 from edge.inspection import Inspector, Job
 from edge.journal import Journal, PartInfo, rescue_rows
 from edge.line_file import LineFile, read_line_file
+from edge.line_result import LineResult, percentiles
 from edge.matching import KEPT, Matcher
 from edge.operator import Operator
 from edge.prepare import Frame
@@ -37,23 +37,6 @@ HOLD = 0.040  # s that a frame's result may wait for those of the next ones, in 
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
 FAULT_CAMERA, FAULT_ENGINE, FAULT_JOURNAL = 1, 2, 4  # codes of docs/plc-frames.md
-
-
-@dataclass(frozen=True)
-class LineResult:
-    """The end of a run: counts of the ledger, and what was measured."""
-
-    ledger: dict[str, Any]
-    wire: dict[str, int]
-    latency_ms: dict[str, float]  # frame exposed -> verdict handed to line control: p50, p99, max
-    journal: dict[str, Any]
-    realtime: bool
-    frames: dict[str, int]  # that no part got
-
-    def as_json(self) -> dict[str, Any]:
-        """One flat dictionary, the ledger's counts first."""
-        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime,
-                "frames": self.frames}
 
 
 @dataclass(frozen=True)
@@ -391,11 +374,8 @@ class Line:
         self._judge(View(frame, None, cause), self._live.run)
 
     def _result(self, unwritten: int) -> LineResult:
-        ordered = sorted(self._latencies)
-        latency = {} if not ordered else {
-            "p50": ordered[len(ordered) // 2], "p99": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], "max": ordered[-1]}
-        rounded = {name: round(value, 3) for name, value in latency.items()}
         journal = {"path": str(self._journal.path), "rows": self._journal.rows_written, "rows_lost": unwritten,
                    "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
         frames = {"without_part": sum(matcher.without_part for matcher in self._matchers), **self._camera.counters()}
-        return LineResult(self._control.ledger.as_json(), self._control.wire, rounded, journal, self._control.realtime, frames)
+        return LineResult(self._control.ledger.as_json(), self._control.wire, percentiles(self._latencies), journal,
+                          self._control.realtime, frames)

@@ -1,0 +1,33 @@
+"""What a line that has ended says of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LineResult:
+    """The end of a run: counts of the ledger, and what was measured."""
+
+    ledger: dict[str, Any]
+    wire: dict[str, int]
+    latency_ms: dict[str, float]  # frame exposed -> verdict handed to line control, see `percentiles`
+    journal: dict[str, Any]
+    realtime: bool
+    frames: dict[str, int]  # that no part got
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat dictionary, the ledger's counts first."""
+        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime,
+                "frames": self.frames}
+
+
+def percentiles(times: Iterable[float]) -> dict[str, float]:
+    """``p50``, ``p99`` and ``max``, rounded to 0.001; empty where nothing was measured."""
+    ordered = sorted(times)
+    if not ordered:
+        return {}
+    return {"p50": round(ordered[len(ordered) // 2], 3), "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),
+            "max": round(ordered[-1], 3)}
