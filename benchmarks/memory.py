@@ -50,7 +50,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
             axes.plot(parts, row["looks_mb"], label=f"{row['detector']}, {row['precision']}")
         axes.set_xlabel("parts")
         axes.set_ylabel("resident MB, all processes")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * found["worst"])
         axes.legend(frameon=False)
 
     picture(out, 7, 4, paint)
