@@ -27,7 +27,7 @@ from detectors.defects import Image, changed_appearance
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import TypicalMap, in_batches, mean_map
+from detectors.residuals import TypicalMap, cell_maps, in_batches
 
 PATCH = 128  # px, P_H = P_W
 BATCH = 8  # patches
@@ -208,7 +208,7 @@ class AwSsim(LitNetwork):
         sums = [self.residuals(image, self.reconstruct(image)).mean((2, 3)).sum(0) for image in in_batches(pixels)]
         self.typical.copy_((torch.stack(sums).sum(0) / len(pixels)).clamp_min(1e-6))
         if self.typical_map is not None:
-            self.typical_map.set(mean_map(self.anomaly_map, pixels))
+            self.typical_map.set(cell_maps(self.anomaly_map, pixels))
 
     # --- Fitting ---
 

@@ -24,7 +24,7 @@ from detectors.enlarge import enlarged
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import TypicalMap, Whitening, mean_map, mean_outer_products
+from detectors.residuals import TypicalMap, Whitening, cell_maps, mean_outer_products
 
 PATCH = 64  # px, the side of the patches that are reconstructed each on its own
 RECEPTIVE_FIELDS = (4, 8, 14)  # px, of the encoder's first three layers (Table I)
@@ -202,7 +202,7 @@ class FimNet(LitNetwork):
         moments = mean_outer_products(lambda image: self.differences(2 * image - 1), pixels)
         for whitening, moment in zip(self.whitening, moments, strict=True):
             whitening.set(moment)  # type: ignore[operator]
-        self.typical.set(mean_map(self.anomaly_map, pixels))
+        self.typical.set(cell_maps(self.anomaly_map, pixels))
 
     def phases(self, size: int) -> list[Phase]:
         views = Views(max(PATCH, size // 2 // PATCH * PATCH), grid=PATCH)

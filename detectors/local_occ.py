@@ -25,7 +25,7 @@ from detectors.images import as_input, miniatures, most_typical
 from detectors.matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import TypicalMap, in_batches, mean_map, whitening_matrix
+from detectors.residuals import TypicalMap, cell_maps, in_batches, whitening_matrix
 
 NOISE_WEIGHT = 0.3
 
@@ -253,7 +253,7 @@ class LocalOcc(nn.Module):
     def finish(self, pixels: NDArray[np.uint8]) -> None:
         """Measure the map on good images ``[N, H, W, C]``, as they lie on the template."""
         if self.typical is not None:
-            self.typical.set(mean_map(lambda image: self.evidence(self.aligned(image)[0] if self.align else image), pixels))
+            self.typical.set(cell_maps(lambda image: self.evidence(self.aligned(image)[0] if self.align else image), pixels))
 
     def localisation_losses(self, batch: Batch) -> dict[str, Tensor]:
         """Eq 5 (eq 3 where there are no defects); M_s is 1 where a defect covers a fifth of a cell.

@@ -25,7 +25,7 @@ from detectors.images import as_input, miniatures, most_typical
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import TypicalMap, mean_map
+from detectors.residuals import TypicalMap, cell_maps
 
 REPAIRED = (3, 4, 5)  # stages with an RBAM: l1 = 3 to l2 = 5
 SEGMENTED = (1, 2, 3)  # stages with a sub-network of MSDSM
@@ -210,7 +210,7 @@ class NdpNet(LitNetwork):
     def finish(self, pixels: NDArray[np.uint8]) -> None:
         """Measure the map on good images ``[N, H, W, C]``."""
         if self.typical is not None:
-            self.typical.set(mean_map(self.difference, pixels))
+            self.typical.set(cell_maps(self.difference, pixels))
 
     # --- The recipe ---
 

@@ -50,7 +50,11 @@ class Whitening(nn.Module):
 
 
 class TypicalMap(nn.Module):
-    """Divides an anomaly map by the good images' mean map at each place, so that edges of a part do not count as defects."""
+    """Divides an anomaly map by the good images' mean map at each place, so that edges of a part do not count as defects.
+
+    A mean over few images is off by chance, and a texture has no places at all: there, what chance made low would look like a defect. So
+    the means are drawn towards that of all places by the share of their variance that chance explains (Efron and Morris, 1973).
+    """
 
     typical: Tensor
 
@@ -58,14 +62,31 @@ class TypicalMap(nn.Module):
         super().__init__()
         self.register_buffer("typical", torch.ones(1, 1, GRID, GRID))
 
-    def set(self, maps: Tensor) -> None:
-        """Take the mean anomaly map ``[1, 1, H, W]`` of good images."""
-        cells = F.adaptive_avg_pool2d(maps, GRID)
-        self.typical.copy_(F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 3, 1) + 0.1 * cells.mean() + 1e-12)
+    def set(self, cells: Tensor) -> None:
+        """Take the anomaly maps of good images, ``[N, 1, 32, 32]`` as `cell_maps` gives them."""
+        cells = F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        means = cells.mean(0, keepdim=True)
+        typical = means.mean() + share_of_places(cells.flatten(1)) * (means - means.mean())
+        self.typical.copy_(typical + 0.1 * means.mean() + 1e-12)
 
     def forward(self, result: Tensor) -> Tensor:
         """``[N, 1, H, W]`` -> ``[N, 1, H, W]``."""
         return result / enlarged(self.typical, *result.shape[-2:])
+
+
+def share_of_places(cells: Tensor) -> float:
+    """How much of the variance of the places' means is the places' own, and not chance: 0 to 1. cells: ``[images, places]``.
+
+    1 - 1/F, with the F statistic of a two-way analysis of variance: chance is what is left without each image's and each place's mean.
+    """
+    cells = cells.double()
+    images, places = cells.shape
+    between = cells.mean(0).var()
+    if images < 2 or not between > 0:
+        return 0.0
+    rest = cells - cells.mean(0) - cells.mean(1, keepdim=True) + cells.mean()
+    chance = rest.square().sum() / ((images - 1) * (places - 1)) / images
+    return max(0.0, float(1 - chance / between))
 
 
 def in_batches(pixels: NDArray[np.uint8], size: int = 8) -> Iterator[Tensor]:
@@ -86,6 +107,6 @@ def mean_outer_products(residuals: Callable[[Tensor], list[Tensor]], pixels: NDA
     return [total / count for total in totals]
 
 
-def mean_map(network: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8]) -> Tensor:
-    """The mean of a network's maps over good images: ``[1, 1, H, W]``."""
-    return torch.stack([network(image).sum(0) for image in in_batches(pixels)]).sum(0)[None] / len(pixels)
+def cell_maps(network: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8]) -> Tensor:
+    """A network's maps of good images, each as the means of 32x32 cells: ``[N, 1, 32, 32]``."""
+    return torch.cat([F.adaptive_avg_pool2d(network(image), GRID) for image in in_batches(pixels)])

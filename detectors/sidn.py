@@ -22,7 +22,7 @@ from detectors.defects import Image, gaussian_noise_defects
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
-from detectors.residuals import TypicalMap, mean_map
+from detectors.residuals import TypicalMap, cell_maps
 
 
 class ResidualBlock(nn.Module):
@@ -177,7 +177,7 @@ class Sidn(LitNetwork):
     def finish(self, pixels: NDArray[np.uint8]) -> None:
         """Measure the map on good images ``[N, H, W, C]``."""
         if self.typical is not None:
-            self.typical.set(mean_map(self.fused, pixels))
+            self.typical.set(cell_maps(self.fused, pixels))
 
     def phases(self, size: int) -> list[Phase]:
         crop = max(64, size // 2 // self.stride * self.stride)
