@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """How fast a line may run: the highest rate of parts at which each verdict is there in time, and the time from trigger to verdict there.
 
-A real `lineside run` with its frames in memory, journal and link on; a stand-in for the PLC triggers parts at an even rate. A rate is held
-when no part of a turn is late, by the deadline of --deadline-ms from the trigger. The highest one is bisected; the times are those of a
-longer turn at nine tenths of it, from the first byte of a TRIGGER to the last byte of the VERDICT that rejects the part or not. That for
-each bundle at frames of half, once and twice its own size, at 2 and at 8 tiles, and with 1 to 4 cameras.
+A real `lineside run` with its frames in memory, journal (without pictures: most tiled mosaics are rejected) and link on; a stand-in for
+the PLC triggers parts at an even rate. A rate is held when no part of a turn is late, by the deadline of --deadline-ms from the trigger.
+The highest one is bisected; the times are those of a longer turn at nine tenths of it, from the first byte of a TRIGGER to the last byte
+of the VERDICT that rejects the part or not. That for each bundle at frames of half, once and twice its own size, at 2 and at 8 tiles, and
+with 1 to 4 cameras.
 
     benchmarks/line_speed.py --bundles DIR --out line_speed.png
 """
@@ -76,7 +77,7 @@ def measure_case(folder: Path, case: Case, arguments: argparse.Namespace) -> dic
     """The highest rate of a case, and the times at nine tenths of it."""
     _, backend, precision = chosen(folder, arguments)
     with prepared(folder, case) as used, running_line(
-            used, frames=case.frames, precision=precision, backend=backend, mode=arguments.mode, cameras=case.cameras,
+            used, frames=case.frames, precision=precision, backend=backend, mode=arguments.mode, cameras=case.cameras, pictures=False,
             travel_ms=arguments.deadline_ms + LEAD_MS) as line:
         line.play(10, outstanding=2)
         warm = line.play(20, outstanding=6).rate()

@@ -48,6 +48,7 @@ travel_ms = {travel}
 lead_ms = {lead}
 [journal]
 path = "journal.db"
+pictures = "{pictures}"
 """
 CAMERA = """[[camera]]
 kind = "folder"
@@ -211,10 +212,13 @@ def tiled_copy(folder: Path, out: Path) -> Path:
 
 @contextmanager
 def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto", threads: int = 0,
-                 mode: str = "throughput", cameras: int = 1,
+                 mode: str = "throughput", cameras: int = 1, pictures: bool = True,
                  travel_ms: int = TRAVEL_MS, lead_ms: int = LEAD_MS) -> Iterator[RunningLine]:
     """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It is ready, and it is
-    stopped at the end."""
+    stopped at the end.
+
+    pictures: False for frames that are nearly all rejected, as those of no line are, so that their pictures do not take the time.
+    """
     near, far = os.openpty()
     tty.setraw(far)
     os.set_blocking(near, False)
@@ -224,7 +228,8 @@ def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: 
         for number, frame in enumerate(frames or golden_frames(load_bundle(bundle))):
             write_image(folder / "frames" / f"{number:04}.png", np.ascontiguousarray(frame))
         (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads, mode=mode,
-                                                      cameras=cameras * CAMERA, travel=travel_ms, lead=lead_ms))
+                                                      cameras=cameras * CAMERA, travel=travel_ms, lead=lead_ms,
+                                                      pictures="rejects" if pictures else "none"))
         started = time.monotonic()
         process = subprocess.Popen(
             [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend", backend, "--json"],

@@ -2,8 +2,9 @@
 """What a larger frame and a further camera cost: ms a frame against its area, in tiles, and frames a second of 1 to 4 cameras together.
 
 A real `lineside run` with its frames in memory, journal and link on, always with as many parts under way as it takes. The frames are
-mosaics of the bundle's golden parts, just as large as so many overlapped tiles. R^2 is of the straight line through ms against area;
-a rate against cameras is a share of one camera's, the median over the rounds, in turn.
+mosaics of the bundle's golden parts, just as large as so many overlapped tiles. Nearly all of them are rejected, so no pictures of rejects
+are drawn. R^2 is of the straight line through ms against area; a rate against cameras is a share of one camera's, the median over the
+rounds, in turn.
 
     benchmarks/scaling.py --bundles DIR --out scaling.png
 """
@@ -47,7 +48,7 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
 
     def rate(used: Path, frames: Any, cameras: int = 1) -> float:
         with running_line(used, frames=frames, precision=precision, backend=backend, mode=arguments.mode, cameras=cameras,
-                          travel_ms=TRAVEL_MS) as line:
+                          pictures=False, travel_ms=TRAVEL_MS) as line:
             warm = line.play(12, outstanding=4).rate()
             load = line.play(max(12, int(arguments.seconds * warm)), outstanding=6)
             if not load.inspected:
