@@ -12,12 +12,12 @@ import typer
 
 from calib.cli import app as calib
 from detectors.cli import app as detectors
-from edge.cameras.cli import app as cameras
+from edge.base.errors import EngineLostError, LinesideError
 from edge.cli import app as edge
-from edge.errors import EngineLostError, LinesideError
-from edge.session.cli import app as session
-from edge.simulation.cli import app as simulation
+from edge.record.cli import app as session
+from edge.tools.camera_test.cli import app as cameras
 from export.cli import app as export
+from simulation.cli import app as simulation
 
 app = typer.Typer(
     help="Inspect surfaces on a production line: fit on good images, export, calibrate, run.",

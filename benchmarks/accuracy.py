@@ -36,8 +36,8 @@ from detectors.backbones import BACKBONES
 from detectors.fit import Budget, Settings, network_arguments
 from detectors.natural import MOST
 from detectors.registry import DETECTORS, detector_class
-from edge.errors import InputError, LinesideError
-from edge.prepare import good_folder, list_images
+from edge.base.errors import InputError, LinesideError
+from edge.images.files import good_folder, list_images
 
 PRELOAD = [  # what every job imports, once for all of them
     "detectors.fit", "export.onnx", "calib.metrics", "torch._dynamo", "onnxscript", "sklearn.metrics", "pyaupro", "matplotlib.figure",

@@ -25,9 +25,9 @@ from calib.metrics import evaluate, labelled_images
 from detectors.checkpoint import checkpoint_path, read_checkpoint
 from detectors.fit import Budget, Settings, fit
 from detectors.run import read_run
-from edge.errors import InputError, LinesideError
-from edge.prepare import good_folder, list_images
-from edge.settings import write_text_safely
+from edge.base.errors import InputError, LinesideError
+from edge.base.files import write_text_safely
+from edge.images.files import good_folder, list_images
 from export.onnx import export_run
 
 Tell = Callable[[str, float, float], None]  # what is done, share of the fit, s left of it

@@ -36,7 +36,7 @@ from rich.table import Table
 LINESIDE = [sys.executable, "-m", "lineside"]
 FAKE = "arv-fake-gv-camera-0.8"
 INSIDE = "LINESIDE_CAMERA_SOAK_INSIDE"  # the namespace
-BUNDLE = Path(__file__).parents[1] / "edge" / "simulation" / "demo_bundle"
+BUNDLE = Path(__file__).parents[1] / "simulation" / "demo_bundle"
 IDS = 65535  # of GigE Vision, from 1 on
 TRAVEL = 1500  # ms; a frame that never came is told 0.25 s after the next one
 WINDOW = 0.9  # of the time between two parts: a trigger that is given later than half of that is too near to the next one

@@ -4,7 +4,7 @@
 set -eu
 lineside=${1:-lineside}
 work=out/demo-bundle
-bundle=edge/simulation/demo_bundle
+bundle=simulation/demo_bundle
 rm -rf "$work"
 mkdir -p "$work"
 "$lineside" render woven --seed 7 --good 300 --test-good 600 --defective 120 --out "$work/woven"

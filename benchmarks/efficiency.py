@@ -24,9 +24,9 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
 
-from edge.engines import device_name
-from edge.inspection import ENGINE_TIMEOUT, Inspector, Mode
-from edge.runtime import HOLD
+from edge.engines.backends import device_name
+from edge.inspection.inspector import ENGINE_TIMEOUT, Inspector, Mode
+from edge.run.runtime import HOLD
 
 
 def bare_rate(inspector: Inspector, images: int, under_way: int = 0) -> float:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from edge.plc.wire import PLC_CODES, Decoder
 from edge.plc.wire import Frame as LineFrame
-from edge.simulation.plc_frames import CODES, FROM_LINE, Frame, Reader
+from simulation.plc.wire import CODES, FROM_LINE, Frame, Reader
 
 BORROWED = b"L"  # a frame that lost just this last byte of its borrows the next frame's first: docs/plc-frames.md, Resynchronising
 

@@ -31,10 +31,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.control.events import Expose, PartVerdict, RuntimeReady
-from edge.control.messages import Channel, Welcome, Written
-from edge.simulation.plc_frames import Frame, Kind, Reader
-from edge.verdict import Verdict
+from edge.line_control.messages import Channel, Welcome, Written
+from edge.part.events import Expose, PartVerdict, RuntimeReady
+from edge.part.verdict import Verdict
+from simulation.plc.wire import Frame, Kind, Reader
 
 TRAVEL, LEAD = 0.300, 0.100  # s
 BEAT = 0.050  # s
@@ -52,11 +52,11 @@ def task_of(folder: Path, port: str, listener: int, supervisor: int) -> dict[str
 
 def as_thread(task: dict[str, Any]) -> None:
     """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
-    from edge.control.belt_file import BeltFile
-    from edge.control.line import LineControl
-    from edge.control.parts import BeltTiming
-    from edge.control.runtime_side import RuntimeSide
-    from edge.control.state import LineState
+    from edge.line_control.belt_file import BeltFile
+    from edge.line_control.control import LineControl
+    from edge.line_control.parts import BeltTiming
+    from edge.line_control.runtime_side import RuntimeSide
+    from edge.line_control.state import LineState
     from edge.plc.frames import FramesLink
 
     link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
@@ -82,7 +82,7 @@ def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str,
         listener.bind(f"{name}/control")
         listener.listen(1)
         task = json.dumps(task_of(Path(name), os.ttyname(far), listener.fileno(), lifeline))
-        command = ["-m", "edge.control.process"] if how == "process" else [__file__, "--thread"]
+        command = ["-m", "edge.line_control.process"] if how == "process" else [__file__, "--thread"]
         process = subprocess.Popen([sys.executable, *command, task], pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(f"{name}/control")

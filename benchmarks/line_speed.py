@@ -28,8 +28,8 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, bundles_in, chosen, options, picture, run
 
-from edge.engines import device_name
-from edge.prepare import Frame
+from edge.engines.backends import device_name
+from edge.images.frames import Frame
 
 STEPS = 5  # of the bisection: to a thirtieth
 TRIES = 6  # of the longer turn, each a tenth slower than the one before

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 from script import bundles_in, chosen, options, picture, run
 
-from edge.engines import device_name
+from edge.engines.backends import device_name
 
 PROCESSES = ("runtime", "control", "supervisor")
 LOOKS = 20

@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from calib.metrics import LabelledImage, smoothing
-from edge.bundle import Bundle
-from edge.inspection import Inspector
-from edge.prepare import read_image
-from edge.rule import MapArray, smooth
-from edge.settings import write_text_safely
+from edge.base.files import write_text_safely
+from edge.bundle.bundle import Bundle
+from edge.bundle.rule import smooth
+from edge.images.files import read_image
+from edge.images.maps import MapArray
+from edge.inspection.inspector import Inspector
 
 FULL = "full"  # the variant that leaves nothing out
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "pixel_ap": "pixel AP"}

@@ -25,11 +25,11 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
 
-from edge.bundle import load_bundle
-from edge.engines import device_name
-from edge.golden import read_golden
-from edge.inspection import Inspector
-from edge.rule import MapArray
+from edge.bundle.bundle import load_bundle
+from edge.engines.backends import device_name
+from edge.images.maps import MapArray
+from edge.inspection.golden import read_golden
+from edge.inspection.inspector import Inspector
 
 LARGE = (2048, 2448)  # height, width
 IN_A_ROW = 3  # large frames, of which two are under way as on a line

@@ -33,10 +33,10 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
 
-from edge.bundle import Bundle, load_bundle
-from edge.engines import device_name
-from edge.errors import InputError
-from edge.prepare import prepare_frame
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle, load_bundle
+from edge.engines.backends import device_name
+from edge.images.frames import prepare_frame
 
 HERE = Path(__file__).resolve().parent
 OWN = HERE.parent / ".venv-peers"

@@ -22,13 +22,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.bundle import Bundle, load_bundle, write_card
-from edge.decision import OVERLAP, read_decision, write_threshold
-from edge.errors import InputError
-from edge.golden import read_golden
-from edge.prepare import Frame as Image
-from edge.prepare import write_image
-from edge.simulation.plc_frames import Frame, Kind, Reader
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle, load_bundle, write_card
+from edge.bundle.decision import OVERLAP, read_decision, write_threshold
+from edge.images.files import write_image
+from edge.images.frames import Frame as Image
+from edge.inspection.golden import read_golden
+from simulation.plc.wire import Frame, Kind, Reader
 
 BEAT = 0.050  # s
 START = 120.0  # s that a line may take to become ready
@@ -156,7 +156,7 @@ class RunningLine:
         family = [self.process.pid, *map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())]
         for pid in family:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            name = "supervisor" if pid == self.process.pid else "control" if "edge.control.process" in words else "runtime"
+            name = "supervisor" if pid == self.process.pid else "control" if "edge.line_control.process" in words else "runtime"
             status = Path(f"/proc/{pid}/status").read_text()
             found[name] = int(status.split("VmRSS:")[1].split()[0]) / 1024
         return found

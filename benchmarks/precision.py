@@ -23,12 +23,13 @@ from rich.progress import track
 from rich.table import Table
 
 from calib.metrics import evaluate
-from edge.bundle import Bundle, load_bundle
-from edge.decision import Backend
-from edge.engines import can_run, device_name, pick_backend
-from edge.errors import LinesideError
-from edge.golden import read_golden
-from edge.inspection import Inspector
+from edge.base.errors import LinesideError
+from edge.bundle.bundle import Bundle, load_bundle
+from edge.engines.backends import can_run, device_name
+from edge.engines.engine import Backend
+from edge.inspection.choice import pick_backend
+from edge.inspection.golden import read_golden
+from edge.inspection.inspector import Inspector
 
 WARM_UP = 5
 
@@ -52,7 +53,8 @@ def time_in_turn(bundle: Bundle, precisions: list[str], backend: Backend, rounds
 def measure(folder: Path, data: Path | None, backend: Backend, rounds: int, threads: int) -> dict[str, Any]:
     """The figures of one bundle."""
     bundle = load_bundle(folder)
-    precisions = [name for name in ["fp32", *(name for name in bundle.card.precisions if name != "fp32")] if can_run(backend, name, bundle)]
+    known = ["fp32", *(name for name in bundle.card.precisions if name != "fp32")]
+    precisions = [name for name in known if can_run(backend, name, bundle.graph_sha256(name))]
     times = time_in_turn(bundle, precisions, backend, rounds, threads)
     base = float(np.median(times["fp32"]))
     rows = {}

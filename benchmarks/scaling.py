@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 from script import bundles_in, chosen, options, picture, run
 
-from edge.engines import device_name
+from edge.engines.backends import device_name
 
 GRIDS = ((1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (3, 4), (4, 4))  # rows, columns of tiles
 CAMERAS = (1, 2, 3, 4)

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.bundle import Bundle, load_bundle
-from edge.decision import Backend, Precision
-from edge.engines import pick_backend
-from edge.errors import InputError, LinesideError
+from edge.base.errors import InputError, LinesideError
+from edge.bundle.bundle import Bundle, load_bundle
+from edge.engines.engine import Backend, Precision
+from edge.inspection.choice import pick_backend
 
 INK, PALE = "#1f6f8b", "#b9c3cc"
 

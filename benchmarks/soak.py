@@ -4,7 +4,7 @@
 Compares the journal with the PLC's log part by part and with `lineside inspect` image by image, and resident memory at the end with
 that after 1,000 parts. Exit code 1 if anything differs.
 
-    benchmarks/soak.py --bundle edge/simulation/demo_bundle                        # 5,000 rendered parts at 25 a second
+    benchmarks/soak.py --bundle simulation/demo_bundle                        # 5,000 rendered parts at 25 a second
     benchmarks/soak.py --bundle leather-bundle --frames leather/test --rate 4      # all images of a folder, once
 """
 
@@ -24,11 +24,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.bundle import load_bundle
-from edge.inspection import Inspector
-from edge.prepare import list_images, read_image
-from edge.simulation.demo import FIRST_INDEX, SURFACE_SEED
-from edge.simulation.surface import Surface, render_sequence
+from edge.bundle.bundle import load_bundle
+from edge.images.files import list_images, read_image
+from edge.inspection.inspector import Inspector
+from simulation.demo import FIRST_INDEX, SURFACE_SEED
+from simulation.render.surface import Surface, render_sequence
 
 LINESIDE = [sys.executable, "-m", "lineside"]
 LINE = """

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
 
-from edge.engines import device_name
+from edge.engines.backends import device_name
 
 
 def start_once(folder: Path, arguments: argparse.Namespace) -> tuple[float, float]:

@@ -27,8 +27,8 @@ def collect(
 
     from calib.collect import collect as run_collection
     from calib.collect import review
-    from edge.console import progress_bars
-    from edge.errors import InputError
+    from edge.base.console import progress_bars
+    from edge.base.errors import InputError
 
     if (source is None) == (leave_out is None):
         raise InputError("a calibration set is either collected or looked through", got="both" if source else "neither",
@@ -52,7 +52,7 @@ def collect(
 
 
 def _numbers(text: str) -> list[int]:
-    from edge.errors import InputError
+    from edge.base.errors import InputError
 
     if text.strip() == "none":
         return []
@@ -73,9 +73,9 @@ def calibrate(
     """Work out the threshold from good parts, with a promise about false rejects."""
     from calib.threshold import calibrate as run_calibration
     from calib.threshold import describe
-    from edge.bundle import load_bundle
-    from edge.console import progress_bar
-    from edge.engines import pick_backend
+    from edge.base.console import progress_bar
+    from edge.bundle.bundle import load_bundle
+    from edge.inspection.choice import pick_backend
 
     loaded = load_bundle(bundle)
     with progress_bar("scoring good parts") as progress:
@@ -107,16 +107,16 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Measure a bundle on labelled images."""
-    from edge.extras import need
+    from edge.base.packages import need
 
     need("train", "torch", "pyaupro", "sklearn")
     from rich.console import Console
     from rich.table import Table
 
     from calib.metrics import evaluate as run_evaluation
-    from edge.bundle import load_bundle
-    from edge.console import progress_bar
-    from edge.engines import pick_backend
+    from edge.base.console import progress_bar
+    from edge.bundle.bundle import load_bundle
+    from edge.inspection.choice import pick_backend
 
     loaded = load_bundle(bundle)
     engine = pick_backend(loaded, backend, precision)

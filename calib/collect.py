@@ -19,12 +19,13 @@ import numpy as np
 
 from calib.page import write_page
 from calib.unlike import Embedding, k_centres, stand_out, unlike_cells, unlikeness
-from edge.cameras import make_camera
-from edge.errors import CameraError, InputError
+from edge.base.errors import CameraError, InputError
+from edge.base.files import write_text_safely
+from edge.cameras.kinds import make_camera
+from edge.images.files import good_folder, list_images, read_image, write_image
+from edge.images.frames import Frame, frame_hash
 from edge.line_file import read_line_file
-from edge.prepare import Frame, frame_hash, good_folder, list_images, read_image, write_image
-from edge.settings import write_text_safely
-from edge.verdict import Cause
+from edge.part.verdict import Cause
 
 FORMAT = 1
 LOOKED_AT = 5  # frames of a line that are looked at for each one that is wanted

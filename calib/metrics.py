@@ -11,13 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.bundle import Bundle
-from edge.decision import Backend, Precision
-from edge.engines import pick_backend
-from edge.errors import InputError
-from edge.inspection import Inspector
-from edge.prepare import list_images, read_image
-from edge.rule import MapArray, parse_step, smooth
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle
+from edge.bundle.rule import parse_step, smooth
+from edge.engines.engine import Backend, Precision
+from edge.images.files import list_images, read_image
+from edge.images.maps import MapArray
+from edge.inspection.choice import pick_backend
+from edge.inspection.inspector import Inspector
 
 AUPRO_FPR = 0.3
 

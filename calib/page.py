@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.prepare import read_image
-from edge.settings import write_text_safely
+from edge.base.files import write_text_safely
+from edge.images.files import read_image
 
 SIDE = 220  # px of the longer side of a thumbnail
 STYLE = """

@@ -15,12 +15,14 @@ from fractions import Fraction
 from pathlib import Path
 
 from calib.collect import read_set
-from edge.bundle import Bundle
-from edge.decision import Backend, Precision, Threshold, keep_thresholds, write_threshold
-from edge.engines import can_run, plan_fits, processor_backend
-from edge.errors import InputError
-from edge.inspection import Inspector
-from edge.prepare import frame_hash, good_folder, list_images, read_image
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle
+from edge.bundle.decision import Threshold, keep_thresholds, write_threshold
+from edge.engines.backends import can_run, plan_fits, processor_backend
+from edge.engines.engine import Backend, Precision
+from edge.images.files import good_folder, list_images, read_image
+from edge.images.frames import frame_hash
+from edge.inspection.inspector import Inspector
 
 CONFIDENCE = 0.95
 
@@ -158,7 +160,7 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
     made: list[tuple[Threshold, list[float]]] = []
     backends: list[Backend] = [processor_backend(), "tensorrt"] if backend is None else [backend]
     wanted = [(name, on) for on in backends for name in bundle.offered()
-              if can_run(on, name, bundle) and (backend is not None or plan_fits(on, name, bundle))]
+              if can_run(on, name, bundle.graph_sha256(name)) and (backend is not None or plan_fits(on, name, bundle.graph_sha256(name)))]
     if not wanted:
         raise InputError(f"{bundle.folder} has nothing that runs on {backend}", got="no plan",
                          next=f"Run `lineside engine {bundle.folder}`.")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.engines.openvino import OpenVinoEngine
-from edge.prepare import Frame, prepare_frame
+from edge.images.frames import Frame, prepare_frame
 
 GRAPH = Path(__file__).with_name("embedding.onnx")
 SIDE = 256  # px, of the graph's input

@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.artificial_defects import Image, changed_appearance
 from detectors.backbones import Backbone
-from detectors.defects import Image, changed_appearance
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views

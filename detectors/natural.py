@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.prepare import InputError, list_images, read_image
+from edge.base.errors import InputError
+from edge.images.files import list_images, read_image
 
 PACKAGED = (
     "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "grass.png", "gravel.png",

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detectors.artificial_defects import Image, blended_defects
 from detectors.backbones import Backbone
-from detectors.defects import Image, blended_defects
 from detectors.enlarge import enlarged
 from detectors.images import as_input, miniatures, most_typical
 from detectors.light import LitNetwork

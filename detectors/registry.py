@@ -19,7 +19,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from edge.prepare import InputError
+from edge.base.errors import InputError
 
 DETECTORS = {
     "ndp-net": ("detectors.ndp_net", "NdpNet"), "fim-net": ("detectors.fim_net", "FimNet"), "sidn": ("detectors.sidn", "Sidn"),

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from detectors.images import GoodImage
 from detectors.registry import detector_class
-from edge.prepare import FrameSizes, InputError
+from edge.base.errors import InputError
+from edge.images.frames import FrameSizes
 
 
 @dataclass(frozen=True)

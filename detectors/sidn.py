@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detectors.defects import Image, gaussian_noise_defects
+from detectors.artificial_defects import Image, gaussian_noise_defects
 from detectors.light import LitNetwork
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views

@@ -28,12 +28,12 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
     """Give a verdict on images and draw what was found."""
-    from edge.bundle import load_bundle
-    from edge.console import progress_bar
-    from edge.engines import pick_backend
-    from edge.errors import InputError
-    from edge.inspection import Inspector
-    from edge.prepare import list_images, read_image, write_image
+    from edge.base.console import progress_bar
+    from edge.base.errors import InputError
+    from edge.bundle.bundle import load_bundle
+    from edge.images.files import list_images, read_image, write_image
+    from edge.inspection.choice import pick_backend
+    from edge.inspection.inspector import Inspector
 
     loaded = load_bundle(bundle)
     engine = pick_backend(loaded, backend, precision)
@@ -99,7 +99,7 @@ def _run(line: Path, parts: int, precision: str, backend: str, as_json: bool, se
     from rich.console import Console
     from rich.status import Status
 
-    from edge.supervisor import SOCKET, Supervisor
+    from edge.run.supervisor import SOCKET, Supervisor
 
     console = Console(stderr=True)
 
@@ -113,7 +113,7 @@ def _run(line: Path, parts: int, precision: str, backend: str, as_json: bool, se
             print(json.dumps(supervisor.ledger))
         raise typer.Exit(code)
 
-    from edge.runtime import Line
+    from edge.run.runtime import Line
 
     running = Line(line, control=Path(os.environ[SOCKET]), precision=precision, backend=backend, say=say)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -161,9 +161,9 @@ def check(
     from rich.console import Console
     from rich.table import Table
 
-    from edge.check import advice, measure
-    from edge.console import progress_bars
-    from edge.errors import InputError
+    from edge.base.console import progress_bars
+    from edge.base.errors import InputError
+    from edge.tools.check import advice, measure
 
     if pitch is not None:
         if speed is None or rate is not None:
@@ -209,7 +209,7 @@ def reload(
 ) -> None:
     """Let a running line take its bundle anew, if the bundle's golden parts come out as they should."""
     from edge.line_file import read_line_file
-    from edge.reload import ask_to_reload
+    from edge.run.commands import ask_to_reload
 
     file = read_line_file(line)
     text = ask_to_reload(file.resolve(line, file.journal.path), line)
@@ -235,9 +235,9 @@ def challenge(
 
 
 def _command(line: Path, command: str, as_json: bool) -> None:
-    from edge.errors import LinkError
+    from edge.base.errors import LinkError
     from edge.line_file import read_line_file
-    from edge.reload import ask
+    from edge.run.commands import ask
 
     file = read_line_file(line)
     told = ask(file.resolve(line, file.journal.path), line, command)
@@ -260,12 +260,12 @@ def doctor(
     from rich.markup import escape
     from rich.table import Table
 
-    from edge.doctor import examine
+    from edge.tools.doctor import examine
 
     findings = examine()
     archive = None
     if gpu_report is not None:
-        from edge.gpu_report import write_gpu_report
+        from edge.tools.gpu_report import write_gpu_report
 
         archive = write_gpu_report(gpu_report, findings)
     if as_json:
@@ -318,7 +318,7 @@ def _overlay_names(paths: list[Path]) -> list[str]:
 
 
 def _inspect_one(inspector: Any, path: Path, frame: Any, threshold: float | None, out: Path, name: str, write: Any) -> dict[str, Any]:
-    from edge.overlay import draw_overlay
+    from edge.inspection.overlay import draw_overlay
 
     inspection = inspector.inspect(frame, threshold)
     overlay = out / f"{name}-verdict.png"  # never the name of an image that is inspected

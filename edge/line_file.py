@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from edge.control.parts import BeltTiming
-from edge.errors import InputError
-from edge.plc.registers import FROM_PLC_LENGTH, TO_PLC
-from edge.settings import Settings, read_toml, validate
+from edge.base.errors import InputError
+from edge.base.settings import Settings, read_toml, validate
+from edge.line_control.parts import BeltTiming
+from edge.plc.modbus.registers import FROM_PLC_LENGTH, TO_PLC
 
 Match = Literal["trigger", "frame-id", "encoder"]
 CameraTrigger = Literal["software", "hardware", "off"]

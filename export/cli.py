@@ -29,11 +29,11 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Turn a run, or a network of your own, into a bundle for the line, after proving its graph against the network."""
-    from edge.errors import InputError
-    from edge.extras import need
+    from edge.base.errors import InputError
+    from edge.base.packages import need
 
     need("train", "torch", "onnx", "onnxruntime", "onnxscript")
-    from edge.console import progress_bar
+    from edge.base.console import progress_bar
     from export.foreign import export_foreign
     from export.onnx import export_run
 
@@ -67,7 +67,7 @@ def export(
 
 def _size(text: str | None) -> tuple[int, int] | None:
     """(height, width) of ``256`` or ``HEIGHTxWIDTH``. Raises InputError."""
-    from edge.errors import InputError
+    from edge.base.errors import InputError
 
     if text is None:
         return None
@@ -90,14 +90,14 @@ def quantize(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Make FP16 and INT8 graphs, and see what each precision changes in decisions before it is offered."""
-    from edge.extras import need
+    from edge.base.packages import need
 
     need("train", "torch", "onnx", "onnxruntime", "matplotlib", "pyaupro", "sklearn")
     from rich.console import Console
     from rich.table import Table
 
-    from edge.bundle import load_bundle
-    from edge.console import progress_bars
+    from edge.base.console import progress_bars
+    from edge.bundle.bundle import load_bundle
     from edge.engines.openvino import BACKEND
     from export.gate import parse_limits
     from export.quantize import quantize as run_quantisation
@@ -159,8 +159,8 @@ def engine(
     from rich.console import Console
     from rich.table import Table
 
-    from edge.bundle import load_bundle
-    from edge.console import progress_bars
+    from edge.base.console import progress_bars
+    from edge.bundle.bundle import load_bundle
     from export.tensorrt import make_engines, parse_batch
 
     with progress_bars() as progress:
@@ -189,6 +189,6 @@ def engine(
             console.print(f"--precision auto takes {chosen} on TensorRT. Plans: {made[0].plan and made[0].plan.parent}", highlight=False,
                           soft_wrap=True)
     if not offered:
-        from edge.errors import EngineError
+        from edge.base.errors import EngineError
 
         raise EngineError(f"no plan of {bundle} can be offered", got=made[0].reason.rstrip("."))

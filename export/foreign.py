@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper
 from torch import Tensor, nn
 
-from detectors.defects import blended_defects
+from detectors.artificial_defects import blended_defects
 from detectors.images import GoodImage, cut
 from detectors.natural import NaturalImages
 from detectors.run import claim_folder
-from edge.bundle import Bundle
-from edge.errors import InputError
-from edge.prepare import FrameSizes, frame_hash, good_folder, is_grey, list_images, prepare_frame, read_image
-from edge.rule import check_post_filter
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle
+from edge.bundle.rule import check_post_filter
+from edge.images.files import good_folder, list_images, read_image
+from edge.images.frames import FrameSizes, frame_hash, is_grey, prepare_frame
 from export.onnx import PARITY_IMAGES, Deployed, Fitted, complete, torch_maps, write_graph
 
 Progress = Callable[[int, int], None]

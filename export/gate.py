@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calib.metrics import pixel_figures, smoothing
-from edge.bundle import Bundle
-from edge.errors import InputError
-from edge.rule import MapArray, Rule, smooth
-from export.frames import LADDER, GateFrame
+from edge.base.errors import InputError
+from edge.bundle.bundle import Bundle
+from edge.bundle.rule import Rule, smooth
+from edge.images.maps import MapArray
+from export.gate_frames import LADDER, GateFrame
 
 Map = Callable[[NDArray[np.uint8]], MapArray]
 GOOD_MAPS, FAINT_MAPS = 60, 40  # frames, beside all defects at full contrast, of which the maps themselves are compared

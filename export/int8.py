@@ -21,8 +21,8 @@ from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
+from edge.base.errors import EngineError
 from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
-from edge.errors import EngineError
 from export.channels import CONVOLUTIONS, EVENNESS, Held, even, observe, scaled_images
 from export.search import Kept, enlarging
 

@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from edge.base.errors import EngineError
 from edge.engines.openvino import OpenVinoEngine
-from edge.errors import EngineError
-from edge.rule import MapArray
+from edge.images.maps import MapArray
 
 TIMEOUT = 60.0  # s for one inference
 

@@ -24,11 +24,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from detectors.images import GoodImage, cut
 from detectors.natural import NaturalImages
 from detectors.run import RunRecord, claim_folder, read_run
-from edge.bundle import Bundle, write_bundle
-from edge.errors import BundleError, InputError
-from edge.golden import Kind, write_golden
-from edge.prepare import FrameSizes, frame_hash, good_folder, prepare_frame, read_image
-from edge.rule import Rule
+from edge.base.errors import BundleError, InputError
+from edge.bundle.bundle import Bundle, write_bundle
+from edge.bundle.rule import Rule
+from edge.images.files import good_folder, read_image
+from edge.images.frames import FrameSizes, frame_hash, prepare_frame
+from edge.inspection.golden import Kind, write_golden
 from export.maps import OpenVinoMaps
 
 OPSET = 18

@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from calib.collect import read_set
 from calib.threshold import calibration_images, digest_of, rank
-from edge.bundle import Bundle
-from edge.decision import Precision
+from edge.base.errors import EngineError, InputError
+from edge.bundle.bundle import Bundle
+from edge.bundle.rule import smooth
+from edge.engines.engine import Precision
 from edge.engines.openvino import BACKEND, runs_bfloat16
-from edge.errors import EngineError, InputError
-from edge.golden import read_golden
-from edge.prepare import prepare_frame, read_image
-from edge.rule import MapArray, smooth
+from edge.images.files import read_image
+from edge.images.frames import prepare_frame
+from edge.images.maps import MapArray
+from edge.inspection.golden import read_golden
 from export.channels import activations
 from export.fp16 import products, write_fp16, write_rounded
-from export.frames import LADDER, make_frames
 from export.gate import Findings, Gate, Limits, Measured, saturating
+from export.gate_frames import LADDER, make_frames
 from export.int8 import Int8Graphs, Ranges, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
 from export.search import Cost, Kept, NodeLoss, Write, as_arrays, kept_by, last_steps, map_error, rank_nodes

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calib.threshold import make_threshold, score_parts
-from edge.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_card
-from edge.decision import Precision, keep_thresholds, write_threshold
+from edge.base.errors import BundleError, EngineError, InputError
+from edge.bundle.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_card
+from edge.bundle.decision import keep_thresholds, write_threshold
+from edge.engines.engine import Precision
 from edge.engines.openvino import BACKEND, device_name, runs_bfloat16
-from edge.errors import BundleError, EngineError, InputError
-from edge.golden import write_golden_maps
-from edge.rule import MapArray
+from edge.images.maps import MapArray
+from edge.inspection.golden import write_golden_maps
 from export.gate import Gate, Limits
 from export.precisions import Progress, Quantiser, Result
 

@@ -13,11 +13,11 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.base.errors import BundleError
+from edge.base.files import write_text_safely
 from edge.engines.openvino import BACKEND
-from edge.errors import BundleError
-from edge.rule import MapArray
-from edge.settings import write_text_safely
-from export.frames import LADDER
+from edge.images.maps import MapArray
+from export.gate_frames import LADDER
 from export.precisions import Result
 from export.quantize import Quantisation
 from export.search import WORST, NodeLoss

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edge.rule import MapArray
+from edge.images.maps import MapArray
 
 Maps = Callable[[Path], list[MapArray]]  # of a graph, for the images of the search
 Higher = Literal["bf16", "fp32"]

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from calib.threshold import calibration_images, digest_of, make_threshold
-from edge.bundle import Bundle, file_sha256, load_bundle, write_card
-from edge.decision import Precision, drop_threshold, write_threshold
+from edge.base.errors import BundleError, EngineError, EngineLostError, InputError
+from edge.base.files import file_sha256
+from edge.bundle.bundle import Bundle, load_bundle, write_card
+from edge.bundle.decision import drop_threshold, write_threshold
+from edge.engines.engine import Precision
 from edge.engines.plans import Device, PlanKey, find_plan, plan_folder, write_plan
 from edge.engines.tensorrt import BACKEND, TensorRtEngine, import_tensorrt, make_logger, this_device
-from edge.errors import BundleError, EngineError, EngineLostError, InputError
-from edge.golden import golden_scores, judge_golden, read_golden
-from edge.inspection import Inspector
-from edge.prepare import prepare_frame, read_image
+from edge.images.files import read_image
+from edge.images.frames import prepare_frame
+from edge.inspection.golden import golden_scores, judge_golden, read_golden
+from edge.inspection.inspector import Inspector
 from export.quantize import lock_bundle
 
 Progress = Callable[[str, int, int], None]

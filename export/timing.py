@@ -12,8 +12,8 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from edge.base.errors import EngineError
 from edge.engines.openvino import BFLOAT16, PRECISION_HINTS, compile_model
-from edge.errors import EngineError
 
 ROUNDS = 10  # inferences at least, of which the fastest counts: others share the processor
 SECONDS = 0.4  # that they take at least

@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 @pytest.fixture(scope="session")
 def cloth(tmp_path_factory) -> Path:
     """Rendered cloth in MVTec AD layout, 96 px: 24 + 24 good, 8 defective images."""
-    from edge.simulation.surface import Surface, render_folder
+    from simulation.render.surface import Surface, render_folder
 
     folder = tmp_path_factory.mktemp("cloth") / "woven"
     render_folder(folder, Surface("woven", 3, 96), train_good=24, test_good=24, defective=8)
@@ -53,7 +53,7 @@ def bundle(exported, tmp_path) -> Path:
 def calibrated(bundle, cloth) -> Path:
     """The bundle with a threshold from the 24 good test images."""
     from calib.threshold import calibrate
-    from edge.bundle import load_bundle
+    from edge.bundle.bundle import load_bundle
 
     calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1)
     return bundle
@@ -64,7 +64,7 @@ def quantised(exported, cloth, tmp_path_factory) -> tuple[Path, dict]:
     """A quantised bundle whose limits all precisions hold, and what the command printed. Not to be changed: see `bundle_of`."""
     import lineside
     from calib.threshold import calibrate
-    from edge.bundle import load_bundle
+    from edge.bundle.bundle import load_bundle
 
     folder = tmp_path_factory.mktemp("quantised") / "bundle"
     shutil.copytree(exported, folder)
@@ -98,7 +98,7 @@ def lineside():
     """Run the command line in this process: returns (exit code, stdout, stderr)."""
     def run(*arguments: object) -> tuple[int, str, str]:
         import lineside as module
-        from edge.errors import LinesideError
+        from edge.base.errors import LinesideError
 
         result = CliRunner().invoke(module.app, [str(a) for a in arguments])
         if isinstance(result.exception, LinesideError):  # what main() makes of it

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.service import Service
-from tests.edge.rig import finish, rig  # noqa: F401
+from edge.run.service import Service
+from tests.rig import finish, rig  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 INSTALL = ROOT / "deploy" / "install.sh"
@@ -102,7 +102,7 @@ def manager(tmp_path, monkeypatch):
 
 def test_the_watchdog_hears_as_often_as_it_needs(manager, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("edge.service.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("edge.run.service.time.monotonic", lambda: now[0])
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     service = Service()

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from edge.base.errors import CameraError, LinesideError
 from edge.cameras.live import Driver, Grabbed
-from edge.errors import CameraError, LinesideError
 from edge.line_file import CustomSection
 
 METHODS = [name for name, value in vars(Driver).items() if inspect.isfunction(value) and not name.startswith("_")]

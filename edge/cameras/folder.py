@@ -5,10 +5,11 @@ from __future__ import annotations
 import queue
 from pathlib import Path
 
-from edge.cameras import CameraFrame
-from edge.errors import CameraError, InputError
-from edge.prepare import Frame, list_images, read_image
-from edge.verdict import Cause
+from edge.base.errors import CameraError, InputError
+from edge.images.files import list_images, read_image
+from edge.images.frames import Frame
+from edge.part.frame import CameraFrame
+from edge.part.verdict import Cause
 
 
 class FolderCamera:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 
-from edge.cameras import CameraFrame
+from edge.part.frame import CameraFrame
 
 WAITING = 64  # frames that nobody has taken yet
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from edge.cameras import Camera, CameraFrame
+from edge.cameras.camera import Camera
 from edge.cameras.frame_queue import FrameQueue
+from edge.part.frame import CameraFrame
 
 POLL = 0.1  # s
 

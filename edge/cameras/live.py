@@ -14,13 +14,13 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from edge.cameras import CameraFrame
+from edge.base.errors import CameraError
 from edge.cameras.frame_queue import FrameQueue
-from edge.errors import CameraError
+from edge.cameras.matching import EARLY
+from edge.images.frames import Frame
 from edge.line_file import CameraTrigger
-from edge.matching import EARLY
-from edge.prepare import Frame
-from edge.verdict import Cause
+from edge.part.frame import CameraFrame
+from edge.part.verdict import Cause
 
 POLL = 0.1  # s
 RECONNECT = 1.0  # s between two tries

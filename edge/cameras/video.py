@@ -15,12 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from edge.cameras import Camera, CameraFrame, FoundCamera
+from edge.base.errors import CameraError
+from edge.cameras.camera import Camera, FoundCamera
 from edge.cameras.live import Grabbed, LiveCamera
-from edge.errors import CameraError
+from edge.images.frames import Frame
 from edge.line_file import VideoSection, without_password
-from edge.prepare import Frame
-from edge.verdict import Cause
+from edge.part.frame import CameraFrame
+from edge.part.verdict import Cause
 
 TIMEOUT_S = 2  # that a source may take to open, or a frame to come
 BACKENDS = {"v4l2": "V4L2", "ffmpeg": "FFMPEG", "gstreamer": "GSTREAMER"}

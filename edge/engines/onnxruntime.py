@@ -12,10 +12,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edge.decision import Backend
-from edge.errors import EngineError
-from edge.rule import MapArray
-from edge.settings import cache_folder
+from edge.base.errors import EngineError
+from edge.base.files import cache_folder
+from edge.engines.engine import Backend
+from edge.images.maps import MapArray
 
 PROVIDERS = {"onnxruntime": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider",
              "onnxruntime-tensorrt": "TensorrtExecutionProvider"}

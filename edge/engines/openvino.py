@@ -17,10 +17,10 @@ import openvino as ov
 import openvino.opset13 as opset
 from numpy.typing import NDArray
 
-from edge.decision import Backend
-from edge.errors import EngineError
-from edge.rule import MapArray
-from edge.settings import cache_folder, is_ours_alone, write_bytes_safely
+from edge.base.errors import EngineError
+from edge.base.files import cache_folder, is_ours_alone, write_bytes_safely
+from edge.engines.engine import Backend
+from edge.images.maps import MapArray
 
 BACKEND: Backend = "openvino"
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EngineError
-from edge.settings import cache_folder, is_ours_alone
+from edge.base.errors import EngineError
+from edge.base.files import cache_folder, is_ours_alone
 
 MAGIC = b"lineside plan 1\n"
 LONGEST_HEADER = 10_000

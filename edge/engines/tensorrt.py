@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.decision import Backend
+from edge.base.errors import EngineError, EngineLostError
 from edge.engines.cuda_graphs import CaptureError, CudaGraph, pop_context
+from edge.engines.engine import Backend
 from edge.engines.plans import Device
-from edge.errors import EngineError, EngineLostError
-from edge.rule import MapArray
+from edge.images.maps import MapArray
 
 BACKEND: Backend = "tensorrt"
 POLL = 5e-5  # s between looks at whether an inference has ended

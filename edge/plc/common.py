@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 import serial
 
-from edge.control.events import Report
-from edge.verdict import Cause, Verdict
+from edge.part.events import Report
+from edge.part.verdict import Cause, Verdict
 
 PORT_ERRORS = (serial.SerialException, OSError, termios.error, ValueError, TypeError)  # pyserial lets all of these out
 LINK_LOST_AFTER = 0.200  # s of silence after which the PLC counts as lost

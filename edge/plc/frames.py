@@ -11,7 +11,8 @@ from pathlib import Path
 
 import serial
 
-from edge.control.events import (
+from edge.base.errors import LinkError
+from edge.part.events import (
     BeltStopped,
     Clear,
     Confirm,
@@ -25,10 +26,9 @@ from edge.control.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.control.tape import LiveTape, Tape
-from edge.errors import LinkError
-from edge.plc import LineStatus
 from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, REOPEN_AFTER, TriggerTimes, verdict_numbers
+from edge.plc.link import LineStatus
+from edge.plc.tape import LiveTape, Tape
 from edge.plc.wire import Ack, Conversation, Frame, PlcClock, Settled, Type
 
 

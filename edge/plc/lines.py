@@ -14,12 +14,22 @@ from collections import Counter, deque
 
 import serial
 
-from edge.control.events import Confirm, Event, LinkBack, LinkLost, OrderFailed, Report, Trigger, TriggerRefused, VerdictDelivered
-from edge.control.tape import LiveTape, Tape
-from edge.errors import LinkError
-from edge.plc import LineStatus
+from edge.base.errors import LinkError
+from edge.part.events import (
+    Confirm,
+    Event,
+    LinkBack,
+    LinkLost,
+    OrderFailed,
+    Report,
+    Trigger,
+    TriggerRefused,
+    VerdictDelivered,
+)
+from edge.part.verdict import Verdict
 from edge.plc.common import LATE_BY, PORT_ERRORS, REOPEN_AFTER
-from edge.verdict import Verdict
+from edge.plc.link import LineStatus
+from edge.plc.tape import LiveTape, Tape
 
 POLL = 0.001  # s between looks at the inputs
 SPIN = 0.0002  # s before an edge that are spent looking at the clock

@@ -25,7 +25,7 @@ from calib.metrics import LabelledImage, labelled_images
 from detectors.checkpoint import checkpoint_path, read_checkpoint
 from detectors.run import read_run
 from detectors.sidn import Sidn
-from edge.prepare import read_image, write_image
+from edge.images.files import read_image, write_image
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--steps", "3", "--size", "64", "--width", "1"]

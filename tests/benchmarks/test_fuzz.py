@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.fuzz import fuzz, line_frame, plc_frame
 from edge.plc.wire import Decoder
-from edge.simulation.plc_frames import Reader
+from simulation.plc.wire import Reader
 
 
 @pytest.mark.parametrize(("decoder", "make"), [(Decoder, line_frame), (Reader, plc_frame)])

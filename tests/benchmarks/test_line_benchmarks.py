@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.bundle import load_bundle
+from edge.bundle.bundle import load_bundle
 from edge.engines.openvino import core
-from edge.golden import read_golden
+from edge.inspection.golden import read_golden
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 

@@ -13,9 +13,10 @@ import pytest
 
 from calib.collect import collect, read_set
 from calib.unlike import Embedding, k_centres, stand_out, unlike_cells, unlikeness, whitened
-from edge.errors import InputError
-from edge.prepare import frame_hash, list_images, read_image, write_image
-from edge.simulation.surface import Surface
+from edge.base.errors import InputError
+from edge.images.files import list_images, read_image, write_image
+from edge.images.frames import frame_hash
+from simulation.render.surface import Surface
 
 RNG = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ import pytest
 from scipy.ndimage import label
 
 from calib.metrics import labelled_images, pixel_figures, read_mask, smoothing
-from edge.errors import InputError
-from edge.prepare import write_image
+from edge.base.errors import InputError
+from edge.images.files import write_image
 
 KEYS = {"image_auroc", "pixel_auroc", "aupro", "pixel_ap", "false_reject_rate", "escape_rate", "good", "defective", "ms_per_image"}
 

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import beta
 
 from calib.threshold import calibrate, parts_needed, rank, smallest_rate, upper_bound
-from edge.bundle import load_bundle
-from edge.errors import BundleError, InputError
-from edge.prepare import read_image, write_image
+from edge.base.errors import BundleError, InputError
+from edge.bundle.bundle import load_bundle
+from edge.images.files import read_image, write_image
 
 
 @pytest.mark.parametrize(("n", "rate", "k"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99), (9, 0.1, 9), (100, 0.1, 91)])
@@ -136,7 +136,7 @@ def test_a_rule_that_changes_while_parts_are_scored_is_not_sealed(bundle, cloth)
 
 
 def test_a_bundle_that_cannot_be_written_says_so(bundle, cloth, monkeypatch, lineside):
-    monkeypatch.setattr("edge.decision.write_text_safely", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("edge.bundle.decision.write_text_safely", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     code, _, err = lineside("calibrate", bundle, "--good", cloth / "test" / "good", "--false-reject-rate", "0.1")
     assert code == 2 and "No space left on device" in err
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from detectors.artificial_defects import smooth_noise
 from detectors.aw_ssim import (
     FLOOR,
     AwSsim,
@@ -19,7 +20,6 @@ from detectors.aw_ssim import (
 )
 from detectors.backbones import build_backbone
 from detectors.batches import make_batch
-from detectors.defects import smooth_noise
 from detectors.fit import Budget, Settings, fit, freeze_all_but
 from detectors.natural import NaturalImages
 from detectors.phases import Batch

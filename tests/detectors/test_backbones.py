@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.backbones import IMAGENET_MEAN, IMAGENET_STD, PACKAGED, build_backbone, load_backbone
-from edge.errors import InputError
+from edge.base.errors import InputError
 
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 State = dict[str, Tensor]

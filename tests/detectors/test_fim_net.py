@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from detectors.defects import smooth_noise
+from detectors.artificial_defects import smooth_noise
 from detectors.fim_net import (
     RECEPTIVE_FIELDS,
     FeatureFusion,

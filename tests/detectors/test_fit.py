@@ -20,9 +20,9 @@ from detectors.images import load_good_images, near_duplicate_groups, phase_spec
 from detectors.natural import NaturalImages
 from detectors.run import read_run
 from detectors.sidn import Sidn
-from edge.errors import InputError
-from edge.prepare import read_image, write_image
-from edge.simulation.surface import Surface
+from edge.base.errors import InputError
+from edge.images.files import read_image, write_image
+from simulation.render.surface import Surface
 
 
 def test_about_a_fifth_is_set_aside_and_the_seed_says_which(cloth):

@@ -14,9 +14,9 @@ from detectors.images import as_input
 from detectors.light import MEAN, evened, evened_pixels, light_varies
 from detectors.registry import DETECTORS, detector_class
 from detectors.run import read_run
-from edge.bundle import load_bundle
-from edge.inspection import Inspector
-from edge.prepare import list_images, read_image
+from edge.bundle.bundle import load_bundle
+from edge.images.files import list_images, read_image
+from edge.inspection.inspector import Inspector
 from export.onnx import export_run
 
 RNG = np.random.default_rng(0)

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 import torch
 
+from detectors.artificial_defects import smooth_noise
 from detectors.backbones import load_backbone
 from detectors.batches import make_batch
-from detectors.defects import smooth_noise
 from detectors.fit import Budget, Settings, fit, freeze_all_but
+from detectors.image_matching import parts_come_moved
 from detectors.images import as_input, positions_differ
 from detectors.local_occ import LocalOcc, half_cosine_distance, localisation_loss
-from detectors.matching import parts_come_moved
 from detectors.natural import NaturalImages
 from detectors.phases import Batch
-from edge.simulation.surface import Surface
 from export.onnx import export_run, torch_maps
+from simulation.render.surface import Surface
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import torch
 
-from detectors.matching import ImageMatching, compose, inverse, match, rigid, warp
+from detectors.image_matching import ImageMatching, compose, inverse, match, rigid, warp
 
 RNG = np.random.default_rng(0)
 

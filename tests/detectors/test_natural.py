@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from detectors.natural import NaturalImages
-from edge.errors import InputError
-from edge.prepare import write_image
+from edge.base.errors import InputError
+from edge.images.files import write_image
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from detectors.checkpoint import checkpoint_path, read_checkpoint
 from detectors.fit import Budget, Settings, fit
 from detectors.phases import Phase, Views
 from detectors.run import read_run
-from edge.errors import InputError
+from edge.base.errors import InputError
 
 STEPS = 12  # of the toy: four in each of its phases
 SIDN = Settings("sidn", seed=4, size=64, width=1)

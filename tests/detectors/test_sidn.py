@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.defects import gaussian_noise_defects, random_mask, smooth_noise
+from detectors.artificial_defects import gaussian_noise_defects, random_mask, smooth_noise
 from detectors.phases import Batch
 from detectors.sidn import (
     GlobalSemanticRelation,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from edge.bundle import load_bundle
-from edge.inspection import Inspector
-from edge.prepare import list_images, prepare_frame, read_image
+from edge.bundle.bundle import load_bundle
+from edge.images.files import list_images, read_image
+from edge.images.frames import prepare_frame
+from edge.inspection.inspector import Inspector
 
 FACTORY = '''
 import torch

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from calib.threshold import calibration_images, rank
-from edge.bundle import load_bundle
-from edge.errors import EngineError, InputError
-from edge.prepare import prepare_frame, read_image
-from export.frames import LADDER, make_frames
+from edge.base.errors import EngineError, InputError
+from edge.bundle.bundle import load_bundle
+from edge.images.files import read_image
+from edge.images.frames import prepare_frame
 from export.gate import LIMITS, Gate, Limits, contrast_at, parse_limits, saturating
+from export.gate_frames import LADDER, make_frames
 
 
 def contrast(image: np.ndarray) -> np.ndarray:
@@ -66,7 +67,7 @@ def test_a_region_that_no_painted_defect_touches_is_refused(calibrated, cloth):
 
 
 def test_frames_that_memory_does_not_hold_are_refused(calibrated, cloth, monkeypatch):
-    monkeypatch.setattr("export.frames.MOST_BYTES", 64 * 64 * 150)
+    monkeypatch.setattr("export.gate_frames.MOST_BYTES", 64 * 64 * 150)
     with pytest.raises(InputError, match=r"too large.*at most 150.*fewer --frames"):
         make_frames(load_bundle(calibrated), [next((cloth / "test" / "good").iterdir())], 151, 5)
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from detectors.registry import DETECTORS
-from edge.bundle import load_bundle
-from edge.engines import make_engine
+from edge.base.errors import EngineError
+from edge.bundle.bundle import load_bundle
+from edge.engines.backends import make_engine
 from edge.engines.plans import find_plan, plan_folder
-from edge.errors import EngineError
 from export.fp16 import write_fp16
 from export.int8 import Int8Graphs, load_named
 from tests.export.test_tensorrt_engines import graph_of

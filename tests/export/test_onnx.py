@@ -9,8 +9,8 @@ import torch
 
 from detectors.fit import Settings, network_arguments
 from detectors.registry import detector_class
-from edge.bundle import load_bundle
-from edge.errors import BundleError
+from edge.base.errors import BundleError
+from edge.bundle.bundle import load_bundle
 from export.onnx import (
     check_parity,
     choose_golden,

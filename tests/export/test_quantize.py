@@ -14,14 +14,14 @@ import pytest
 from onnx import numpy_helper
 
 import export.quantize
-from edge.bundle import load_bundle, write_card
+from edge.base.errors import BundleError
+from edge.bundle.bundle import load_bundle, write_card
 from edge.engines.openvino import device_name
-from edge.errors import BundleError
-from edge.golden import golden_scores, read_golden
-from edge.inspection import Inspector
+from edge.inspection.golden import golden_scores, read_golden
+from edge.inspection.inspector import Inspector
 from export.gate import Limits
 from export.maps import OnnxRuntimeMaps
-from tests.edge.test_golden import seal_again
+from tests.edge.inspection.test_golden import seal_again
 
 FRAMES = 120
 LOOSE = "flips=1,contrast=1,auroc=1,aupro=1"
@@ -186,7 +186,7 @@ def test_int8_has_golden_maps_of_its_own(bundle_of):
 
 
 def test_on_another_device_golden_parts_may_differ_as_runtimes_do(bundle_of, monkeypatch):
-    monkeypatch.setattr("edge.golden.device_name", lambda backend: "another one")
+    monkeypatch.setattr("edge.inspection.golden.device_name", lambda backend: "another one")
     graph = bundle_of / "model" / "int8.onnx"
     with Inspector(load_bundle(bundle_of), precision="int8") as inspector:
         with OnnxRuntimeMaps(graph) as run:

@@ -17,15 +17,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from detectors.registry import DETECTORS, detector_class
-from edge.bundle import WORTH, load_bundle
-from edge.errors import InputError
+from edge.base.errors import InputError
+from edge.bundle.bundle import WORTH, load_bundle
 from export.fp16 import MULTIPLY, half_nodes, write_fp16
 from export.int8 import Int8Graphs, load_named, quantisable
 from export.onnx import write_graph
 from export.tensorrt import parse_batch
-from tests.edge.rig import Rig, finish
 from tests.export.test_precisions import IMAGES, small_graph
 from tests.mocks import HERE, environment
+from tests.rig import Rig, finish
 
 CAPABILITIES = ["SM80", "SM86", "SM89", "SM120"]
 
@@ -219,7 +219,7 @@ def test_what_tensorrt_engine_refuses(over_mocks, calibrated, bundle_of, cloth):
     with np.load(golden) as data:
         maps = data["maps"]
     np.savez_compressed(golden, maps=maps + np.float32(0.1) * np.ptp(maps))
-    from tests.edge.test_golden import seal_again
+    from tests.edge.inspection.test_golden import seal_again
 
     seal_again(calibrated)
     code, _, err = over_mocks("engine", calibrated, "--good", good)
@@ -267,7 +267,7 @@ def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bund
 
 
 def test_the_packaged_bundle_builds_with_tensorrt_rtx():
-    from edge.gpu_report import DEMO
+    from edge.tools.gpu_report import DEMO
 
     done = build(DEMO / "model" / "fp32.onnx")
     assert done.returncode == 0, done.stderr

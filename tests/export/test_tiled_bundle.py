@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from edge.bundle import load_bundle
-from edge.prepare import read_image, write_image
+from edge.bundle.bundle import load_bundle
+from edge.images.files import read_image, write_image
 
 
 @pytest.fixture

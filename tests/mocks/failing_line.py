@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 import lineside
-from edge.runtime import Line
+from edge.run.runtime import Line
 from tests.mocks import Driver
 
 line, nth, code, sticky = sys.argv[1:]

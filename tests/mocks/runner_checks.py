@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 import tensorrt as trt
 
+from edge.base.errors import EngineError, EngineLostError
 from edge.engines.tensorrt import TensorRtEngine, this_device
-from edge.errors import EngineError, EngineLostError
 from export.tensorrt import build_plan
 from tests.mocks import Driver
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-import edge.gpu_report
+import edge.tools.gpu_report
 import lineside
 
-whole = edge.gpu_report.steps
-edge.gpu_report.steps = lambda *arguments: {name: command for name, command in whole(*arguments).items() if name != "precisions"}
+whole = edge.tools.gpu_report.steps
+edge.tools.gpu_report.steps = lambda *arguments: {name: command for name, command in whole(*arguments).items() if name != "precisions"}
 sys.argv = ["lineside", "doctor", "--gpu-report", sys.argv[1], "--json"]
 lineside.main()

@@ -1,0 +1,1 @@
+"""The bundle on disk, and the rule and thresholds that decide about its map."""

@@ -1,0 +1,1 @@
+"""Camera `genicam`: GigE Vision and USB3 Vision cameras by Aravis."""

@@ -1,0 +1,273 @@
+"""Camera `genicam`: GigE Vision and USB3 Vision cameras, by Aravis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from edge.base.errors import CameraError
+from edge.cameras.genicam.aravis import discover, find_device, load_aravis
+from edge.cameras.genicam.buffers import UNKNOWN_ID, BufferPool
+from edge.cameras.genicam.chunks import ChunkReader, Chunks, Exposures, set_chunks
+from edge.cameras.genicam.features import Features
+from edge.cameras.genicam.pixels import FORMATS, PixelFormat, to_frame
+from edge.cameras.genicam.setup import set_network, set_up
+from edge.cameras.live import Grabbed
+from edge.images.frames import Frame
+from edge.line_file import GenicamSection
+
+__all__ = ["GenicamDriver", "discover"]
+
+SOCKET_BUFFER = 4 << 20  # bytes; Aravis' automatic size lost a fifth of the frames
+RETENTION = 100_000  # us after the last packet of a frame that is not whole, until it is given up
+SILENCE = 1.0  # s without a frame, after which a camera without a heartbeat is asked whether it is there
+IMAGE = 1  # of Aravis.BufferPartDataType
+STATISTICS = ("completed_buffers", "failures", "underruns", "timeouts", "missing_frames", "size_mismatch_errors", "missing_packets",
+              "error_packets", "resend_requests", "resent_packets", "duplicated_packets")
+
+
+class GenicamDriver:
+    """A camera of a `GenicamSection`; see `edge.cameras.live.Driver`."""
+
+    def __init__(self, section: GenicamSection) -> None:
+        self._section = section
+        self.name = f"camera {section.serial}" if section.serial else "the camera"
+        self.ids = (0, (1 << 64) - 1)
+        self._connection: _Connection | None = None
+
+    def connect(self) -> None:
+        """Find the camera, set it up and let it run. Raises CameraError."""
+        self.disconnect()
+        self._connection = _Connection(self._section, self.name)
+        self.ids = self._connection.ids
+
+    def trigger(self) -> None:
+        """Execute TriggerSoftware. Raises CameraError."""
+        self._open().trigger()
+
+    def grab(self, timeout: float) -> Grabbed | None:
+        """The next frame, or None after ``timeout`` s. Its image is a view of the stream's memory where the pixel format allows it.
+
+        Raises CameraError when the camera is gone.
+        """
+        return self._open().grab(timeout)
+
+    def statistics(self) -> dict[str, int]:
+        """Aravis' counts of frames and packets since the camera was connected."""
+        connection = self._connection
+        return {} if connection is None else connection.statistics()
+
+    def disconnect(self) -> None:
+        """Let go of the camera. Frames that were handed out stay as they are."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _open(self) -> _Connection:
+        connection = self._connection
+        if connection is None:
+            raise CameraError(f"{self.name} is not connected")
+        return connection
+
+
+class _Connection:
+    """An open camera that runs."""
+
+    def __init__(self, section: GenicamSection, name: str) -> None:
+        self._name = name
+        self._aravis, self._glib = load_aravis()
+        self._lost = threading.Event()  # the camera does not answer
+        self._stream: Any = None
+        self._pool: BufferPool | None = None
+        self._heard = time.monotonic()
+        self._missing = 0  # packets
+        try:
+            self._camera = self._aravis.Camera.new(find_device(section.serial))
+        except self._glib.Error as error:
+            raise CameraError(f"{name} cannot be opened", got=error.message, next="Perhaps another program holds it.") from error
+        self._device = self._camera.get_device()
+        self._handler = self._device.connect("control-lost", _Setter(self._lost))
+        try:
+            self._start(section)
+        except self._glib.Error as error:
+            self.close()
+            raise CameraError(f"{name} cannot be started", got=error.message) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, section: GenicamSection) -> None:
+        camera, aravis = self._camera, self._aravis
+        self._gige = camera.is_gv_device()
+        if self._gige and not self._device.is_controller():
+            self._lost.set()  # it answers another program alone
+            raise CameraError(f"{self._name} is held by another program", next="End that one, such as the vendor's viewer.")
+        with suppress(self._glib.Error):  # it may still run for a program that died
+            camera.stop_acquisition()
+        features = Features(self._device, self._name)
+        self._format = set_up(features, section, self._name)
+        chunks = set_chunks(features, section.chunks)
+        self._reader = ChunkReader(camera.create_chunk_parser(), self._glib.Error) if chunks else None
+        set_network(features, camera, section, self._name, self._glib.Error)
+        self._size = int(features.number("Width")), int(features.number("Height"))
+        self._ticks = self._device.get_timestamp_tick_frequency() if self._gige else 0
+        self.ids = self._find_ids(features)
+        self._exposures = Exposures(*self.ids)
+        if self._gige:
+            # Aravis' packet sockets need CAP_NET_RAW, pass a firewall by, and deliver nothing, silently, when they listen at another
+            # interface than the packets come in by, as with a camera of this machine.
+            camera.gv_set_stream_options(aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
+        payload = camera.get_payload()
+        self._stream = camera.create_stream(None, None)
+        if self._stream is None:
+            raise CameraError(f"{self._name} gives no stream")
+        if self._gige:
+            self._stream.set_property("socket-buffer", aravis.GvStreamSocketBuffer.FIXED)
+            self._stream.set_property("socket-buffer-size", max(SOCKET_BUFFER, min(4 * payload, 1 << 30)))
+            self._stream.set_property("packet-resend",
+                                      aravis.GvStreamPacketResend.ALWAYS if section.resend else aravis.GvStreamPacketResend.NEVER)
+            self._stream.set_property("frame-retention", RETENTION)
+        self._pool = BufferPool(aravis, self._stream, payload)
+        camera.start_acquisition()
+
+    def _find_ids(self, features: Features) -> tuple[int, int]:
+        if not self._gige:
+            return 0, (1 << 64) - 1
+        extended = features.has("GevGVSPExtendedIDMode") and features.text("GevGVSPExtendedIDMode") == "On"
+        return 1, (1 << 64) - 1 if extended else (1 << 16) - 1
+
+    def trigger(self) -> None:
+        camera = self._camera
+        if camera is None:
+            raise CameraError(f"{self._name} is not connected")
+        try:
+            camera.software_trigger()
+        except self._glib.Error as error:
+            self._lost.set()
+            raise CameraError(f"{self._name} was not triggered", got=error.message) from error
+
+    def grab(self, timeout: float) -> Grabbed | None:
+        if self._lost.is_set():
+            raise CameraError(f"{self._name} does not answer any more", got="control lost")
+        buffer = self._stream.timeout_pop_buffer(int(1e6 * timeout))
+        if buffer is None:
+            self._look()
+            return None
+        self._heard = time.monotonic()
+        status = buffer.get_status()
+        statuses = self._aravis.BufferStatus
+        if status == statuses.SUCCESS:
+            return self._whole(buffer)
+        frame_id, timestamp = buffer.get_frame_id(), buffer.get_timestamp()
+        self._give_back(buffer)
+        if frame_id == UNKNOWN_ID or status in (statuses.ABORTED, statuses.CLEARED):  # which frame it was, the next one's id tells
+            return None
+        text = status.value_nick.replace("-", " ")
+        if status == statuses.MISSING_PACKETS:
+            text = f"up to {self._packets()} packets are missing"
+        return Grabbed(None, self._exposures.id_of(frame_id, None), timestamp / 1e9 or None, text=text)
+
+    def _look(self) -> None:
+        """GigE Vision has a heartbeat; others are asked whether they are there when they are silent."""
+        if not self._gige and time.monotonic() - self._heard > SILENCE:
+            self._heard = time.monotonic()
+            try:
+                self._device.read_register(0)
+            except self._glib.Error as error:
+                self._lost.set()
+                raise CameraError(f"{self._name} does not answer any more", got=error.message) from error
+
+    def _packets(self) -> int:
+        """How many are missing since this was asked last; Aravis counts from the first gap of a frame to its end."""
+        before, self._missing = self._missing, self._stream.get_info_uint64_by_name("n_missing_packets") if self._gige else 0
+        return self._missing - before
+
+    def _whole(self, buffer: Any) -> Grabbed:
+        chunks = self._reader.read(buffer) if self._reader is not None else Chunks()
+        ticks = chunks.timestamp if chunks.timestamp and not buffer.get_timestamp() else None
+        device_time = buffer.get_timestamp() / 1e9 if ticks is None else ticks / (self._ticks or 1e9)
+        frame_id = self._exposures.id_of(buffer.get_frame_id(), chunks.frame_id)
+        try:
+            image, text = self._image(buffer), ""
+        except ValueError as error:  # fewer bytes than its size says
+            image, text = None, str(error)
+        return Grabbed(image, frame_id, device_time or None, chunks.encoder, chunks.exposure_us, text)
+
+    def _image(self, buffer: Any) -> Frame:
+        """A frame of a whole buffer, which the stream gets back at once, or when the frame is a view of it and gone."""
+        assert self._pool is not None
+        form, (width, height), padding = self._format, self._size, 0
+        try:
+            if buffer.get_n_parts() and int(buffer.get_part_data_type(0)) == IMAGE:  # chunk data alone say no size
+                form, width, height, padding = self._part(buffer)
+        except ValueError:
+            self._give_back(buffer)
+            raise
+        lent = self._pool.lend(buffer) if form.is_frame and not padding else None
+        if lent is not None:
+            return to_frame(lent, form, width, height)
+        try:
+            frame = to_frame(self._pool.bytes_of(buffer), form, width, height, padding)
+            return frame.copy() if form.is_frame and not padding else frame
+        finally:
+            self._give_back(buffer)
+
+    @staticmethod
+    def _part(buffer: Any) -> tuple[PixelFormat, int, int, int]:
+        """Format, width, height and bytes behind each row of the first image."""
+        code = buffer.get_part_pixel_format(0)
+        if code not in FORMATS:
+            raise ValueError(f"it has pixel format 0x{code:08x}")
+        return FORMATS[code], buffer.get_part_width(0), buffer.get_part_height(0), buffer.get_part_padding(0)[0]
+
+    def _give_back(self, buffer: Any) -> None:
+        if self._pool is not None:
+            self._pool.give_back(buffer)
+
+    def statistics(self) -> dict[str, int]:
+        if self._pool is None:
+            return {}
+        stream = self._stream
+        there = {stream.get_info_name(i) for i in range(stream.get_n_infos())}
+        return {name: stream.get_info_uint64_by_name(f"n_{name}") for name in STATISTICS if f"n_{name}" in there}
+
+    def close(self) -> None:
+        """Stop, and leave the camera to others. One that does not answer is not waited for."""
+        camera, self._camera = self._camera, None
+        device, self._device = self._device, None
+        stream, self._stream = self._stream, None
+        pool, self._pool = self._pool, None
+        answers = not self._lost.is_set()
+        if answers:
+            with suppress(self._glib.Error):
+                camera.stop_acquisition()
+        device.disconnect(self._handler)
+        if pool is not None:
+            pool.close()
+        if answers and camera.is_gv_device():
+            with suppress(self._glib.Error):
+                device.leave_control()
+        last = [pool, camera, device, stream]
+        del pool, camera, device, stream  # from here on `last` alone keeps them
+        if answers:
+            _free(last)
+        else:
+            threading.Thread(target=_free, args=(last,), name="free camera", daemon=True).start()
+
+
+def _free(last: list[Any]) -> None:
+    """Free the last references from the end on, the stream first. Aravis tries for seconds to take leave of a camera that is dead."""
+    while last:
+        last.pop()
+
+
+class _Setter:
+    """Called by Aravis' own thread. Knows no camera, or the camera would never be freed."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, *_: object) -> None:
+        self._event.set()

@@ -1,1 +1,0 @@
-"""Line control: the pure state of the belt, and the thread that owns the PLC link."""

@@ -1,0 +1,1 @@
+"""Frames and anomaly maps as arrays: reading, writing, preparing, tiling."""

@@ -1,0 +1,1 @@
+"""One frame through an engine, the post-filter and the rule."""

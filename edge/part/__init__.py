@@ -1,0 +1,1 @@
+"""What travels through the line: frame, events, verdict, fault codes, encoder counts."""

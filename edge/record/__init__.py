@@ -1,0 +1,1 @@
+"""What a line leaves behind: the journal, recorded sessions, and their replay."""

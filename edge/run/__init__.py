@@ -1,0 +1,1 @@
+"""A running line: the runtime, its supervisor, and the commands to both."""

@@ -1,0 +1,1 @@
+"""`lineside camera-test`: what a camera delivers, measured and shown."""

@@ -1,0 +1,259 @@
+"""`lineside check`: whether a line makes its deadlines on this machine, by how much, and what to change where it does not.
+
+Each stage is measured on the line's own images; what cannot be measured without the PLC, the bytes on its wire, is worked out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tty
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.base.errors import CameraError, LinkError
+from edge.bundle.bundle import load_bundle
+from edge.cameras.camera import Camera
+from edge.cameras.kinds import make_camera
+from edge.inspection.choice import pick_backend
+from edge.inspection.inspector import Inspector
+from edge.line_control.messages import Channel, Welcome
+from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection, read_line_file
+from edge.part.events import Expose, PartVerdict, RuntimeReady
+from edge.part.verdict import Verdict
+from edge.plc.modbus.master import GAP
+from edge.plc.modbus.registers import HEADER, TO_PLC, TRIGGER
+from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
+
+WARM_UP = 10
+TIMEOUT = 10.0  # s
+CONTROL_PARTS = 200
+SETTLE = 0.2  # s until line control has heard that the runtime is ready
+CONTROL_RATE = 0.01  # s between two of them
+BITS = 10  # of a byte on the wire
+READ_BYTES, WRITE_BYTES = 8 + 5, 9 + 8  # of a Modbus request and its answer, beside the registers
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Times of one stage in ms. ``per_part``: whether the next part waits for it."""
+
+    name: str
+    times: list[float]
+    per_part: bool = True
+
+    def at(self, share: float) -> float:
+        """A percentile in ms (nearest rank)."""
+        ordered = sorted(self.times)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a line needs and has, in ms; rates in parts a second."""
+
+    stages: list[Stage]
+    available: float  # from the trigger until `lead_ms` before the ejector
+    needed: float  # sum of the stages at p99.9
+    lead: float
+    lead_needed: float  # for a REJECT, its repetition, and the acknowledgement
+    busy: float  # of that, per part
+    rate: float | None
+    frame: tuple[int, ...] = ()  # height, width, channels of the camera's
+
+    @property
+    def margin(self) -> float:
+        """What is left at p99.9."""
+        return self.available - self.needed
+
+    @property
+    def highest_rate(self) -> float:
+        """At which the slowest part in a thousand does not delay the next."""
+        return 1000 / self.busy
+
+    @property
+    def highest_speed(self) -> float:
+        """As a share of the belt's speed now: the parts are as many and lie as far apart as now, and the way to the ejector stays."""
+        by_travel = (self.available + self.lead) / (self.needed + self.lead)
+        return by_travel if self.rate is None else min(by_travel, self.highest_rate / self.rate)
+
+    @property
+    def fits(self) -> bool:
+        """Whether no deadline is missed at p99.9."""
+        return self.margin >= 0 and self.lead >= self.lead_needed and (self.rate is None or self.rate <= self.highest_rate)
+
+
+def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress) -> tuple[LineFile, Budget]:
+    """Measure the stages of the line of a line file, while that does not run. Raises what `lineside run` would."""
+    file = read_line_file(path)
+    bundle = load_bundle(file.resolve(path, file.line.bundle))
+    engine = pick_backend(bundle, backend, precision)
+    chosen = bundle.choose(precision, engine)
+    threshold = bundle.calibrated_threshold(chosen, engine).value
+    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind in ("folder", "video") else section
+               for section in file.camera]
+    camera = make_camera(endless, path.parent)
+    camera.open()
+    names = ("grab", "prepare", "infer", "filter and decide")
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.closing(camera), Inspector(bundle, precision=chosen, backend=engine, threads=file.line.threads) as inspector:
+        inspector.warm_up()
+        for number in range(WARM_UP + frames):
+            size, found = _inspect(camera, len(endless), inspector, number, threshold)
+            if number >= WARM_UP:
+                for name, ms in zip(names, found, strict=True):
+                    times[name].append(ms)
+                progress("inspecting", number - WARM_UP + 1, frames)
+    stages = [Stage(name, times[name]) for name in names]
+    stages.append(Stage("line control", _control(progress), per_part=False))
+    wire, lead_needed = _on_the_wire(file.plc)
+    stages.append(Stage("wire", [wire], per_part=False))
+    belt = file.belt
+    return file, Budget(stages, belt.travel_ms - belt.lead_ms, sum(stage.at(0.999) for stage in stages), belt.lead_ms,
+                        lead_needed, sum(stage.at(0.999) for stage in stages if stage.per_part), rate, size)
+
+
+def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[float, float]:
+    """ms that a trigger and its verdict take on their way, and that a REJECT takes that is lost once."""
+    if isinstance(plc, LinesSection):
+        return plc.debounce_ms, 0.0
+    if isinstance(plc, FramesSection):
+        frame = 1000 * LENGTH * BITS / plc.baud
+        return 2 * frame, 1000 * RETRY_AFTER + 3 * frame
+    byte = 1000 * (BITS + (plc.parity != "none")) / plc.baud
+    look = byte * (READ_BYTES + 2 * (HEADER.length + 1)) + 1000 * GAP
+    entry, write = byte * (READ_BYTES + 2 * TRIGGER.length) + 1000 * GAP, byte * (WRITE_BYTES + 2 * TO_PLC.length) + 1000 * GAP
+    one_before_it = look + write
+    return plc.poll_ms + look + entry + plc.poll_ms + look + write, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
+
+
+def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
+    """One part, of which there are so many views; the size of the last one, and ms of each stage over all."""
+    total, shape = [0.0] * 4, (0, 0, 0)
+    start = time.perf_counter()
+    camera.expose(number + 1, number + 1, None, time.monotonic())
+    for _ in range(views):
+        frame = camera.next(TIMEOUT)
+        if frame is None or frame.image is None:
+            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
+        grabbed = time.perf_counter()
+        job = inspector.start(frame.image)
+        prepared = time.perf_counter()
+        inspector.wait(job)
+        inferred = time.perf_counter()
+        inspector.finish(job, threshold)
+        shape = frame.image.shape
+        moments = [start, grabbed, prepared, inferred, time.perf_counter()]
+        total = [sum_ + 1000 * (after - before) for sum_, (before, after) in zip(total, itertools.pairwise(moments), strict=True)]
+        start = time.perf_counter()
+    return shape, total
+
+
+def _control(progress: Progress) -> list[float]:
+    """ms from a TRIGGER to its VERDICT through the real process of line control on a pseudo serial port, for verdicts given at once."""
+    near, far = os.openpty()
+    tty.setraw(far)
+    lifeline, held = os.pipe()
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(f"{name}/control")
+        listener.listen(1)
+        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
+                "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": f"{name}/belt", "listener": listener.fileno(),
+                "supervisor": lifeline}
+        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", json.dumps(task)],
+                                   pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(f"{name}/control")
+            try:
+                return _round_trips(near, Channel(connection), progress)
+            finally:
+                process.send_signal(signal.SIGTERM)
+                os.close(held)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
+                process.kill()
+                process.wait()
+                for descriptor in (near, far, lifeline):
+                    os.close(descriptor)
+
+
+class _FromLine(Decoder):
+    """Frames that the line sends."""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        self._buffer += data
+        whole = len(self._buffer) // LENGTH * LENGTH
+        blocks = [bytes(self._buffer[at:at + LENGTH]) for at in range(0, whole, LENGTH)]
+        del self._buffer[:whole]
+        return [Frame.decode(block) for block in blocks]
+
+
+def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]:
+    reader, began, sent, times = _FromLine(), time.monotonic(), dict[int, float](), list[float]()
+    part, beat, next_part = 0, 0.0, began + TIMEOUT
+    while len(times) < CONTROL_PARTS:
+        now = time.monotonic()
+        if now - began > TIMEOUT + CONTROL_PARTS * CONTROL_RATE:
+            raise LinkError("line control does not answer", got=f"{len(times)} of {CONTROL_PARTS} verdicts")
+        clock = int(1000 * (now - began))
+        if now >= beat:
+            os.write(port, Frame(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
+            beat = now + 0.05
+        if now >= next_part and part < CONTROL_PARTS:
+            part, next_part = part + 1, next_part + CONTROL_RATE
+            sent[part] = time.monotonic()
+            os.write(port, Frame(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
+        ready, _, _ = select.select([port, runtime.fileno()], [], [], max(0.0, min(beat, next_part) - time.monotonic()))
+        if port in ready:
+            data, at = os.read(port, 4096), time.monotonic()
+            for frame in reader.feed(data):
+                if frame.type == Type.VERDICT and frame.part in sent:
+                    times.append(1000 * (at - sent.pop(frame.part)))
+                    progress("line control", len(times), CONTROL_PARTS)
+                if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
+                    os.write(port, Frame(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
+        for message in runtime.receive():
+            if isinstance(message, Welcome):
+                runtime.send(RuntimeReady())
+                next_part = time.monotonic() + SETTLE
+            elif isinstance(message, Expose):
+                runtime.send(PartVerdict(message.part, Verdict.PASS, None, 0.1, message.trigger))
+    return times
+
+
+def advice(budget: Budget, precision: str) -> list[str]:
+    """What to change where it does not fit, the most helpful first."""
+    said = []
+    slowest = max((stage for stage in budget.stages if stage.per_part), key=lambda stage: stage.at(0.999))
+    faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer" and precision == "fp32"
+              else "a smaller preset or a faster processor" if slowest.name == "infer" else "smaller frames")
+    if budget.lead < budget.lead_needed:
+        said.append(f"lead_ms = {_up(budget.lead_needed)} at least: a REJECT that is lost once on the wire comes too late otherwise")
+    if budget.margin < 0:
+        travel = _up(budget.needed + max(budget.lead, budget.lead_needed))
+        said.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
+        if (spare := budget.lead - _up(budget.lead_needed)) >= -budget.margin:
+            said.append(f"or lead_ms = {_up(budget.lead_needed)}, which leaves {spare:.0f} ms more for the verdict")
+        said.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
+    if budget.rate is not None and budget.rate > budget.highest_rate:
+        said.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes {slowest.at(0.999):.1f} ms of "
+                    f"{budget.busy:.1f} at p99.9; {faster}")
+    return said
+
+
+def _up(ms: float) -> int:
+    """Up to the next 5 ms."""
+    return int(-(-ms // 5) * 5)

@@ -1,0 +1,1 @@
+"""Rendered surfaces with and without defects."""

@@ -1,0 +1,1 @@
+"""A whole line under the faults of a scenario, and what became of every part."""

@@ -1,0 +1,1 @@
+"""Line control's rules over a million parts, in virtual time."""

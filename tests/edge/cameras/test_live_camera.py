@@ -1,0 +1,376 @@
+"""A camera by a scripted driver: ids, clocks, triggers, lost connections. The driver is a fake; real ones are in test_gige.py."""
+
+from __future__ import annotations
+
+import math
+import queue
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import edge.cameras.live as live
+from edge.base.errors import CameraError
+from edge.cameras.live import DRIFT, QUIET, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds, Grabbed, LiveCamera
+from edge.part.frame import CameraFrame
+from edge.part.verdict import Cause
+
+IMAGE = np.zeros((16, 16, 1), np.uint8)
+FOREVER = 20.0  # s
+
+
+class Script:
+    """A driver that grabs what a test puts in: a Grabbed, or an exception."""
+
+    name = "camera S1"
+    ids = (1, 65535)
+
+    def __init__(self):
+        self.frames: queue.Queue = queue.Queue()
+        self.triggers = 0
+        self.connects = self.disconnects = 0
+        self.refuse: Exception | None = None  # a connection
+        self.fail: Exception | None = None  # a trigger
+
+    def connect(self):
+        if self.refuse is not None:
+            raise self.refuse
+        self.connects += 1
+
+    def trigger(self):
+        self.triggers += 1
+        if self.fail is not None:
+            raise self.fail
+
+    def grab(self, timeout):
+        try:
+            frame = self.frames.get(timeout=min(timeout, 0.01))
+        except queue.Empty:
+            return None
+        if isinstance(frame, Exception):
+            raise frame
+        return frame
+
+    def statistics(self):
+        return {"resent_packets": 3}
+
+    def disconnect(self):
+        self.disconnects += 1
+
+
+@pytest.fixture
+def camera(monkeypatch):
+    """A live camera over a script, open: make(trigger, window) returns both."""
+    monkeypatch.setattr(live, "RECONNECT", 0.02)
+    opened = []
+
+    def make(trigger="software", window=FOREVER):
+        script = Script()
+        opened.append(LiveCamera(script, trigger, window))
+        opened[-1].open()
+        return opened[-1], script
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def next_frame(camera) -> CameraFrame:
+    """The next frame; a lost camera is told by an exception, which is passed over."""
+    deadline = time.monotonic() + FOREVER
+    while time.monotonic() < deadline:
+        try:
+            if (frame := camera.next(0.1)) is not None:
+                return frame
+        except CameraError:
+            continue
+    raise AssertionError("no frame came")
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + FOREVER
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+# Frame ids
+
+def test_ids_go_on_after_the_highest_one():
+    ids = FrameIds(1, 65535)
+    assert [ids.take(id, 0.0) for id in (65534, 65535, 1, 2)] == [(65534, 0), (65535, 0), (65536, 0), (65537, 0)]
+
+
+def test_a_camera_that_counts_anew_is_noticed_by_its_clock_or_by_ids_that_rise():
+    ids = FrameIds(1, 65535)
+    ids.take(900, 0.0, 9.0)
+    assert ids.take(900, 0.0, 9.0) is None
+    with pytest.raises(ValueError, match="counts anew"):
+        ids.take(1, 1.0, 10.0)
+    ids = FrameIds(1, 65535)
+    ids.take(900, 0.0)
+    assert [ids.take(id, 1.0) for id in (1, 2)] == [None, None]
+    with pytest.raises(ValueError, match="counts anew"):
+        ids.take(3, 1.0)
+
+
+def test_a_clock_that_was_set_is_noticed():
+    clock = DeviceClock()
+    clock.moment(100.0, 5.0)
+    with pytest.raises(ValueError, match="jumped"):
+        clock.moment(50.0, 6.0)
+
+
+def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_overdue():
+    ids = FrameIds(1, 65535)
+    ids.take(65533, 0.0)
+    assert ids.take(2, 1.0) == (65537, 3)
+    assert ids.overdue(1.0 + STRAGGLE) == []
+    assert ids.overdue(1.01 + STRAGGLE) == [65534, 65535, 65536] and ids.overdue(9.0) == []
+
+
+def test_an_overtaken_frame_has_its_own_number_and_one_that_came_already_has_none():
+    ids = FrameIds(1, 65535)
+    assert [ids.take(id, 0.0) for id in (10, 12, 11, 11, 12)] == [(10, 0), (12, 1), (11, -1), None, None]
+    assert ids.overdue(9.0) == []
+
+
+def test_a_camera_that_counts_anew_is_told():
+    ids = FrameIds(1, 65535)
+    ids.take(5000, 0.0)
+    with pytest.raises(ValueError, match="frame id 1 after 5000"):
+        ids.take(1, 0.0)
+
+
+def test_of_a_long_gap_the_newest_are_told_one_by_one():
+    ids = FrameIds(0, (1 << 64) - 1)
+    ids.take(0, 0.0)
+    assert ids.take(1001, 0.0) == (1001, 1000)
+    assert ids.overdue(9.0) == list(range(1001 - TOLD_GAP, 1001))
+
+
+@given(first=st.integers(1, 65535), steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
+def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first, steps):
+    ids = FrameIds(1, 65535)
+    arrivals, held = [0], None  # frame by frame, one may be overtaken by the next
+    lost = []
+    for number, (fate,) in enumerate(steps, 1):
+        if fate == "overtaken" and held is None:
+            held = number
+            continue
+        if fate != "lost":
+            arrivals += [number] * (2 if fate == "doubled" else 1)
+        else:
+            lost.append(number)
+        if held is not None and fate != "lost":
+            arrivals.append(held)
+            held = None
+    newest = max(arrivals)
+    seen = set()
+    for number in arrivals:
+        taken = ids.take((first - 1 + number) % 65535 + 1, 0.0)
+        assert (taken is None) == (number in seen)
+        assert taken is None or taken[0] == first + number
+        seen.add(number)
+    missing = [first + number for number in (*lost, *([] if held is None else [held])) if number < newest]
+    assert sorted(ids.overdue(9.0)) == sorted(missing)
+
+
+# Clocks
+
+def test_a_frame_was_exposed_when_the_camera_says_and_the_shortest_way_is_the_truest():
+    clock = DeviceClock()
+    assert clock.moment(5.0, 100.5) == 100.5
+    assert clock.moment(6.0, 101.2) == 101.2  # 0.3 s less on its way
+    assert clock.moment(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
+
+
+def test_a_clock_that_runs_slow_is_followed():
+    clock = DeviceClock()
+    for second in range(1000):
+        assert abs(clock.moment(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
+
+
+# Triggered by the line
+
+def test_a_trigger_is_passed_on_and_its_frame_comes_with_its_number(camera):
+    one, script = camera()
+    one.expose(1, 11, None, time.monotonic())
+    wait_until(lambda: script.triggers == 1)
+    script.frames.put(Grabbed(IMAGE, 65535, 2.5, encoder=7, exposure_us=100.0))
+    script.frames.put(Grabbed(IMAGE, 1))
+    frame = next_frame(one)
+    assert (frame.frame_id, frame.device_time, frame.encoder, frame.exposure_us) == (65535, 2.5, 7, 100.0)
+    assert frame.image is IMAGE and frame.complete and frame.exposed and next_frame(one).frame_id == 65536
+
+
+def test_the_first_frame_of_a_session_is_of_the_only_trigger_however_late_it_comes(camera):
+    one, script = camera()
+    at = time.monotonic() - 5
+    one.expose(1, 11, None, at)
+    wait_until(lambda: script.triggers == 1)
+    script.frames.put(Grabbed(None, 9, text="its head is missing"))
+    frame = next_frame(one)
+    assert (frame.trigger, frame.part, frame.host_time, frame.cause) == (1, 11, at, Cause.INCOMPLETE)
+    script.frames.put(Grabbed(IMAGE, 10))
+    assert next_frame(one).trigger == 0
+
+
+def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
+    one, script = camera()
+    for trigger in (1, 2):
+        one.expose(trigger, 10 + trigger, None, time.monotonic())
+    wait_until(lambda: script.triggers == 2)  # the second is given when no frame came for the first
+    script.frames.put(Grabbed(IMAGE, 9))
+    assert [(frame.trigger, frame.cause, frame.image) for frame in (next_frame(one), next_frame(one))] == [
+        (1, Cause.UNMATCHED, None), (2, Cause.UNMATCHED, None)]
+    one.expose(3, 13, None, time.monotonic())  # no trigger is given before none of their frames can come any more
+    frame = next_frame(one)
+    assert (frame.trigger, frame.cause, frame.exposed) == (3, Cause.UNMATCHED, False) and script.triggers == 2
+    time.sleep(QUIET)
+    script.frames.put(Grabbed(IMAGE, 10))
+    frame = next_frame(one)
+    one.expose(4, 14, None, time.monotonic())
+    wait_until(lambda: script.triggers == 3)
+    script.frames.put(Grabbed(IMAGE, 11))
+    again = next_frame(one)
+    assert (frame.trigger, again.trigger, again.session - frame.session) == (0, 4, 1)
+
+
+def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
+    one, script = camera(window=0.1)
+    one.expose(1, 11, None, time.monotonic() - 1)
+    frame = next_frame(one)
+    assert (frame.trigger, frame.part, frame.cause, frame.exposed) == (1, 11, Cause.CAMERA, False) and script.triggers == 0
+    assert "not triggered within 50 ms" in frame.text and one.counters()["untriggered"] == 1
+
+
+def test_what_is_not_whole_has_no_image(camera):
+    one, script = camera()
+    script.frames.put(Grabbed(None, 5, text="3 packets are missing"))
+    frame = next_frame(one)
+    assert (frame.complete, frame.image, frame.cause) == (False, None, Cause.INCOMPLETE) and "3 packets are missing" in frame.text
+    assert math.isnan(frame.host_time) and one.counters()["incomplete"] == 1
+
+
+def test_a_frame_that_never_came_is_told(camera):
+    one, script = camera()
+    script.frames.put(Grabbed(IMAGE, 5))
+    script.frames.put(Grabbed(IMAGE, 7))
+    frames = [next_frame(one) for _ in range(3)]
+    assert [(frame.frame_id, frame.cause) for frame in frames] == [(5, None), (7, None), (6, Cause.INCOMPLETE)]
+    assert frames[1].lost == 1 and one.counters()["lost"] == 1
+
+
+def test_doubled_and_overtaken_frames_are_counted(camera):
+    one, script = camera()
+    for number in (5, 7, 6, 7):
+        script.frames.put(Grabbed(IMAGE, number))
+    assert [next_frame(one).frame_id for _ in range(3)] == [5, 7, 6]
+    wait_until(lambda: one.counters()["doubled"] == 1)
+    assert one.counters()["overtaken"] == 1 and one.counters()["lost"] == 0
+
+
+# Lost connections
+
+def test_a_lost_camera_is_told_once_connected_again_and_counted(camera):
+    one, script = camera()
+    script.refuse = CameraError("still away")
+    script.frames.put(CameraError("cable pulled"))
+    with pytest.raises(CameraError, match="camera S1 is gone; got cable pulled"):
+        while one.next(FOREVER) is None:
+            continue
+    one.expose(1, 11, 4, time.monotonic())
+    frame = next_frame(one)
+    assert (frame.trigger, frame.part, frame.cause, frame.exposed, frame.encoder) == (1, 11, Cause.CAMERA, False, 4)
+    assert script.triggers == 0 and script.disconnects >= 1
+    script.refuse = None
+    wait_until(lambda: one.counters()["reconnects"] == 1)
+    script.frames.put(Grabbed(IMAGE, 1))
+    assert next_frame(one).session == 1
+    counters = one.counters()
+    assert counters["disconnects"] == 1 and counters["resent_packets"] == 6  # of both connections
+
+
+def test_a_trigger_that_fails_begins_a_new_session(camera):
+    one, script = camera()
+    script.fail = CameraError("no answer")
+    one.expose(1, 11, None, time.monotonic())
+    frame = next_frame(one)
+    assert (frame.trigger, frame.cause, frame.exposed) == (1, Cause.CAMERA, False) and "no answer" in frame.text
+    script.fail = None
+    wait_until(lambda: one.counters()["reconnects"] == 1)
+    script.frames.put(Grabbed(IMAGE, 1))
+    assert next_frame(one).session == 1
+
+
+def test_a_camera_that_counts_anew_begins_a_new_session(camera):
+    one, script = camera()
+    script.frames.put(Grabbed(IMAGE, 30000))
+    assert next_frame(one).session == 0
+    script.frames.put(Grabbed(IMAGE, 1))
+    wait_until(lambda: script.connects == 2)
+    script.frames.put(Grabbed(IMAGE, 2))
+    assert next_frame(one).session == 1
+
+
+def test_what_a_closed_camera_counted_is_still_told(camera):
+    one, script = camera()
+    one.close()
+    assert one.counters()["resent_packets"] == 3 and script.disconnects == 1
+
+
+def test_a_camera_that_cannot_be_opened_is_let_go_of():
+    script = Script()
+    script.refuse = CameraError("not there")
+    with pytest.raises(CameraError, match="not there"):
+        LiveCamera(script, "software", 1.0).open()
+    assert script.disconnects == 1
+
+
+# Not triggered by the line
+
+def test_frames_of_a_sensors_triggers_come_as_they_are(camera):
+    one, script = camera("hardware")
+    one.expose(1, 11, None, time.monotonic())
+    script.frames.put(Grabbed(IMAGE, 9))
+    assert (next_frame(one).trigger, script.triggers) == (0, 0)
+
+
+def test_the_first_frame_after_a_trigger_is_taken_and_no_other(camera):
+    one, script = camera("off")
+    script.frames.put(Grabbed(IMAGE, 1))
+    wait_until(lambda: one.counters()["unasked"] == 1)
+    at = time.monotonic()
+    one.expose(3, 33, 4, at)
+    script.frames.put(Grabbed(IMAGE, 2))
+    script.frames.put(Grabbed(IMAGE, 3))
+    frame = next_frame(one)
+    assert (frame.trigger, frame.part, frame.encoder, frame.frame_id, frame.host_time) == (3, 33, 4, 2, at)
+    wait_until(lambda: one.counters()["unasked"] == 2)
+
+
+def test_two_parts_that_one_frame_may_be_of_are_unmatched(camera):
+    one, script = camera("off")
+    for trigger in (1, 2):
+        one.expose(trigger, 10 + trigger, None, time.monotonic())
+    script.frames.put(Grabbed(IMAGE, 1))
+    frames = [next_frame(one), next_frame(one)]
+    assert [(frame.part, frame.cause, frame.image) for frame in frames] == [(11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
+
+
+def test_a_part_that_no_frame_came_for_is_told(camera):
+    one, _ = camera("off", window=0.05)
+    one.expose(1, 11, None, time.monotonic())
+    frame = next_frame(one)
+    assert (frame.part, frame.cause) == (11, Cause.NO_FRAME) and "no frame within 50 ms" in frame.text
+
+
+def test_parts_that_wait_for_a_frame_end_when_the_camera_is_lost(camera):
+    one, script = camera("off")
+    one.expose(1, 11, None, time.monotonic())
+    script.frames.put(CameraError("cable pulled"))
+    frame = next_frame(one)
+    assert (frame.part, frame.cause) == (11, Cause.CAMERA) and "cable pulled" in frame.text

@@ -1,0 +1,49 @@
+"""Messages to the operator never hold up the line."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from edge.run.operator import AGAIN_AFTER, WAITING, Operator
+
+
+def test_messages_of_one_kind_are_told_once_a_minute_with_their_number(monkeypatch):
+    told: list[str] = []
+    now = [0.0]
+    monkeypatch.setattr("edge.run.operator.time.monotonic", lambda: now[0])
+    operator = Operator(told.append)
+    for part in range(5):
+        operator.tell(f"part {part} is late")
+    operator.tell("the PLC is not heard")
+    now[0] = AGAIN_AFTER + 1
+    operator.tell("part 9 is late")
+    operator.close()
+    assert told == ["part 0 is late", "the PLC is not heard", "part 9 is late (4 more like this since)"]
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, SystemExit(1)])
+def test_a_terminal_that_is_gone_does_no_harm(error):
+    def say(text):
+        told.append(text)
+        raise error
+
+    told: list[str] = []
+    operator = Operator(say)
+    operator.tell("one")
+    operator.tell("two")
+    operator.close()
+    assert told == ["one", "two"]
+
+
+def test_a_terminal_that_hangs_holds_up_nobody():
+    hang = threading.Event()
+    operator = Operator(lambda text: hang.wait(20))
+    start = time.monotonic()
+    for number in range(3 * WAITING):
+        operator.tell("x" * number)
+    operator.close()
+    assert time.monotonic() - start < 10
+    hang.set()
