@@ -57,7 +57,7 @@ def as_thread(task: dict[str, Any]) -> None:
     from edge.line_control.parts import BeltTiming
     from edge.line_control.runtime_side import RuntimeSide
     from edge.line_control.state import LineState
-    from edge.plc.frames import FramesLink
+    from edge.plc.frames.link import FramesLink
 
     link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
     link.open()

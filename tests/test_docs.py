@@ -8,10 +8,10 @@ from typing import get_args
 
 import pytest
 import tomlkit
-from pydantic import BaseModel
 from typer.main import get_command
 
 import lineside
+from edge.base.kinds import OneOf, find_one_of, load_kind
 from edge.line_file import LineFile
 
 ROOT = Path(__file__).parents[1]
@@ -31,10 +31,11 @@ def test_toml_examples_are_valid_line_files(page):
         LineFile.model_validate(tomlkit.parse(example).unwrap())
 
 
-def models(annotation):
-    """The models of a field: its own, those of a union, or those of a list of one."""
-    return [annotation] if isinstance(annotation, type) and issubclass(annotation, BaseModel) else [
-        model for part in get_args(annotation) for model in models(part)]
+def models(name):
+    """The models of a section of the line file: one, or one for each kind."""
+    field = LineFile.model_fields[name]
+    one_of = next((m for m in field.metadata if isinstance(m, OneOf)), None) or find_one_of(field.annotation)
+    return [field.annotation] if one_of is None else [load_kind(one_of.registry, kind) for kind in one_of.registry]
 
 
 def pages(name, kind):
@@ -50,15 +51,15 @@ def pages(name, kind):
 
 
 def test_every_key_of_the_line_file_is_documented():
-    for name, section in LineFile.model_fields.items():
+    for name in LineFile.model_fields:
         assert f"[{name}]" in pages(name, "")
-        for model in models(section.annotation):
+        for model in models(name):
             kind = get_args(model.model_fields["kind"].annotation)[0] if "kind" in model.model_fields else ""
             for key in model.model_fields:
                 assert re.search(rf"^ *{key} = ", pages(name, kind), re.M), f"{name}.{key}"
 
 
-@pytest.mark.parametrize("model", models(LineFile.model_fields["camera"].annotation), ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", models("camera"), ids=lambda model: model.__name__)
 def test_the_defaults_of_cameras_are_those_of_the_page(model):
     text = pages("camera", get_args(model.model_fields["kind"].annotation)[0])
     for key, field in model.model_fields.items():

@@ -3,13 +3,46 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from typing_extensions import Self
 
 from edge.base.errors import CameraError, InputError
-from edge.images.files import list_images, read_image
-from edge.images.frames import Frame
+from edge.cameras.section import CameraSection
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
+
+if TYPE_CHECKING:
+    from edge.images.frames import Frame
+
+
+class FolderSection(CameraSection):
+    """[camera] kind = "folder": the images of a folder"""
+
+    key = "path"
+    kind: Literal["folder"]
+    path: str
+    loop: bool = False
+    preload: bool = False  # read all images before the line starts, and keep them in memory
+
+    def make(self, folder: Path) -> FolderCamera:
+        """The camera, not opened yet."""
+        return FolderCamera(folder / self.path, self.loop, self.preload, self.frames_name_triggers)
+
+    @property
+    def frames_name_triggers(self) -> bool:
+        """Whether each frame says which trigger it is of."""
+        return self.match == "trigger"
+
+    def endless(self) -> Self:
+        """The same camera without an end."""
+        return self.model_copy(update={"loop": True})
+
+    def loss_advice(self, counters: Mapping[str, int]) -> str:
+        """Why frames were lost."""
+        return "the images of the folder cannot be read"
 
 
 class FolderCamera:
@@ -27,10 +60,12 @@ class FolderCamera:
         self._frames = 0
 
     def open(self) -> None:
+        from edge.images.files import list_images
+
         try:
             self._files = [(path, path.relative_to(self._folder).as_posix()) for path in list_images(self._folder)]
             if self._preload:
-                self._images = {path: read_image(path) for path, _ in self._files}
+                self._images = {path: self._read(path) for path, _ in self._files}
         except InputError as error:
             raise CameraError(f"the folder camera cannot start: {error}", next="Mend `path` under [camera] in the line file.") from error
 
@@ -58,7 +93,13 @@ class FolderCamera:
             return CameraFrame(trigger, part, number, at, None, source, encoder=encoder, cause=cause, text=str(error))
 
     def _image(self, path: Path) -> Frame:
-        return self._images[path] if self._preload else read_image(path)
+        return self._images[path] if self._preload else self._read(path)
+
+    @staticmethod
+    def _read(path: Path) -> Frame:
+        from edge.images.files import read_image
+
+        return read_image(path)
 
     def settle(self, camera: int) -> None:
         """Frames here say their trigger."""

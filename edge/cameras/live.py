@@ -10,127 +10,25 @@ import math
 import queue
 import threading
 import time
+import warnings
 from collections import Counter, deque
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from edge.base.errors import CameraError
+from edge.cameras import driver as drivers
+from edge.cameras.frame_ids import STRAGGLE, TOLD_GAP, DeviceClock, FrameIds
 from edge.cameras.frame_queue import FrameQueue
 from edge.cameras.matching import EARLY
-from edge.images.frames import Frame
-from edge.line_file import CameraTrigger
+from edge.cameras.section import CameraTrigger
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
 
 POLL = 0.1  # s
 RECONNECT = 1.0  # s between two tries
-STRAGGLE = 0.25  # s that a frame may come after one that was exposed later; then it is lost
-RESTARTED = 1000  # ids back: the camera counts anew
-TOLD_GAP = 256  # ids; of a longer gap the newest are told one by one, the others are counted
 QUIET = 0.5  # s without a trigger, after which no frame of an earlier one comes any more
-JUMP = 5.0  # s that no frame is held up; a clock that is off by more was set
-REPEATED = 3  # frames one after the other whose ids have come already: the camera counts anew
 LEAVE = 2.0  # s that a driver may take to come back from a call when the camera is closed
 COUNT_EVERY = 0.5  # s
-DRIFT = 2e-4  # s a second that two clocks differ by at most
-
-
-@dataclass(frozen=True)
-class Grabbed:
-    """What a driver got. An image that is not whole is None."""
-
-    image: Frame | None
-    frame_id: int  # as the camera counts
-    device_time: float | None = None  # s of the camera's clock
-    encoder: int | None = None
-    exposure_us: float | None = None
-    text: str = ""  # what is missing, or the frame's name
-
-
-class Driver(Protocol):
-    """A kind of camera. `trigger` is called from a thread of its own, all else from one thread at a time."""
-
-    name: str  # for messages
-    ids: tuple[int, int]  # the lowest and the highest frame id; after the highest one comes the lowest
-
-    def connect(self) -> None:
-        """Open the camera, set it up and let it run. Raises CameraError."""
-
-    def trigger(self) -> None:
-        """Take a frame now. Raises CameraError."""
-
-    def grab(self, timeout: float) -> Grabbed | None:
-        """The next frame, or None after ``timeout`` s. Raises CameraError when the camera is gone."""
-
-    def statistics(self) -> dict[str, int]:
-        """What the driver counted since it connected, by name, such as packets that were sent again."""
-
-    def disconnect(self) -> None:
-        """Free the camera, whatever state it is in."""
-
-
-class FrameIds:
-    """Frame ids without wrap-around, and what they say is missing."""
-
-    def __init__(self, lowest: int, highest: int) -> None:
-        self._cycle = highest - lowest + 1
-        self._newest: int | None = None
-        self._time: float | None = None  # of the camera's clock, at the newest
-        self._old: list[int] = []  # ids one after the other that had come already
-        self._missing: dict[int, float] = {}  # number: when it was missed
-
-    def take(self, frame_id: int, now: float, device_time: float | None = None) -> tuple[int, int] | None:
-        """The number of a frame, and how many are missing between the newest one and it; None for one that has come already.
-
-        A negative count says that it was overtaken. Raises ValueError where the camera counts anew: ids far back, an old id with a new
-        time, or old ids that rise.
-        """
-        if self._newest is None:
-            self._newest, self._time = frame_id, device_time
-            return frame_id, 0
-        half = self._cycle // 2
-        step = (frame_id - self._newest + half) % self._cycle - half
-        number = self._newest + step
-        if step <= -RESTARTED:
-            raise ValueError(f"the camera counts anew: frame id {frame_id} after {self._newest}")
-        if step <= 0:
-            if self._missing.pop(number, None) is not None:
-                return number, -1
-            self._old = [*self._old, number] if not self._old or number > self._old[-1] else [number]
-            newer = device_time is not None and self._time is not None and device_time > self._time
-            if newer or len(self._old) == REPEATED:
-                raise ValueError(f"the camera counts anew: frame id {frame_id} after {self._newest}")
-            return None
-        self._old.clear()
-        self._time = device_time
-        self._missing.update({missed: now for missed in range(max(number - TOLD_GAP, self._newest + 1), number)})
-        self._newest = number
-        return number, step - 1
-
-    def overdue(self, now: float) -> list[int]:
-        """The numbers of frames that will not come any more, once."""
-        lost = [number for number, since in self._missing.items() if now - since > STRAGGLE]
-        for number in lost:
-            del self._missing[number]
-        return lost
-
-
-class DeviceClock:
-    """Where a camera's clock stands against ours. A frame can only be held up on its way, so the shortest way seen is the truest."""
-
-    def __init__(self) -> None:
-        self._offset, self._heard = math.inf, 0.0
-
-    def moment(self, device: float, now: float) -> float:
-        """When the camera's clock showed ``device`` s, for a frame that arrived at ``now``; s of ``time.monotonic``.
-
-        Raises ValueError where the camera's clock was set.
-        """
-        if abs(now - device - self._offset) > JUMP and math.isfinite(self._offset):
-            raise ValueError(f"the camera's clock jumped by {now - device - self._offset:.0f} s")
-        self._offset = min(now - device, self._offset + DRIFT * (now - self._heard))
-        self._heard = now
-        return device + self._offset
 
 
 class _Asked(NamedTuple):
@@ -145,7 +43,7 @@ class _Asked(NamedTuple):
 class LiveCamera:
     """A driver as a `Camera`. A connection that is lost is told once, and made again and again."""
 
-    def __init__(self, driver: Driver, trigger: CameraTrigger, window: float) -> None:
+    def __init__(self, driver: drivers.Driver, trigger: CameraTrigger, window: float) -> None:
         """window: s from a trigger within which a frame has to be exposed; half of it is the line's, to trigger the camera."""
         self._driver, self._mode, self._window = driver, trigger, window
         self._frames = FrameQueue()
@@ -315,7 +213,7 @@ class LiveCamera:
             return
         self._counts["reconnects"] += 1
 
-    def _take(self, grabbed: Grabbed, now: float) -> None:
+    def _take(self, grabbed: drivers.Grabbed, now: float) -> None:
         taken = self._ids.take(grabbed.frame_id, now, grabbed.device_time)
         if taken is None:
             self._counts["doubled"] += 1
@@ -390,3 +288,11 @@ class LiveCamera:
         """Ask the driver, from its own thread, what it counted."""
         if now - self._counted > COUNT_EVERY:
             self._figures, self._counted = self._driver.statistics(), now
+
+
+def __getattr__(name: str) -> Any:
+    """The old path of `Driver` and `Grabbed`, for drivers written before 0.2. It goes with 0.3."""
+    if name in ("Driver", "Grabbed"):
+        warnings.warn(f"edge.cameras.live.{name} goes with Lineside 0.3; write: from lineside import {name}", FutureWarning, stacklevel=2)
+        return getattr(drivers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from edge.line_file import Match
+from edge.cameras.section import Match
 from edge.part.encoder import wrapped
 from edge.part.events import Expose
 from edge.part.frame import CameraFrame

@@ -62,7 +62,7 @@ def main() -> int:
     tape = LiveTape() if task.get("tape") is None else RecordingTape(task["tape"])
     if isinstance(tape, RecordingTape):
         tape.take("begin", lambda: {name: task[name] for name in ("plc", "timing", "parts", "pulse_ms", "session", "again")})
-    link = make_link(task["plc"], tape)
+    link = make_link(task["link"], {key: value for key, value in task["plc"].items() if key != "kind"}, tape)
     try:
         if task["again"]:
             with contextlib.suppress(LinkError):  # it is opened again and again

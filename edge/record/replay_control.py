@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.base.errors import LinkError
+from edge.base.kinds import load_kind
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
 from edge.line_control.messages import Welcome
@@ -17,7 +18,7 @@ from edge.line_control.parts import BeltTiming
 from edge.line_control.state import LineState
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
-from edge.plc.kinds import make_link
+from edge.plc.kinds import LINKS, make_link
 from edge.plc.tape import DivergedError, ReplayTape, TapeEndedError
 
 Outcome = tuple[Verdict, Cause | None, float | None]
@@ -152,7 +153,8 @@ class _Belt(BeltFile):
 
 def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     begin: dict[str, Any] = tape.take("begin", dict)
-    link = make_link(begin["plc"], tape)
+    plc = dict(begin["plc"])
+    link = make_link(load_kind(LINKS, plc.pop("kind")).link, plc, tape)
     try:
         link.open()
     except LinkError:

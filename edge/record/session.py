@@ -12,7 +12,7 @@ from typing import Any
 
 from edge.base.errors import InputError
 from edge.base.files import write_text_safely
-from edge.line_file import without_password
+from edge.base.settings import without_password
 
 FORMAT = 1
 LAST = 4096  # bytes; a ledger has some hundred

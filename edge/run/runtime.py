@@ -191,7 +191,7 @@ class Line:
 
     def _expose(self, expose: Expose) -> None:
         for camera, matcher in zip(self.file.camera, self._matchers, strict=True):
-            if camera.kind != "folder" or camera.match != "trigger":
+            if not camera.frames_name_triggers:
                 matcher.expose(expose)
         if self._session is not None:
             self._session.exposed(expose)

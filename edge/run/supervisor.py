@@ -127,7 +127,7 @@ class Supervisor:
     def _start_control(self, again: bool) -> subprocess.Popen[bytes]:
         file, path = self._file, self._path
         task: dict[str, Any] = {
-            "plc": {**file.plc.model_dump(), "port": str(file.resolve(path, file.plc.port))},
+            "plc": {"kind": file.plc.kind, **file.plc.options(path.parent)}, "link": file.plc.link,
             "timing": asdict(file.belt.timing),
             "pulse_ms": file.belt.pulse_ms, "parts": self._parts, "session": self._session, "again": again,
             "belt_file": str(belt_file(file.resolve(path, file.journal.path), path)), "listener": self._listener.fileno(),

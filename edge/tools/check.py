@@ -29,20 +29,17 @@ from edge.cameras.kinds import make_camera
 from edge.inspection.choice import pick_backend
 from edge.inspection.inspector import Inspector
 from edge.line_control.messages import Channel, Welcome
-from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection, read_line_file
+from edge.line_file import LineFile, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
-from edge.plc.modbus.master import GAP
-from edge.plc.modbus.registers import HEADER, TO_PLC, TRIGGER
-from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
+from edge.plc.frames.section import FramesSection
+from edge.plc.wire import LENGTH, Decoder, Frame, Type
 
 WARM_UP = 10
 TIMEOUT = 10.0  # s
 CONTROL_PARTS = 200
 SETTLE = 0.2  # s until line control has heard that the runtime is ready
 CONTROL_RATE = 0.01  # s between two of them
-BITS = 10  # of a byte on the wire
-READ_BYTES, WRITE_BYTES = 8 + 5, 9 + 8  # of a Modbus request and its answer, beside the registers
 
 Progress = Callable[[str, int, int], None]
 
@@ -103,8 +100,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
     engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
-    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind in ("folder", "video") else section
-               for section in file.camera]
+    endless = [section.endless() for section in file.camera]
     camera = make_camera(endless, path.parent)
     camera.open()
     names = ("grab", "prepare", "infer", "filter and decide")
@@ -119,25 +115,11 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
                 progress("inspecting", number - WARM_UP + 1, frames)
     stages = [Stage(name, times[name]) for name in names]
     stages.append(Stage("line control", _control(progress), per_part=False))
-    wire, lead_needed = _on_the_wire(file.plc)
+    wire, lead_needed = file.plc.wire_times()
     stages.append(Stage("wire", [wire], per_part=False))
     belt = file.belt
     return file, Budget(stages, belt.travel_ms - belt.lead_ms, sum(stage.at(0.999) for stage in stages), belt.lead_ms,
                         lead_needed, sum(stage.at(0.999) for stage in stages if stage.per_part), rate, size)
-
-
-def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[float, float]:
-    """ms that a trigger and its verdict take on their way, and that a REJECT takes that is lost once."""
-    if isinstance(plc, LinesSection):
-        return plc.debounce_ms, 0.0
-    if isinstance(plc, FramesSection):
-        frame = 1000 * LENGTH * BITS / plc.baud
-        return 2 * frame, 1000 * RETRY_AFTER + 3 * frame
-    byte = 1000 * (BITS + (plc.parity != "none")) / plc.baud
-    look = byte * (READ_BYTES + 2 * (HEADER.length + 1)) + 1000 * GAP
-    entry, write = byte * (READ_BYTES + 2 * TRIGGER.length) + 1000 * GAP, byte * (WRITE_BYTES + 2 * TO_PLC.length) + 1000 * GAP
-    one_before_it = look + write
-    return plc.poll_ms + look + entry + plc.poll_ms + look + write, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
 
 
 def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
@@ -170,7 +152,7 @@ def _control(progress: Progress) -> list[float]:
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
+        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "link": FramesSection.link, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
                 "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": f"{name}/belt", "listener": listener.fileno(),
                 "supervisor": lifeline}
         process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", json.dumps(task)],

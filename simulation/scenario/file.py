@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from edge.base.errors import InputError
 from edge.base.settings import Settings, read_toml, validate
-from edge.line_file import Match
+from edge.cameras.section import Match
 
 Process = Literal["supervisor", "control", "runtime", "plc"]
 CauseName = Literal["late", "no-frame", "camera", "image", "engine", "link", "unmatched", "stopped", "restart", "challenge", "incomplete"]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.base.errors import CameraError
-from edge.cameras.camera import FoundCamera
 
 INSTALL = ("On Debian and Ubuntu: `apt-get install gir1.2-aravis-0.8 libgirepository1.0-dev libcairo2-dev gcc pkg-config python3-dev`, "
            "then `pip install 'lineside[genicam]'`.")
@@ -56,11 +55,6 @@ def list_devices() -> list[Device]:
         return [Device(*(get(i) or "" for get in (
             aravis.get_device_id, aravis.get_device_serial_nbr, aravis.get_device_physical_id, aravis.get_device_vendor,
             aravis.get_device_model, aravis.get_device_address, aravis.get_device_protocol))) for i in range(aravis.get_n_devices())]
-
-
-def discover() -> list[FoundCamera]:
-    """All GigE Vision and USB3 Vision cameras that this machine sees. Raises CameraError without Aravis."""
-    return [FoundCamera("genicam", device.key, device.vendor, device.model, device.address, device.protocol) for device in list_devices()]
 
 
 def find_device(serial: str) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from edge.cameras.frame_ids import RESTARTED
 from edge.cameras.genicam.features import Features
-from edge.cameras.live import RESTARTED
 
 SELECTED = ("FrameID", "Framecounter", "Timestamp", "ExposureTime", "EncoderValue")  # entries of ChunkSelector
 ABSENT = 10  # frames one after the other without a chunk: the camera has none such

@@ -5,20 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.base.errors import CameraError
-from edge.cameras.genicam.aravis import discover, find_device, load_aravis
+from edge.cameras.driver import Grabbed
+from edge.cameras.genicam.aravis import find_device, load_aravis
 from edge.cameras.genicam.buffers import UNKNOWN_ID, BufferPool
 from edge.cameras.genicam.chunks import ChunkReader, Chunks, Exposures, set_chunks
 from edge.cameras.genicam.features import Features
 from edge.cameras.genicam.pixels import FORMATS, PixelFormat, to_frame
 from edge.cameras.genicam.setup import set_network, set_up
-from edge.cameras.live import Grabbed
 from edge.images.frames import Frame
-from edge.line_file import GenicamSection
 
-__all__ = ["GenicamDriver", "discover"]
+if TYPE_CHECKING:
+    from edge.cameras.genicam.section import GenicamSection
 
 SOCKET_BUFFER = 4 << 20  # bytes; Aravis' automatic size lost a fifth of the frames
 RETENTION = 100_000  # us after the last packet of a frame that is not whole, until it is given up
@@ -29,7 +29,7 @@ STATISTICS = ("completed_buffers", "failures", "underruns", "timeouts", "missing
 
 
 class GenicamDriver:
-    """A camera of a `GenicamSection`; see `edge.cameras.live.Driver`."""
+    """A camera of a `GenicamSection`; see `edge.cameras.driver.Driver`."""
 
     def __init__(self, section: GenicamSection) -> None:
         self._section = section

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge.base.errors import CameraError
 from edge.cameras.genicam.features import Features
 from edge.cameras.genicam.pixels import FORMATS, PixelFormat
-from edge.line_file import GenicamSection
+
+if TYPE_CHECKING:
+    from edge.cameras.genicam.section import GenicamSection
 
 
 def set_up(features: Features, section: GenicamSection, camera: str) -> PixelFormat:

@@ -13,12 +13,13 @@ import serial
 
 from edge.part.events import BeltStopped, Clear, Event
 from edge.plc.common import REOPEN_AFTER
-from edge.plc.modbus import transport as protocol_taped
+from edge.plc.modbus import protocol_taped
 from edge.plc.modbus.registers import (
     BELT_MOVES,
     CONFIRM,
     CONFIRMS_AT,
     ENCODER,
+    GAP,
     HEADER,
     RING,
     STATUS,
@@ -31,15 +32,14 @@ from edge.plc.modbus.registers import (
     arrivals,
     span,
 )
-from edge.plc.modbus.transport import SCHEME
+from edge.plc.modbus.protocol_taped import SCHEME
 from edge.plc.tape import Tape
 from edge.plc.wire import PlcClock, Settled
 
 if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient
 
-HANDLERS = "edge.plc.link"  # where pyserial looks for protocol_taped
-GAP = 0.00175  # s of silence between an answer and the next request, as Modbus has it above 19200 baud
+HANDLERS = "edge.plc.modbus"  # where pyserial looks for protocol_taped
 PARITY = {"none": "N", "even": "E", "odd": "O"}
 
 

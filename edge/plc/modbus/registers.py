@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from edge.plc.wire import Ack, Settled, Type
 
+GAP = 0.00175  # s of silence between an answer and the next request, as Modbus has it above 19200 baud
 VERSION = 1  # of the map
 RING = 8  # entries of each ring, each with its number
 REWRITE_AFTER = 0.020  # s that a PLC has to execute a command before it is written again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edge.line_file import CameraKind
+from edge.cameras.section import CameraSection
 from edge.tools.camera_test.report import CameraReport
 
 CLIPPED_MEAN, CLIPPED_WORST = 0.002, 0.01  # shares of pixels at 255, of all images and of one
@@ -13,7 +13,7 @@ KEEPS_UP = 0.97  # of the rate that is asked for
 UNEVEN = 0.2  # of the interval that the jitter may have
 
 
-def advise(report: CameraReport, section: CameraKind, rate: float) -> list[str]:
+def advise(report: CameraReport, section: CameraSection, rate: float) -> list[str]:
     """What is wrong, and what to change; the worst first. ``rate``: triggers a second that were given."""
     return [*_losses(report, section), *_times(report, section, rate), *_exposure(report), *_focus(report)]
 
@@ -22,22 +22,19 @@ def _plural(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def _losses(report: CameraReport, section: CameraKind) -> list[str]:
+def _losses(report: CameraReport, section: CameraSection) -> list[str]:
     said = []
     if report.disconnects:
         why = f" ({report.errors[0]})" if report.errors else ""
         said.append(f"the connection was lost {_plural(report.disconnects, 'time')}, and came back {_plural(report.reconnects, 'time')}"
                     f"{why}: look at cable, plug and power")
     if not report.frames:
-        if section.kind == "genicam" and section.trigger == "hardware":
-            said.append(f"no frame came: nothing triggered the camera. Does the sensor reach {section.trigger_source}, as `trigger_source` "
-                        "says? --free lets the camera run without it")
-        else:
-            said.append("no whole frame came: " + (report.errors[0] if report.errors else "see that no other program has the camera"))
+        why = report.errors[0] if report.errors else "see that no other program has the camera"
+        said.append(section.no_frame_advice or f"no whole frame came: {why}")
     if report.gaps or report.incomplete:
         told = " and ".join(f"{_plural(number, 'frame')} {what}" for number, what in (
             (report.gaps, "never came"), (report.incomplete, "came incomplete")) if number)
-        said.append(f"{told}: {_network(report, section)}")
+        said.append(f"{told}: {section.loss_advice(report.counters)}")
     if report.counters.get("underruns"):
         said.append(f"{_plural(report.counters['underruns'], 'frame')} found no buffer free: this machine did not take them in time; give "
                     "it less to do beside the line")
@@ -49,30 +46,13 @@ def _losses(report: CameraReport, section: CameraKind) -> list[str]:
     return said
 
 
-def _network(report: CameraReport, section: CameraKind) -> str:
-    if section.kind == "folder":
-        return "the images of the folder cannot be read"
-    if section.kind != "genicam":
-        return "the data got lost on their way; look at the cable, and at what else uses the bus or the network"
-    counts = report.counters
-    packets = ""
-    if "missing_packets" in counts:
-        packets = f"{counts['missing_packets']} packets lost, {counts.get('resent_packets', 0)} sent again; "
-    size = "allow jumbo frames (ip link set DEV mtu 9000) and leave packet_size at 0" if section.packet_size else \
-        "allow jumbo frames at card, switch and camera (ip link set DEV mtu 9000)"
-    resend = "" if section.resend else ", set resend = true"
-    return (f"{packets}{size}{resend}, raise the socket's buffer (sudo sysctl -w net.core.rmem_max=33554432), and give each camera its "
-            "share of the wire by bandwidth_mb_s")
-
-
-def _times(report: CameraReport, section: CameraKind, rate: float) -> list[str]:
+def _times(report: CameraReport, section: CameraSection, rate: float) -> list[str]:
     said = []
     longest = report.trigger_to_exposure_ms
-    if longest is not None and longest.max > section.window_ms and section.match != "encoder" and section.kind in ("genicam", "custom"):
+    if longest is not None and longest.max > section.window_ms and section.match != "encoder":
         said.append(f"window_ms = {section.window_ms:g} is too small: a frame was exposed {longest.max:.1f} ms after its trigger. Set "
                     f"window_ms = {report.window_ms:g}")
-    if report.triggers is None and section.kind != "folder" and getattr(section, "trigger", "off") == "off" and report.window_ms and \
-            report.window_ms > section.window_ms * 1.5:
+    if report.triggers is None and section.runs_free and report.window_ms and report.window_ms > section.window_ms * 1.5:
         said.append(f"window_ms = {section.window_ms:g} is too small for frames {report.interval_ms:.0f} ms apart: the first one after a "
                     f"trigger may come later. Set window_ms = {report.window_ms:g}, or raise the camera's frame rate")
     if report.triggers is not None and report.window_ms and report.window_ms > 500 / rate:

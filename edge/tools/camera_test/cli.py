@@ -24,6 +24,9 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
     from rich.markup import escape
     from rich.table import Table
 
+    from edge.base.kinds import load_kind
+    from edge.cameras.kinds import CAMERAS
+
     found, missing = _find()
     if as_json:
         print(json.dumps({"cameras": [asdict(camera) for camera in found],
@@ -36,7 +39,7 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
             table.add_row(*(escape(text) for text in (camera.kind, camera.key, camera.vendor, camera.model, camera.address, camera.text)))
         console.print(table)
         for camera in found:
-            key = "serial" if camera.kind == "genicam" else "source"
+            key = load_kind(CAMERAS, camera.kind).key
             print(f'\n[camera]\nkind = "{camera.kind}"\n{key} = "{camera.key}"')
     else:
         print("no camera found: look at power and cable. A GigE Vision camera has to be in this machine's network, 169.254.x.x on both "
@@ -47,15 +50,15 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
 
 def _find() -> tuple[list[FoundCamera], list[tuple[str, str]]]:
     """What is found, and the kinds that cannot be looked for, with what they lack."""
-    from importlib import import_module
-
     from edge.base.errors import CameraError
+    from edge.base.kinds import load_kind
+    from edge.cameras.kinds import CAMERAS
 
     found: list[FoundCamera] = []
     missing: list[tuple[str, str]] = []
-    for kind in ("genicam", "video"):
+    for kind in CAMERAS:
         try:
-            found += import_module(f"edge.cameras.camera.{kind}").discover()
+            found += load_kind(CAMERAS, kind).discover()
         except CameraError as error:
             missing.append((kind, str(error)))
     return found, missing

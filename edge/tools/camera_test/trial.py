@@ -14,8 +14,8 @@ from pathlib import Path
 
 from edge.cameras.kinds import make_camera
 from edge.cameras.live import LiveCamera
+from edge.cameras.section import CameraSection
 from edge.images.frames import Frame
-from edge.line_file import CameraKind
 from edge.part.frame import CameraFrame
 from edge.tools.camera_test.advice import advise
 from edge.tools.camera_test.album import Album
@@ -43,17 +43,14 @@ class Tried:
 class CameraTrial:
     """One camera: a thread that grabs, and one that looks."""
 
-    def __init__(self, number: int, section: CameraKind, folder: Path, free: bool) -> None:
+    def __init__(self, number: int, section: CameraSection, folder: Path, free: bool) -> None:
         """number: from 1. free: let a camera run free that the line or a sensor would trigger."""
-        self._freed = free and section.kind in ("genicam", "custom") and section.trigger != "off"
-        if self._freed:
-            section = section.model_copy(update={"trigger": "off", "match": "trigger"})
-        elif section.kind in ("folder", "video"):
-            section = section.model_copy(update={"loop": True})
+        freed = section.freed() if free else None
+        self._freed = freed is not None
+        section = freed or section.endless()
         self._number, self._section = number, section
         self._camera = make_camera([section], folder)
-        self.triggered = not isinstance(self._camera, LiveCamera) or (
-            section.kind in ("genicam", "custom") and section.trigger == "software")
+        self.triggered = section.line_triggers
         if isinstance(self._camera, LiveCamera):
             self._camera.hand_out_all()
         self._triggers: list[float] = []
@@ -125,8 +122,7 @@ class CameraTrial:
         self.close()
         counters = self._camera.counters()
         section = self._section
-        known = {"folder": "path", "video": "source", "genicam": "serial", "custom": "driver"}[section.kind]
-        name = self._camera.name if isinstance(self._camera, LiveCamera) else str(getattr(section, known))
+        name = self._camera.name if isinstance(self._camera, LiveCamera) else section.name
         report = report_camera(self._number, section.kind, name, self._taken, self._triggers if self.triggered else None,
                                [look for _, look in self._album.looks], counters, seconds, self._errors)
         if self._freed:  # the line takes its frames in another way
@@ -134,7 +130,7 @@ class CameraTrial:
         return Tried(replace(report, advice=advise(report, section, rate)), self._album, self._taken)
 
 
-def try_cameras(sections: Sequence[CameraKind], folder: Path, *, seconds: float, rate: float, free: bool,
+def try_cameras(sections: Sequence[CameraSection], folder: Path, *, seconds: float, rate: float, free: bool,
                 progress: Progress = lambda *_: None) -> list[Tried]:
     """Try the cameras of a line file in ``folder``, all at once, for so many ``seconds``, with ``rate`` triggers a second.
 

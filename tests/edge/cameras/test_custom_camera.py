@@ -16,11 +16,10 @@ import pytest
 
 from edge.base.errors import CameraError
 from edge.bundle.bundle import load_bundle
-from edge.cameras.custom import load_driver
+from edge.cameras.custom.loader import load_driver
 from edge.cameras.live import LiveCamera
 from edge.images.files import list_images, read_image, write_image
 from edge.inspection.inspector import Inspector
-from edge.line_file import CustomSection
 from tests.rig import finish, reconcile, rig
 
 __all__ = ["rig"]
@@ -30,7 +29,7 @@ BASLER = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 DRIVER = '''"""A driver without a camera."""
 import numpy as np
 
-from edge.cameras.live import Grabbed
+from lineside import Grabbed
 
 
 class Counting:
@@ -62,7 +61,7 @@ needs_pypylon = pytest.mark.skipif(find_spec("pypylon") is None, reason="NO PYPY
 def load(folder: Path, text: str | None = DRIVER, driver: str = "counting.py:Counting", **options):
     if text is not None:
         (folder / "counting.py").write_text(text)
-    return load_driver(CustomSection(kind="custom", driver=driver, options=options), folder)
+    return load_driver(driver, options, folder)
 
 
 def test_a_driver_is_made_with_its_options_and_passes_on_what_it_gives(tmp_path):
@@ -177,8 +176,8 @@ PARTS, BAD_AT, BAD = 1000, 400, 9
 EMULATOR = f'''
 import json, sys, time
 from pathlib import Path
-from edge.cameras import make_camera
-from edge.line_file import CustomSection
+from edge.cameras.kinds import make_camera
+from edge.cameras.custom.section import CustomSection
 
 size = {{"Width": 96, "Height": 64}}
 options = [{{"serial": "0815-0000", "features": size}}, {{"serial": "0815-0001", "features": {{**size, "PixelFormat": "RGB8Packed"}}}}]

@@ -13,10 +13,10 @@ import pytest
 from edge.base.errors import CameraError
 from edge.cameras.genicam.aravis import find_device
 from edge.cameras.genicam.chunks import ABSENT, ChunkReader, Chunks, Exposures, set_chunks
-from edge.cameras.genicam.driver import GenicamDriver, discover
+from edge.cameras.genicam.driver import GenicamDriver
 from edge.cameras.genicam.pixels import FORMATS, PixelFormat, to_frame
+from edge.cameras.genicam.section import GenicamSection
 from edge.cameras.genicam.setup import packet_delay_ns
-from edge.line_file import GenicamSection
 from tests.edge.cameras.gige import need_aravis
 
 
@@ -141,7 +141,7 @@ def grab(driver):
 
 def test_it_is_found_and_opened_by_serial_number_or_id_or_as_the_only_one(fake):
     fake()
-    assert ("genicam", "1", "Aravis", "Fake") in {(one.kind, one.key, one.vendor, one.model) for one in discover()}
+    assert ("genicam", "1", "Aravis", "Fake") in {(one.kind, one.key, one.vendor, one.model) for one in GenicamSection.discover()}
     fake(serial="1")
     with pytest.raises(CameraError, match=r"camera 7 is not there; got .*1 \(Aravis Fake at 0.0.0.0\).*; expected one of them as `serial`"):
         fake(serial="7")

@@ -17,9 +17,9 @@ BIG_PACKETS = ("--packet-size", "9000")  # fewer of them, for a machine that is 
 
 PROBE = """
 import json, signal, subprocess, sys, time
-from edge.cameras.genicam import GenicamDriver, discover
+from edge.cameras.genicam.driver import GenicamDriver
 from edge.errors import CameraError
-from edge.line_file import GenicamSection
+from edge.cameras.genicam.section import GenicamSection
 
 subprocess.run("ip link set lo up && ip addr add 127.0.0.2/8 dev lo", shell=True, check=True)
 fakes = [subprocess.Popen(["arv-fake-gv-camera-0.8", "-i", f"127.0.0.{n}", "-s", f"GV0{n}"]) for n in (1, 2)]
@@ -36,7 +36,7 @@ def told(act):
 told_by = {}
 try:
     deadline = time.monotonic() + 20
-    while len(found := discover()) < 2 and time.monotonic() < deadline:
+    while len(found := GenicamSection.discover()) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     told_by["found"] = sorted((one.kind, one.key, one.vendor, one.address) for one in found)
     told_by["several"] = told(driver("").connect)

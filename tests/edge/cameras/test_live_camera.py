@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 import edge.cameras.live as live
 from edge.base.errors import CameraError
-from edge.cameras.live import DRIFT, QUIET, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds, Grabbed, LiveCamera
+from edge.cameras.driver import Grabbed
+from edge.cameras.frame_ids import DRIFT, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds
+from edge.cameras.live import QUIET, LiveCamera
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
 

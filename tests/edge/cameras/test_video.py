@@ -10,11 +10,11 @@ import pytest
 
 from edge.base.errors import CameraError
 from edge.bundle.bundle import load_bundle
-from edge.cameras import video
 from edge.cameras.kinds import make_camera
+from edge.cameras.video import opencv as video
+from edge.cameras.video.section import VideoSection
 from edge.images.files import list_images
 from edge.inspection.inspector import Inspector
-from edge.line_file import VideoSection
 from edge.part.verdict import Cause
 from tests.rig import finish, reconcile, rig
 

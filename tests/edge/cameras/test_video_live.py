@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from edge.base.errors import CameraError
-from edge.cameras import video
 from edge.cameras.kinds import make_camera
-from edge.line_file import VideoSection
+from edge.cameras.live import LiveCamera
+from edge.cameras.video import opencv as video
+from edge.cameras.video.devices import find_devices
+from edge.cameras.video.section import VideoSection
 from edge.part.verdict import Cause
 from tests.rig import wait_for
 
@@ -64,10 +66,10 @@ def test_video_devices_are_found_with_their_names(tmp_path):
         (node / "index").write_text(f"{index}\n")
         (node / "device").symlink_to(usb / "1-2:1.0")
         (tmp_path / f"dev/video{number}").touch()
-    second, first = video.discover(tmp_path)
+    second, first = find_devices(tmp_path)
     assert (first.kind, first.key, first.vendor, first.model, first.address) == ("video", "/dev/video10", "Acme", "Acme Eye", "1-2:1.0")
     assert first.text == "" and second.key == "/dev/video2" and "metadata" in second.text
-    assert video.discover(tmp_path / "nowhere") == []
+    assert find_devices(tmp_path / "nowhere") == []
 
 
 class Stream(http.server.ThreadingHTTPServer):
@@ -169,7 +171,7 @@ def test_a_device_that_is_gone_is_not_read_again_and_again(tmp_path, monkeypatch
 
     monkeypatch.setattr(video, "open_capture", once)
     driver = video.VideoDriver(VideoSection(kind="video", source=os.devnull))
-    camera = video.LiveCamera(driver, "off", 0.03)
+    camera = LiveCamera(driver, "off", 0.03)
     camera.open()
     wait_for(lambda: camera.counters()["disconnects"] == 1)
     time.sleep(0.3)

@@ -26,7 +26,7 @@ from edge.part.events import (
     VerdictDelivered,
 )
 from edge.part.verdict import Verdict
-from edge.plc.lines import LinesLink
+from edge.plc.lines.link import LinesLink
 from edge.plc.link import LineStatus
 from tests.rig import finish, replay, rig, wait_for
 
@@ -111,8 +111,8 @@ def fake(monkeypatch):
         def close(self):
             lines["noted"].append("close")
 
-    monkeypatch.setattr("edge.plc.lines.serial.Serial", Port)
-    monkeypatch.setattr("edge.plc.lines.fcntl.ioctl", lambda *_: struct.pack("i", lines["inputs"]))
+    monkeypatch.setattr("edge.plc.lines.link.serial.Serial", Port)
+    monkeypatch.setattr("edge.plc.lines.link.fcntl.ioctl", lambda *_: struct.pack("i", lines["inputs"]))
     return lines
 
 
@@ -208,7 +208,7 @@ def test_two_parts_in_one_window_are_two_pulses_where_there_is_room_and_one_wher
 
 
 def test_what_comes_too_late_or_without_a_port_fails_and_the_port_is_opened_again(fake, monkeypatch):
-    monkeypatch.setattr("edge.plc.lines.REOPEN_AFTER", 0.01)
+    monkeypatch.setattr("edge.plc.lines.link.REOPEN_AFTER", 0.01)
     link = LinesLink("port")
     link.open()
     read(link)

@@ -16,7 +16,7 @@ from pymodbus.framer import FramerRTU
 
 from edge.part.events import Clear, Confirm, LinkBack, OrderFailed, Report, Trigger, VerdictDelivered
 from edge.part.verdict import Cause, Verdict
-from edge.plc.frames import FramesLink
+from edge.plc.frames.link import FramesLink
 from edge.plc.link import LineStatus
 from edge.plc.modbus.link import ModbusLink
 from edge.plc.wire import Frame

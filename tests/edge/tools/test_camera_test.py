@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
 from edge.base.errors import CameraError
+from edge.base.kinds import load_kind
 from edge.cameras.camera import FoundCamera
-from edge.cameras.live import Grabbed, LiveCamera
+from edge.cameras.custom.section import CustomSection
+from edge.cameras.driver import Grabbed
+from edge.cameras.genicam.section import GenicamSection
+from edge.cameras.kinds import CAMERAS
+from edge.cameras.live import LiveCamera
 from edge.images.files import read_image, write_image
-from edge.line_file import CustomSection, GenicamSection
 from edge.part.frame import CameraFrame
 from edge.tools.camera_test.advice import advise
 from edge.tools.camera_test.album import BOX, EVEN, Album, focus_measure, look_at, shrink
@@ -349,15 +351,12 @@ def test_looking_that_cannot_keep_up_loses_no_frames(scripted, tmp_path, monkeyp
 def search(monkeypatch):
     def put(**kinds):
         for kind, found in kinds.items():
-            module = ModuleType(f"edge.cameras.camera.{kind}")
-
-            def discover(found=found):
+            def discover(cls, found=found):
                 if isinstance(found, Exception):
                     raise found
                 return found
 
-            module.discover = discover
-            monkeypatch.setitem(sys.modules, module.__name__, module)
+            monkeypatch.setattr(load_kind(CAMERAS, kind), "discover", classmethod(discover))
 
     return put
 

@@ -10,54 +10,26 @@ import math
 import os
 import queue
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from edge.base.errors import CameraError
-from edge.cameras.camera import Camera, FoundCamera
-from edge.cameras.live import Grabbed, LiveCamera
+from edge.base.settings import without_password
+from edge.cameras.driver import Grabbed
+from edge.cameras.video.devices import find_devices
 from edge.images.frames import Frame
-from edge.line_file import VideoSection, without_password
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
+
+if TYPE_CHECKING:
+    from edge.cameras.video.section import VideoSection
 
 TIMEOUT_S = 2  # that a source may take to open, or a frame to come
 BACKENDS = {"v4l2": "V4L2", "ffmpeg": "FFMPEG", "gstreamer": "GSTREAMER"}
 PREFIX = "CAP_PROP_"
 QUIET = {"OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(TIMEOUT_S)}  # what is wrong is told once, by us
-
-
-def make_video(section: VideoSection, folder: Path) -> Camera:
-    """The camera of a line file in ``folder``, not opened yet."""
-    path = folder / section.source
-    if "://" not in section.source and " ! " not in section.source and not section.source.startswith("/dev/"):
-        return VideoFile(section, path)
-    return LiveCamera(VideoDriver(section), "off", section.window_ms / 1000)
-
-
-def discover(root: Path = Path("/")) -> list[FoundCamera]:
-    """The V4L2 devices of the machine whose file system is at ``root``."""
-    found = []
-    for device in sorted((root / "dev").glob("video*"), key=lambda path: (len(path.name), path.name)):
-        node = root / "sys/class/video4linux" / device.name
-        bus = (node / "device").resolve()
-        texts = []
-        if _read(node / "index") not in ("", "0"):
-            texts.append("not the first node of its camera: metadata, or another stream")
-        if not os.access(device, os.R_OK | os.W_OK):
-            texts.append("this user may not open it: sudo usermod -aG video $USER, and log in anew")
-        found.append(FoundCamera("video", f"/dev/{device.name}", _read(bus.parent / "manufacturer"), _read(node / "name"),
-                                 bus.name if bus.exists() else "", "; ".join(texts)))
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
 
 
 def _backend(section: VideoSection) -> int:
@@ -216,7 +188,7 @@ class VideoDriver:
     def connect(self) -> None:
         source = self._section.source
         if source.startswith("/dev/") and not Path(source).exists():
-            found = ", ".join(camera.key for camera in discover())
+            found = ", ".join(camera.key for camera in find_devices())
             raise CameraError(f"no camera at {source}", got=found or "no video device at all", expected="one that is there",
                               next="Mend `source` under [camera] in the line file, or connect the camera.")
         self._capture = open_capture(self._section, source)

@@ -16,30 +16,29 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edge.base.errors import CameraError, LinesideError
-from edge.cameras.live import Driver, Grabbed
-from edge.line_file import CustomSection
+from edge.cameras.driver import Driver, Grabbed
 
 METHODS = [name for name, value in vars(Driver).items() if inspect.isfunction(value) and not name.startswith("_")]
 ADVICE = "docs/cameras.md shows a whole driver."
 Value = TypeVar("Value")
 
 
-def load_driver(section: CustomSection, folder: Path) -> Driver:
-    """A driver of the class ``FILE.py:CLASS``, its path relative to ``folder``, its keyword arguments the options. Raises CameraError."""
-    file, colon, name = section.driver.rpartition(":")
+def load_driver(driver: str, options: dict[str, Any], folder: Path) -> Driver:
+    """A driver of the class ``driver``, ``FILE.py:CLASS`` with a path relative to ``folder``, made with ``options``. Raises CameraError."""
+    file, colon, name = driver.rpartition(":")
     if not colon or not file.endswith(".py"):
-        raise CameraError("`driver` under [camera] names no class", got=repr(section.driver), expected="FILE.py:CLASS", next=ADVICE)
+        raise CameraError("`driver` under [camera] names no class", got=repr(driver), expected="FILE.py:CLASS", next=ADVICE)
     path = folder / file
     kind = _find_class(_import(path), path, name)
     try:
-        inspect.signature(kind).bind(**section.options)
+        inspect.signature(kind).bind(**options)
     except TypeError as error:
         takes = ", ".join(str(parameter) for parameter in inspect.signature(kind).parameters.values())
-        raise CameraError(f"wrong options for {section.driver}", got=str(error), expected=takes or "no options",
+        raise CameraError(f"wrong options for {driver}", got=str(error), expected=takes or "no options",
                           next="Mend `options` under [camera] in the line file.") from error
-    driver = _call(path, f"{section.driver} cannot be made", lambda: kind(**section.options))
-    _check(driver, section.driver)
-    return _Told(driver, path)
+    made = _call(path, f"{driver} cannot be made", lambda: kind(**options))
+    _check(made, driver)
+    return CheckedDriver(made, path)
 
 
 def _import(path: Path) -> ModuleType:
@@ -96,7 +95,7 @@ def _as(kind: Callable[[Any], Value], value: Any) -> Value | None:
     return None if value is None else kind(value)
 
 
-class _Told:
+class CheckedDriver:
     """A driver whose errors are CameraErrors, and whose frames are as they have to be."""
 
     def __init__(self, driver: Driver, path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Kinds of one thing, such as cameras: each is a class in a file of its own, entered by one line in a registry.
+
+A registry maps the kind's name to ``"module:Class"``; the module is imported when the kind is first asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+Registry = Mapping[str, str]
+
+
+def load_kind(registry: Registry, name: str) -> Any:
+    """The class that ``registry`` holds under ``name``. Raises KeyError for an unknown name."""
+    module, _, attribute = registry[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+class OneOf:
+    """Annotation of a settings field that holds a section of one of several kinds: its ``kind`` names the class in ``registry``."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._section, handler(source))
+
+    def _section(self, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if "kind" not in given:
+            raise _error("missing", None)
+        if (name := given["kind"]) not in self.registry:
+            known = ", ".join(repr(kind) for kind in self.registry)
+            raise _error(PydanticCustomError("unknown_kind", "one of {known}", {"known": known}), name)
+        return load_kind(self.registry, name).model_validate(given)
+
+
+def _error(problem: PydanticCustomError | str, given: object) -> ValidationError:
+    return ValidationError.from_exception_data("section", [InitErrorDetails(type=problem, loc=("kind",), input=given)])
+
+
+def find_one_of(annotation: Any) -> OneOf | None:
+    """The `OneOf` in a type annotation such as ``list[Annotated[Section, OneOf(...)]]``, or None."""
+    parts = [*getattr(annotation, "__metadata__", ()), *getattr(annotation, "__args__", ())]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return None
+    return next((found for part in parts if (found := part if isinstance(part, OneOf) else find_one_of(part)) is not None), None)

@@ -1,0 +1,1 @@
+"""Camera `custom`: a driver in a file of the line's own."""

@@ -1,0 +1,77 @@
+"""Camera `genicam`: its section of the line file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from edge.base.finding import Finding
+from edge.cameras.camera import FoundCamera
+from edge.cameras.live import LiveCamera
+from edge.cameras.section import LiveSection
+
+
+class GenicamSection(LiveSection):
+    """[camera] kind = "genicam": GigE Vision or USB3 Vision, by Aravis"""
+
+    key = "serial"
+    kind: Literal["genicam"]
+    serial: str = ""  # of the camera, or its id or IP address; may be left out where there is one
+    trigger_source: str = "Line1"  # trigger = "hardware"
+    exposure_us: float | None = Field(default=None, gt=0)
+    gain: float | None = None
+    pixel_format: str | None = None
+    roi: list[int] | None = Field(default=None, min_length=4, max_length=4)  # x, y, width, height in px
+    frame_rate: float | None = Field(default=None, gt=0)  # frames a second, trigger = "off"
+    packet_size: int = Field(default=0, ge=0, le=16_000)  # bytes; 0: the largest that the network carries
+    bandwidth_mb_s: float = Field(default=0, ge=0)  # of this camera; 0: as the camera has it
+    resend: bool = True  # ask for lost packets again
+    chunks: bool = True  # frame id, time, exposure and encoder count in each frame, where the camera has them
+    features: dict[str, bool | int | float | str] = Field(default_factory=dict)  # any other, by SFNC names
+
+    def make(self, folder: Path) -> LiveCamera:
+        """The camera, not opened yet."""
+        from edge.cameras.genicam.driver import GenicamDriver
+
+        return LiveCamera(GenicamDriver(self), self.trigger, self.window_ms / 1000)
+
+    @property
+    def no_frame_advice(self) -> str | None:
+        """What to look at when no frame came."""
+        if self.trigger != "hardware":
+            return None
+        return (f"no frame came: nothing triggered the camera. Does the sensor reach {self.trigger_source}, as `trigger_source` says? "
+                "--free lets the camera run without it")
+
+    def loss_advice(self, counters: Mapping[str, int]) -> str:
+        """Why frames were lost and what to change."""
+        packets = ""
+        if "missing_packets" in counters:
+            packets = f"{counters['missing_packets']} packets lost, {counters.get('resent_packets', 0)} sent again; "
+        size = "allow jumbo frames (ip link set DEV mtu 9000) and leave packet_size at 0" if self.packet_size else \
+            "allow jumbo frames at card, switch and camera (ip link set DEV mtu 9000)"
+        resend = "" if self.resend else ", set resend = true"
+        return (f"{packets}{size}{resend}, raise the socket's buffer (sudo sysctl -w net.core.rmem_max=33554432), and give each camera its "
+                "share of the wire by bandwidth_mb_s")
+
+    @classmethod
+    def discover(cls) -> list[FoundCamera]:
+        """All GigE Vision and USB3 Vision cameras that this machine sees. Raises CameraError without Aravis."""
+        from edge.cameras.genicam.aravis import list_devices
+
+        return [FoundCamera("genicam", device.key, device.vendor, device.model, device.address, device.protocol)
+                for device in list_devices()]
+
+    @classmethod
+    def doctor(cls, root: Path = Path("/")) -> Iterator[Finding]:
+        """Whether Aravis is installed."""
+        try:
+            import_module("gi").require_version("Aravis", "0.8")
+            yield Finding("Aravis", "ok", "0.8: GigE Vision and USB3 Vision cameras can be used")
+        except (ImportError, ValueError) as error:
+            yield Finding("Aravis", "improvable", str(error), "GigE Vision and USB3 Vision cameras need it: sudo apt-get install "
+                          "gir1.2-aravis-0.8, then pip install 'lineside[genicam]'")

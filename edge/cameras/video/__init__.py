@@ -1,0 +1,1 @@
+"""Camera `video`: what OpenCV reads."""
