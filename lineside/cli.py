@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -17,6 +18,7 @@ from edge.cli import app as edge
 from edge.record.cli import app as session
 from edge.tools.camera_test.cli import app as cameras
 from export.cli import app as export
+from lineside import __version__
 from simulation.cli import app as simulation
 
 app = typer.Typer(
@@ -25,6 +27,19 @@ app = typer.Typer(
 )
 for part in (detectors, export, calib, edge, cameras, session, simulation):
     app.add_typer(part)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"lineside {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    return
 
 
 def main() -> None:
@@ -44,6 +59,3 @@ def main() -> None:
         print(f"lineside: cannot use {error.filename}; got {error.strerror}.", file=sys.stderr)
         sys.exit(2)
 
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m lineside``."""
+
+from lineside.cli import main
+
+main()
