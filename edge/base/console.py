@@ -1,4 +1,4 @@
-"""What the commands share when they talk to a person: a progress bar on stderr, so that stdout stays for results."""
+"""Progress bars on stderr, so that stdout carries only results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.progress import Progress, TaskID
 
 @contextmanager
 def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A callback ``(done, total)`` that moves a bar; nothing is shown where stderr is no terminal."""
+    """A callback ``(done, total)`` that moves a bar. Nothing is shown if stderr is not a terminal."""
     with progress_bars() as show:
         yield lambda done, total: show(title, done, total)
 
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A callback ``(title, done, total)`` that moves the bar of that title; the same otherwise."""
+    """Like `progress_bar`, with several bars: a callback ``(title, done, total)`` moves the bar with that title."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, TaskID] = {}

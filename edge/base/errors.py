@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-EXIT_ENGINE_LOST = 3  # of `lineside run`; a supervisor starts it again
+EXIT_ENGINE_LOST = 3  # of `lineside run`; its supervisor restarts it
 
 
 class LinesideError(Exception):
-    """A condition that the user can mend; its text is the whole message.
+    """A problem that the user can fix. Its text is the whole message that a command prints.
 
-    The text says what is wrong, what was got, what was expected, and what to run next.
+    The text says what is wrong, what was found, what was expected, and what to run next.
     """
 
     exit_code = 2
@@ -28,7 +28,7 @@ class InputError(LinesideError):
 
 
 class BundleError(LinesideError):
-    """A bundle that is missing, damaged, or does not fit what is asked of it."""
+    """A bundle that is missing, damaged, or cannot do what is asked of it."""
 
 
 class EngineError(LinesideError):
@@ -36,14 +36,14 @@ class EngineError(LinesideError):
 
 
 class EngineLostError(EngineError):
-    """A GPU whose error stays with the process: the runtime must end, and be started again. Its exit code is ``EXIT_ENGINE_LOST``."""
+    """A GPU error that lasts until the process ends, so the runtime must be restarted. Exit code ``EXIT_ENGINE_LOST``."""
 
     exit_code = EXIT_ENGINE_LOST
 
 
 class LinkError(LinesideError):
-    """A PLC port that cannot be opened or was lost."""
+    """A PLC port that cannot be opened, or was lost."""
 
 
 class CameraError(LinesideError):
-    """A camera that cannot be opened or was lost, or a frame that it could not deliver."""
+    """A camera that cannot be opened or was lost, or a frame that it failed to deliver."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and this user's cache."""
+"""Files that are written completely or not at all, and the user's cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def write_text_safely(path: Path, text: str) -> None:
 
 
 def write_bytes_safely(path: Path, data: bytes) -> None:
-    """Write ``data`` under a temporary name, flush it to the disk, and rename it to ``path``: all of it or nothing."""
+    """Write ``data`` completely or not at all: under a temporary name, flushed to the disk, then renamed to ``path``."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:
@@ -28,13 +28,13 @@ def write_bytes_safely(path: Path, data: bytes) -> None:
 
 
 def is_ours_alone(path: Path) -> bool:
-    """Whether a file or folder belongs to this user, and nobody else may write it."""
+    """Whether a file or folder belongs to this user and nobody else may write to it."""
     found = path.stat()
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def cache_folder(name: str) -> Path:
-    """The folder of this user's cache for something that can be made anew, made unless it is there."""
+    """A folder in the user's cache, created if missing. Anything in it can be rebuilt."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lineside" / name
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder

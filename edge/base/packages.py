@@ -1,4 +1,4 @@
-"""What is installed beyond the base, asked for by the commands that need it."""
+"""Optional packages, checked by the commands that need them."""
 
 from __future__ import annotations
 
