@@ -1,10 +1,11 @@
-"""What README and docs say can be followed: links lead somewhere, examples are valid, commands exist."""
+"""What the pages say can be followed: links lead somewhere, examples run, commands exist. And they are easy to read."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import tomlkit
@@ -15,14 +16,49 @@ from edge.base.kinds import OneOf, find_one_of, load_kind
 from edge.line_file import LineFile
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SAMPLES = sorted((ROOT / "docs" / "plc").glob("*.st"))
+WIDEST, LONGEST_README = 120, 120  # columns of a page, lines of README
 COMMANDS = get_command(lineside.app).commands  # type: ignore[attr-defined]
 
 
+def anchors(page):
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_to_files_in_the_repository(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def test_links_lead_to_files_and_headings_in_the_repository(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)]+)\)", text) + re.findall(r"^\[[^\]]+\]: (\S+)$", text, re.M):
+        if not target.startswith("https://"):
+            path, _, anchor = target.partition("#")
+            assert (page.parent / path).exists(), target
+            assert not anchor or anchor in anchors(page.parent / path if path else page), target
+
+
+@pytest.mark.parametrize("page", [*PAGES, *SAMPLES], ids=lambda p: p.name)
+def test_no_line_is_wider_than_a_screen(page):
+    assert not [line for line in page.read_text().splitlines() if len(line) > WIDEST]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_a_page_begins_with_what_the_reader_can_do_after_it(page):
+    opening = page.read_text().split("\n- ")[0] if page == README else page.read_text().split("\n\n")[1]
+    assert re.search(r"After (reading )?this page you (can|know)\b", opening)
+
+
+def test_readme_fits_on_three_screens():
+    assert len(README.read_text().splitlines()) <= LONGEST_README
+
+
+def test_the_files_that_architecture_names_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = re.findall(r"`((?:edge|calib|detectors|export|simulation|tests)/[\w/]+\.py)`", page)
+    assert len(named) > 50
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```toml" in page.read_text()], ids=lambda p: p.name)
@@ -39,7 +75,7 @@ def models(name):
 
 
 def pages(name, kind):
-    """What documents a kind: the line file's page, a page of its own, and of the cameras' page what concerns all of them or it."""
+    """What documents a kind: the line file's page, its own page, and the cameras' page about it and about all kinds."""
     text = (ROOT / "docs" / "line-file.md").read_text()
     page = ROOT / "docs" / f"{name}-{kind}.md"
     if page.exists():
@@ -68,7 +104,8 @@ def test_the_defaults_of_cameras_are_those_of_the_page(model):
             assert field.default in values, key
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").glob("*.*"))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "Makefile", *sorted((ROOT / "benchmarks").glob("*.*"))],
+                         ids=lambda p: p.name)
 def test_commands_and_options_that_are_named_exist(page):
     for line in page.read_text().splitlines():
         match = re.match(r"^\s*(?:\$\(BIN\)/|\")?lineside\"? ([a-z-]+)(.*)", line)
@@ -86,3 +123,37 @@ def test_every_command_that_prints_figures_has_json(name):
 def test_no_placeholder_is_left():
     for page in PAGES:
         assert "@@" not in page.read_text()
+
+
+def api_examples():
+    """The Python blocks of the API page: an inspection loop and a driver."""
+    loop, driver = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.S)
+    return loop, driver
+
+
+def test_the_inspection_loop_of_the_api_page_finds_the_golden_defects(capsys):
+    bundle = ROOT / "simulation" / "demo_bundle"
+    loop = api_examples()[0]
+    for placeholder, folder in (("bundle", bundle), ("parts/test/hole", bundle / "model" / "golden")):
+        assert f'Path("{placeholder}")' in loop
+        loop = loop.replace(f'Path("{placeholder}")', f"Path({str(folder)!r})")
+    exec(loop, {})
+    rejected = capsys.readouterr().out
+    golden = json.loads((bundle / "model" / "golden" / "parts.json").read_text())
+    defects = {part["file"] for part in golden if part["kind"] != "good"}
+    assert rejected
+    assert {line.split()[0] for line in rejected.splitlines()} <= defects
+
+
+def test_the_driver_of_the_api_page_delivers_a_frame_for_each_trigger():
+    names: dict[str, Any] = {}
+    exec(api_examples()[1], names)
+    driver = names["Stripes"](width=32, height=16)
+    driver.connect()
+    driver.trigger()
+    driver.trigger()
+    frames = [driver.grab(0.1), driver.grab(0.1)]
+    assert [frame.frame_id for frame in frames] == [1, 2] and frames[0].image.shape == (16, 32, 1)
+    assert not (frames[0].image == frames[1].image).all()
+    assert driver.grab(0.01) is None and driver.statistics() == {"taken": 2}
+    driver.disconnect()
