@@ -12,58 +12,31 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+
+from edge.base.finding import Finding, gpu_guide, is_jetson, package_version, read_system_file
 
 PRIORITY = 50  # of line control, SCHED_FIFO
 FREE_DISK = 2_000_000_000  # bytes
 MEMLOCK = 512 << 20  # bytes
-Status = Literal["ok", "missing", "improvable"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A line of the report. remedy: what to run or to read, empty where nothing is to be done."""
-
-    what: str
-    status: Status
-    text: str
-    remedy: str = ""
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:
     """Look at everything."""
     jetson = is_jetson(root)
-    return [*_gpu(root), *_packages(jetson), *_jetson(root, jetson), *_engines(), *_cameras(jetson), *_real_time(), *_serial(root),
+    return [*_gpu(root), *_packages(root), *_jetson(root, jetson), *_engines(), *_cameras(jetson), *_real_time(), *_serial(root),
             *_disk()]
 
 
-def is_jetson(root: Path = Path("/")) -> bool:
-    """Whether this is a Jetson."""
-    return (root / "etc/nv_tegra_release").exists()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip("\0\n ")
-    except OSError:
-        return ""
-
-
-def _guide(jetson: bool) -> str:
-    return "See docs/jetson.md." if jetson else "See docs/gpu-pc.md."
-
-
 def _gpu(root: Path) -> Iterator[Finding]:
-    guide = _guide(is_jetson(root))
-    version = _read(root / "proc/driver/nvidia/version").splitlines() or _read(root / "etc/nv_tegra_release").splitlines()
+    guide = gpu_guide(root)
+    version = read_system_file(root / "proc/driver/nvidia/version") or read_system_file(root / "etc/nv_tegra_release")
     if not version:
         yield Finding("GPU driver", "missing", "no NVIDIA driver is loaded", f"Without a GPU the line runs on the processor. {guide}")
     else:
-        yield Finding("GPU driver", "ok", version[0])
+        yield Finding("GPU driver", "ok", version.splitlines()[0])
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -84,8 +57,8 @@ def _gpu(root: Path) -> Iterator[Finding]:
     yield Finding("CUDA", "ok", f"{number.value // 1000}.{number.value % 1000 // 10} on {name.value.decode()}")
 
 
-def _packages(jetson: bool) -> Iterator[Finding]:
-    guide = _guide(jetson)
+def _packages(root: Path) -> Iterator[Finding]:
+    jetson, guide = is_jetson(root), gpu_guide(root)
     if find_spec("tensorrt") is None:
         yield Finding("TensorRT", "missing", "not installed", ("sudo apt-get install python3-libnvinfer, and a virtual environment with "
                       "--system-site-packages." if jetson else "pip install 'lineside[tensorrt]'.") + f" {guide}")
@@ -96,7 +69,7 @@ def _packages(jetson: bool) -> Iterator[Finding]:
             yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines() or ["no reason"])[-1], guide)
         elif tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
             yield Finding("TensorRT", "missing", f"{version} is too old", f"10.3 or later is needed. {guide}")
-        elif jetson and _installed("tensorrt"):
+        elif jetson and package_version("tensorrt"):
             yield Finding("TensorRT", "improvable", f"{version} comes from a package index",
                           f"On a Jetson it has to be the system's: pip uninstall tensorrt. {guide}")
         else:
@@ -104,7 +77,7 @@ def _packages(jetson: bool) -> Iterator[Finding]:
     if find_spec("pycuda") is None:
         yield Finding("PyCUDA", "missing", "not installed", f"pip install 'lineside[tensorrt]', with nvcc on the PATH. {guide}")
     else:
-        yield Finding("PyCUDA", "ok", _installed("pycuda") or "installed")
+        yield Finding("PyCUDA", "ok", package_version("pycuda") or "installed")
     from edge.base.errors import EngineError
     from edge.engines.plans import plan_folder
 
@@ -116,15 +89,8 @@ def _packages(jetson: bool) -> Iterator[Finding]:
         yield Finding("TensorRT plans", "missing", str(error))
 
 
-def _installed(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
 def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
-    governors = {_read(path) for path in root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")}
+    governors = {read_system_file(path) for path in root.glob("sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")}
     if governors and governors != {"performance"}:
         yield Finding("processor clocks", "improvable", "governor " + ", ".join(sorted(governors)),
                       "sudo jetson_clocks" if jetson else "sudo cpupower frequency-set -g performance")
@@ -191,7 +157,7 @@ def _real_time() -> Iterator[Finding]:
 
 def _serial(root: Path) -> Iterator[Finding]:
     ports = [path for pattern in ("ttyUSB*", "ttyACM*", "ttyTHS*", "ttyS*") for path in sorted((root / "dev").glob(pattern))
-             if not path.name.startswith("ttyS") or _read(root / "sys/class/tty" / path.name / "type") not in ("", "0")]
+             if not path.name.startswith("ttyS") or read_system_file(root / "sys/class/tty" / path.name / "type") not in ("", "0")]
     if not ports:
         yield Finding("serial ports", "missing", "none", "Plug in the converter to the PLC; dmesg says whether it is seen.")
     for path in ports:
@@ -199,7 +165,7 @@ def _serial(root: Path) -> Iterator[Finding]:
             yield Finding(f"serial port {path.name}", "missing", "this user may not open it",
                           "sudo usermod -aG dialout $USER, and log in again")
             continue
-        timer = _read(root / "sys/bus/usb-serial/devices" / path.name / "latency_timer")
+        timer = read_system_file(root / "sys/bus/usb-serial/devices" / path.name / "latency_timer")
         if timer.isdigit() and int(timer) > 1:
             yield Finding(f"serial port {path.name}", "improvable", f"an FTDI chip that keeps bytes back for {timer} ms",
                           f"echo 1 | sudo tee /sys/bus/usb-serial/devices/{path.name}/latency_timer; for good by the udev rule in deploy/")

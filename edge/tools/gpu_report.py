@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from edge.base.errors import InputError
-from edge.tools.doctor import Finding
+from edge.base.finding import Finding
 
 ROOT = Path(__file__).parents[2]
 ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # the copy decides about nothing: each precision is to be timed

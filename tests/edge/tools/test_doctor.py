@@ -88,7 +88,7 @@ def test_a_tensorrt_that_does_not_fit_is_named(tmp_path, monkeypatch, tensorrt, 
     (tmp_path / "tensorrt.py").write_text(tensorrt)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr("edge.tools.doctor.find_spec", lambda name: name)
-    found = {finding.what: finding for finding in edge.tools.doctor._packages(False)}
+    found = {finding.what: finding for finding in edge.tools.doctor._packages(tmp_path)}
     assert words in found["TensorRT"].text and (found["TensorRT"].status == "ok") == (words == "10.7.0")
 
 
