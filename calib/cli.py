@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from edge.engines.backends import BACKEND_HELP
+
 app = typer.Typer()
-BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
-                                      "best of what is installed.")]
+BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help=BACKEND_HELP)]
 
 
 @app.command()
@@ -116,13 +117,12 @@ def evaluate(
     from calib.metrics import evaluate as run_evaluation
     from edge.base.console import progress_bar
     from edge.bundle.bundle import load_bundle
-    from edge.inspection.choice import pick_backend
+    from edge.inspection.choice import choose
 
-    loaded = load_bundle(bundle)
-    engine = pick_backend(loaded, backend, precision)
-    chosen = loaded.choose(precision, engine, ungated)
+    chosen = choose(load_bundle(bundle), precision, backend, ungated=ungated)
     with progress_bar("inspecting") as progress:
-        figures = {"precision": chosen, "backend": engine, **asdict(run_evaluation(loaded, data, chosen, engine, progress))}
+        found = run_evaluation(chosen.bundle, data, chosen.precision, chosen.backend, progress)
+    figures = {"precision": chosen.precision, "backend": chosen.backend, **asdict(found)}
     if as_json:
         print(json.dumps(figures))
         return

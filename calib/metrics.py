@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from edge.base.errors import InputError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import parse_step, smooth
-from edge.engines.engine import Backend, Precision
+from edge.engines.engine import Precision
 from edge.images.files import list_images, read_image
 from edge.images.maps import MapArray
-from edge.inspection.choice import pick_backend
+from edge.inspection.choice import Choice, pick_backend
 from edge.inspection.inspector import Inspector
 
 AUPRO_FPR = 0.3
@@ -106,7 +106,7 @@ def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple
             float(average_precision_score(all_masks.ravel(), all_maps.ravel())))
 
 
-def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend: Backend | None = None,
+def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend: str | None = None,
              progress: Callable[[int, int], None] = lambda *_: None) -> Evaluation:
     """Inspect all labelled images of ``data``. Pixel figures are on the smoothed map (mean and median), at the map's size.
 
@@ -116,8 +116,7 @@ def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend:
 
     images = labelled_images(data)
     backend = backend or pick_backend(bundle, precision=precision)
-    limit = bundle.threshold(precision, backend)
-    threshold = None if limit is None else limit.value
+    threshold = Choice(bundle, precision, backend).threshold_if_any
     steps = smoothing(bundle.decision.post_filter)
     scores, defective, seconds, unmarked = [], [], 0.0, 0
     maps: list[MapArray] = []

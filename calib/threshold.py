@@ -18,8 +18,8 @@ from calib.collect import read_set
 from edge.base.errors import InputError
 from edge.bundle.bundle import Bundle
 from edge.bundle.decision import Threshold, keep_thresholds, write_threshold
-from edge.engines.backends import can_run, plan_fits, processor_backend
-from edge.engines.engine import Backend, Precision
+from edge.engines.backends import all_backends, get_backend, processor_backend
+from edge.engines.engine import Precision
 from edge.images.files import good_folder, list_images, read_image
 from edge.images.frames import frame_hash
 from edge.inspection.inspector import Inspector
@@ -117,7 +117,7 @@ def digest_of(hashes: Sequence[str]) -> str:
     return hashlib.sha256("".join(sorted(hashes)).encode()).hexdigest()
 
 
-def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision, backend: Backend,
+def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision, backend: str,
                 progress: Callable[[int, int], None] = lambda *_: None) -> list[float]:
     """The scores of images in a precision on a backend, ascending."""
     scores = []
@@ -128,14 +128,14 @@ def score_parts(bundle: Bundle, paths: Sequence[Path], precision: Precision, bac
     return sorted(scores)
 
 
-def make_threshold(scores: Sequence[float], hashes: Sequence[str], precision: Precision, backend: Backend, rate: float) -> Threshold:
+def make_threshold(scores: Sequence[float], hashes: Sequence[str], precision: Precision, backend: str, rate: float) -> Threshold:
     """The threshold of a precision on a backend from the ascending scores of good parts, not sealed yet."""
     n, k = len(scores), rank(len(scores), rate)
     return Threshold(precision=precision, backend=backend, value=scores[k - 1], false_reject_rate=rate, upper_bound_95=upper_bound(n, k),
                      good_parts=n, good_parts_sha256=digest_of(hashes))
 
 
-def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend | None = None,
+def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: str | None = None,
               progress: Callable[[int, int], None] = lambda *_: None) -> Calibration:
     """Work out the thresholds of float32 and of all precisions that the bundle offers, and write them into ``decision.toml``.
 
@@ -158,9 +158,12 @@ def calibrate(bundle: Bundle, good: Path | None, rate: float, backend: Backend |
         )
     rule_sha256 = bundle.decision.rule_sha256(bundle.folder)
     made: list[tuple[Threshold, list[float]]] = []
-    backends: list[Backend] = [processor_backend(), "tensorrt"] if backend is None else [backend]
-    wanted = [(name, on) for on in backends for name in bundle.offered()
-              if can_run(on, name, bundle.graph_sha256(name)) and (backend is not None or plan_fits(on, name, bundle.graph_sha256(name)))]
+    graphs = [(name, bundle.graph_sha256(name)) for name in bundle.offered()]
+    if backend is None:
+        backends = [get_backend(processor_backend()), *(on for on in all_backends() if on.needs_plan)]
+        wanted = [(name, on.name) for on in backends for name, graph in graphs if on.can_run(name, graph) and on.plan_fits(graph)]
+    else:
+        wanted = [(name, backend) for name, graph in graphs if get_backend(backend).can_run(name, graph)]
     if not wanted:
         raise InputError(f"{bundle.folder} has nothing that runs on {backend}", got="no plan",
                          next=f"Run `lineside engine {bundle.folder}`.")

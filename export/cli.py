@@ -98,7 +98,7 @@ def quantize(
 
     from edge.base.console import progress_bars
     from edge.bundle.bundle import load_bundle
-    from edge.engines.openvino import BACKEND
+    from edge.engines.openvino import OpenVino
     from export.gate import parse_limits
     from export.quantize import quantize as run_quantisation
     from export.report import write_report
@@ -108,7 +108,7 @@ def quantize(
         made = run_quantisation(load_bundle(bundle), calibration=calibration, good=good, limits=allowed, frames=frames, minutes=minutes,
                                 progress=progress)
         write_report(made)
-    chosen, offered = made.bundle.choose("auto", BACKEND), made.bundle.offered()
+    chosen, offered = made.bundle.choose("auto", OpenVino.name), made.bundle.offered()
     if as_json:
         print(json.dumps({
             "bundle": str(bundle), "offered": offered, "auto": chosen, "frames": len(made.gate.frames), "device": made.device,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edge.base.errors import EngineError
-from edge.engines.openvino import BFLOAT16, NOT_NEGATIVE
+from edge.engines.openvino_graphs import BFLOAT16, NOT_NEGATIVE
 from export.channels import CONVOLUTIONS, EVENNESS, Held, even, observe, scaled_images
 from export.search import Kept, enlarging
 

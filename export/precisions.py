@@ -18,7 +18,8 @@ from edge.base.errors import EngineError, InputError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import smooth
 from edge.engines.engine import Precision
-from edge.engines.openvino import BACKEND, runs_bfloat16
+from edge.engines.openvino import OpenVino
+from edge.engines.openvino_graphs import runs_bfloat16
 from edge.images.files import read_image
 from edge.images.frames import prepare_frame
 from edge.images.maps import MapArray
@@ -79,7 +80,7 @@ class Quantiser:
         card = bundle.card
         self.size = (card.input.height, card.input.width, card.input.channels)
         self.graph = bundle.graph("fp32")
-        threshold = bundle.calibrated_threshold("fp32", BACKEND)
+        threshold = bundle.calibrated_threshold("fp32", OpenVino.name)
         self.rate = threshold.false_reject_rate
         self.paths, self.hashes, _ = calibration_images(bundle, good)
         if digest_of(self.hashes) != threshold.good_parts_sha256:

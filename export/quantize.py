@@ -17,7 +17,8 @@ from edge.base.errors import BundleError, EngineError, InputError
 from edge.bundle.bundle import Bundle, PrecisionCard, hash_files, load_bundle, write_card
 from edge.bundle.decision import keep_thresholds, write_threshold
 from edge.engines.engine import Precision
-from edge.engines.openvino import BACKEND, device_name, runs_bfloat16
+from edge.engines.openvino import OpenVino
+from edge.engines.openvino_graphs import device_name, runs_bfloat16
 from edge.images.maps import MapArray
 from edge.inspection.golden import write_golden_maps
 from export.gate import Gate, Limits
@@ -42,19 +43,22 @@ class Quantisation:
 
     @property
     def remark(self) -> str:
-        """What float32 itself does not find of the painted defects, so that no limit speaks of it; empty where it finds 90 %."""
+        """What float32 itself does not find of the painted defects, so that no limit speaks of it; empty where it finds
+        90 %."""
         found = self.results["fp32"].findings
-        missed = [share for share, value in (("50 %", found.contrast_50), ("90 %", found.contrast_90)) if value is None] if found else []
+        missed = [share for share, value in (("50 %", found.contrast_50), ("90 %", found.contrast_90))
+                  if value is None] if found else []
         return "" if not missed else (f"Even in float32 fewer than {' and '.join(missed)} of the painted defects are found at full "
                                       "contrast: the limits say nothing of that share. Is the threshold right?")
 
 
-def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | None = None, limits: dict[str, Limits], frames: int = FRAMES,
-             minutes: float = 20, progress: Progress = lambda *_: None) -> Quantisation:
+def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | None = None, limits: dict[str, Limits],
+             frames: int = FRAMES, minutes: float = 20, progress: Progress = lambda *_: None) -> Quantisation:
     """Write ``model/fp16.onnx`` and ``model/int8.onnx`` into a bundle, and which precisions passed the gate.
 
-    calibration: a reviewed set for INT8's ranges; good: the good parts of `calibrate`; minutes: after which the search looks no further.
-    Raises InputError or BundleError, with the bundle as it was, for an uncalibrated one, other good parts, or a set nobody has looked at.
+    calibration: a reviewed set for INT8's ranges; good: the good parts of `calibrate`; minutes: after which the search
+    looks no further. Raises InputError or BundleError, with the bundle as it was, for an uncalibrated one, other good
+    parts, or a set nobody has looked at.
     """
     if frames < 100:
         raise InputError("the gate needs more frames", got=frames, expected="100 or more, better 2000")
@@ -64,26 +68,28 @@ def quantize(bundle: Bundle, *, calibration: Path | None = None, good: Path | No
 
 @contextlib.contextmanager
 def lock_bundle(folder: Path) -> Iterator[None]:
-    """Keep others from adding graphs, plans and figures to a bundle, until this ends or the process does. Raises BundleError."""
+    """Keep others from adding graphs, plans and figures to a bundle, until this ends or the process does. Raises
+    BundleError."""
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise BundleError(f"{folder} is being quantised, or gets its engines", got="a second such command", expected="one at a time",
-                          next="Run it again when the other has ended.") from None
+        raise BundleError(f"{folder} is being quantised, or gets its engines", got="a second such command",
+                          expected="one at a time", next="Run it again when the other has ended.") from None
     finally:
         os.close(lock)
 
 
-def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits], frames: int, minutes: float,
-              progress: Progress) -> Quantisation:
+def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits], frames: int,
+              minutes: float, progress: Progress) -> Quantisation:
     folder = bundle.folder / ".quantize"
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir()
     except OSError as error:
-        raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror, expected="a writable folder with room") from error
+        raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror,
+                          expected="a writable folder with room") from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # the library prints what it does
             work = Quantiser(bundle, calibration, good, limits, frames, minutes, folder, progress)
@@ -98,10 +104,11 @@ def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limit
                 except EngineError as error:  # a graph of one's own may hold what a runtime does not take
                     results[precision] = Result(precision, None, reason=str(error).splitlines()[0])
             work.time(results)
-            passed = [result for result in results.values() if result.passed and result.ms_per_image and result.precision != "fp32"]
+            passed = [result for result in results.values() if result.passed and result.ms_per_image
+                      and result.precision != "fp32"]
             own = {result.precision: work.golden(result) for result in passed}
-        made = Quantisation(bundle, results, work.gate, limits, work.rate, work.calibration, len(work.ranged), device_name(),
-                            time.monotonic() - work.begin)
+        made = Quantisation(bundle, results, work.gate, limits, work.rate, work.calibration, len(work.ranged),
+                            device_name(), time.monotonic() - work.begin)
         return replace(made, bundle=_put_into(bundle, work, results, own))
     except OSError as error:
         raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror, expected="room on the disk",
@@ -110,7 +117,8 @@ def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limit
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result], own: dict[Precision, MapArray]) -> Bundle:
+def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result], own: dict[Precision,
+                                                                                           MapArray]) -> Bundle:
     """Let the bundle offer what passed. A stop at any moment leaves a bundle that offers float32 at least."""
     model = bundle.folder / "model"
     rule = bundle.decision.rule_sha256(bundle.folder)
@@ -127,16 +135,19 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
         write_golden_maps(model, precision, maps)
     cards: dict[Precision, PrecisionCard] = {}
     for precision, result in results.items():
-        times: dict[str, float] = {} if result.ms_per_image is None else {BACKEND: result.ms_per_image}
+        times: dict[str, float] = {} if result.ms_per_image is None else {OpenVino.name: result.ms_per_image}
         passed = precision == "fp32" or (result.passed and bool(times))
-        cards[precision] = PrecisionCard(passed=passed, reason=result.reason, tolerance=result.golden, ms_per_image=times,
-                                         tolerance_on_device=result.golden_on_device, device=device_name(), rule_sha256=rule)
+        cards[precision] = PrecisionCard(passed=passed, reason=result.reason, tolerance=result.golden,
+                                         ms_per_image=times, tolerance_on_device=result.golden_on_device,
+                                         device=device_name(), rule_sha256=rule)
     found = hash_files(model)
-    write_card(model, bundle.card.model_copy(update={"files": {name: found[name] for name in found}, "precisions": cards}))
+    write_card(model, bundle.card.model_copy(update={"files": {name: found[name] for name in found},
+                                                     "precisions": cards}))
     made = load_bundle(bundle.folder)
     for precision in results:
         if precision != "fp32" and cards[precision].passed:
-            threshold = make_threshold(score_parts(made, work.paths, precision, BACKEND), work.hashes, precision, BACKEND, work.rate)
+            threshold = make_threshold(score_parts(made, work.paths, precision, OpenVino.name), work.hashes, precision,
+                                       OpenVino.name, work.rate)
             write_threshold(made.folder, threshold, made.graph_sha256(precision), rule)
     return load_bundle(bundle.folder)
 

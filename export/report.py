@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.base.errors import BundleError
 from edge.base.files import write_text_safely
-from edge.engines.openvino import BACKEND
+from edge.engines.openvino import OpenVino
 from edge.images.maps import MapArray
 from export.gate_frames import LADDER
 from export.precisions import Result
@@ -126,7 +126,7 @@ def _contrast(value: float | None) -> str:
 
 def _speed(made: Quantisation, results: Sequence[Result]) -> str:
     times = {result.precision: result.ms_per_image for result in results if result.ms_per_image is not None}
-    chosen = made.bundle.choose("auto", BACKEND)
+    chosen = made.bundle.choose("auto", OpenVino.name)
     lines = [f"<h2>Speed</h2><p>One image at a time on OpenVINO, in turn, median, on {html.escape(made.device)}. "
              f"<code>--precision auto</code> takes the fastest that is offered: <b>{NAMES[chosen]}</b>."]
     int8 = made.results.get("int8")
@@ -177,7 +177,7 @@ def _noise(error: float | None) -> str:
 def _guarantee(made: Quantisation) -> str:
     rows = []
     for precision in made.bundle.offered():
-        limit = made.bundle.threshold(precision, BACKEND)
+        limit = made.bundle.threshold(precision, OpenVino.name)
         if limit is not None:
             rows.append(f"<tr><td>{NAMES[precision]}<td>{limit.value:.6g}<td>{limit.false_reject_rate:g}<td>{limit.upper_bound_95:.3f}"
                         f"<td>{limit.good_parts}")

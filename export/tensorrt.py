@@ -17,8 +17,10 @@ from edge.base.files import file_sha256
 from edge.bundle.bundle import Bundle, load_bundle, write_card
 from edge.bundle.decision import drop_threshold, write_threshold
 from edge.engines.engine import Precision
+from edge.engines.gpu import import_tensorrt, make_logger, this_device
+from edge.engines.openvino import OpenVino
 from edge.engines.plans import Device, PlanKey, find_plan, plan_folder, write_plan
-from edge.engines.tensorrt import BACKEND, TensorRtEngine, import_tensorrt, make_logger, this_device
+from edge.engines.tensorrt import TensorRt, TensorRtEngine
 from edge.images.files import read_image
 from edge.images.frames import prepare_frame
 from edge.inspection.golden import golden_scores, judge_golden, read_golden
@@ -137,11 +139,11 @@ def make_engines(bundle: Bundle, *, precision: str = "auto", batch: tuple[int, i
     """
     if precision == "auto":
         wanted = [name for name in bundle.offered() if name in PRECISIONS]
-    elif (chosen := bundle.choose(precision, BACKEND)) in PRECISIONS:
+    elif (chosen := bundle.choose(precision, TensorRt.name)) in PRECISIONS:
         wanted = [chosen]
     else:
         raise InputError("TensorRT has no graph of that precision here", got=precision, expected=", ".join([*PRECISIONS, "auto"]))
-    base = bundle.calibrated_threshold("fp32", "openvino")
+    base = bundle.calibrated_threshold("fp32", OpenVino.name)
     paths, hashes, _ = calibration_images(bundle, good)
     if digest_of(hashes) != base.good_parts_sha256:
         raise InputError(f"the threshold of {bundle.folder} rests on other good parts", got=f"{len(paths)}", expected=f"{base.good_parts}",
@@ -166,7 +168,7 @@ def _make(bundle: Bundle, wanted: Sequence[Precision], device: Device, folder: P
     cards = dict(bundle.card.precisions)
     for built in offered:
         if built.precision in cards and built.ms_per_image is not None:
-            times = {**cards[built.precision].ms_per_image, BACKEND: built.ms_per_image}
+            times = {**cards[built.precision].ms_per_image, TensorRt.name: built.ms_per_image}
             cards[built.precision] = cards[built.precision].model_copy(update={"ms_per_image": times})
     write_card(bundle.folder / "model", bundle.card.model_copy(update={"precisions": cards}))
     return load_bundle(bundle.folder), device, made
@@ -200,10 +202,10 @@ def _build(bundle: Bundle, precision: Precision, device: Device, folder: Path, b
 def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequence[str], rate: float, rule: str) -> None:
     """Golden parts, then a threshold; what does not reproduce them is deleted."""
     try:
-        with Inspector(bundle, precision=built.precision, backend=BACKEND) as inspector:
+        with Inspector(bundle, precision=built.precision, backend=TensorRt.name) as inspector:
             scores = golden_scores(inspector)
             parts = sorted(inspector.inspect(read_image(path), None).score for path in paths)
-        threshold = make_threshold(parts, hashes, built.precision, BACKEND, rate)
+        threshold = make_threshold(parts, hashes, built.precision, TensorRt.name, rate)
         judge_golden(bundle, scores, threshold.value)
     except EngineLostError:
         raise
@@ -212,7 +214,7 @@ def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequen
         # A plan of before that is only short of memory now, say, beside a line that runs, stays.
         if built.plan is not None and (isinstance(error, BundleError) or not built.cached):
             built.plan.unlink(missing_ok=True)
-            drop_threshold(bundle.folder, built.precision, BACKEND)
+            drop_threshold(bundle.folder, built.precision, TensorRt.name)
         return
     built.threshold = write_threshold(bundle.folder, threshold, bundle.graph_sha256(built.precision), rule).value
 

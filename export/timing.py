@@ -13,7 +13,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edge.base.errors import EngineError
-from edge.engines.openvino import BFLOAT16, PRECISION_HINTS, compile_model
+from edge.engines.openvino_graphs import BFLOAT16, PRECISION_HINTS, compile_model
 
 ROUNDS = 10  # inferences at least, of which the fastest counts: others share the processor
 SECONDS = 0.4  # that they take at least

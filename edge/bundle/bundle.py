@@ -22,6 +22,7 @@ from edge.base.files import file_sha256, write_text_safely
 from edge.base.settings import Settings, read_toml, validate
 from edge.bundle.decision import Decision, Threshold, new_decision, read_decision
 from edge.bundle.rule import Rule
+from edge.engines.backends import get_backend
 from edge.engines.engine import Precision
 from edge.images.frames import Frame, FrameSizes
 from edge.images.tiles import Tiles
@@ -111,10 +112,8 @@ class Bundle:
         ungated: also one that did not pass. Raises BundleError for one that is not known, was not looked at, or changes decisions.
         """
         if precision == "auto":
-            from edge.engines.backends import can_run
-
-            card, times = self.card.precisions, {}
-            able = [name for name in self.offered() if can_run(backend, name, self.graph_sha256(name))] or ["fp32"]
+            card, times, on = self.card.precisions, {}, get_backend(backend)
+            able = [name for name in self.offered() if on.can_run(name, self.graph_sha256(name))] or ["fp32"]
             for name in able:
                 if name == "fp32" or self.threshold(name, backend) is not None:
                     times[name] = card[name].ms_per_image.get(backend, float("inf")) if name in card else float("inf")

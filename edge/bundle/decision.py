@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Annotated
 
 import tomlkit
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edge.base.errors import BundleError
 from edge.base.files import write_text_safely
 from edge.base.settings import Settings, read_toml, validate
 from edge.bundle.rule import Rule, check_post_filter
-from edge.engines.engine import Backend, Precision
+from edge.engines.backends import check_backend_name
+from edge.engines.engine import Precision
 from edge.images.files import read_image
 
 OVERLAP = 8  # of a fitted tile's side: what a fresh bundle's tiles overlap by
@@ -40,7 +41,7 @@ class Threshold(Settings):
     """A threshold for one precision and backend, with the guarantee that it carries."""
 
     precision: Precision
-    backend: Backend
+    backend: Annotated[str, AfterValidator(check_backend_name)]
     value: float = Field(allow_inf_nan=False)
     false_reject_rate: float = Field(gt=0, lt=1)  # promised: over calibrations of this size, on average
     upper_bound_95: float = Field(gt=0, le=1)  # of this calibration's own false-reject rate, with 95 % confidence

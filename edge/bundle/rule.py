@@ -56,16 +56,16 @@ def check_post_filter(steps: Sequence[str]) -> None:
         raise ValueError("no 'mean' behind 'threshold': a mean of black and white needs a second threshold")
 
 
-def smooth(anomaly_map: MapArray, steps: Sequence[str], planes: MapPool | None = None) -> MapArray:
+def smooth(anomaly_map: MapArray, steps: Sequence[str], pool: MapPool | None = None) -> MapArray:
     """Apply the post-filter to a float32 map ``[H, W]`` on grey levels; ``threshold`` itself changes nothing here.
 
-    planes: where the arrays of the results come from; new ones unless given.
+    pool: where the arrays of the results come from; new ones unless given.
     """
     result = anomaly_map
     for name, size in map(parse_step, steps):
         if name == "threshold":
             continue
-        out = None if planes is None else planes.take(result.shape)
+        out = None if pool is None else pool.take(result.shape)
         if name == "mean":
             result = cv2.blur(result, (size, size), out)  # type: ignore[assignment]
         elif name == "median":
@@ -164,11 +164,11 @@ class Rule:
                              got=f"{int(self.region.sum())} px of the map to inspect and a minimum area of {self.min_area} px of the map",
                              expected="a region larger than the minimum area", next="Mend decision.toml.")
 
-    def grey(self, anomaly_map: MapArray, planes: MapPool | None = None) -> MapArray:
-        """The post-filtered map ``[H, W]``, in an array of ``planes``. Raises EngineError where that has numbers that are not finite."""
+    def grey(self, anomaly_map: MapArray, pool: MapPool | None = None) -> MapArray:
+        """The post-filtered map ``[H, W]``, in an array of ``pool``. Raises EngineError where that has numbers that are not finite."""
         if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # in double precision, where no sum of finite values is infinite
             raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
-        return smooth(anomaly_map, self.post_filter, planes)
+        return smooth(anomaly_map, self.post_filter, pool)
 
     def score(self, grey: MapArray) -> float:
         """The part's score from a post-filtered map: the largest threshold at which the rule rejects (below it, it rejects)."""

@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,80 +17,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.base.errors import EngineError, EngineLostError
+from edge.base.files import file_sha256
+from edge.base.finding import Finding
 from edge.engines.cuda_graphs import CaptureError, CudaGraph, pop_context
-from edge.engines.engine import Backend
-from edge.engines.plans import Device
+from edge.engines.engine import Backend, Engine, Layout, Mode, Precision
+from edge.engines.gpu import find_driver, find_packages, import_cuda, import_tensorrt, make_logger, this_device
+from edge.engines.plans import find_plan, has_plan, plan_folder
 from edge.images.maps import MapArray
 
-BACKEND: Backend = "tensorrt"
+GPU_BATCH = 4  # images in a slot in throughput mode; one alone does not fill a GPU
 POLL = 5e-5  # s between looks at whether an inference has ended
 AGAIN = "The runtime has to be started again; its supervisor does that."
 CLOSING = 10.0  # s that closing waits for inferences under way
 
 
-def import_cuda() -> Any:
-    """PyCUDA's driver module, initialised: `cuInit` comes before any TensorRT object. Raises EngineError where no GPU answers."""
-    try:
-        import pycuda.driver as cuda
-    except ImportError as error:
-        raise EngineError("TensorRT needs PyCUDA", got=str(error), next="`lineside doctor` says how to install it.") from error
-    try:
-        cuda.init()
-        if cuda.Device.count() < 1:
-            raise EngineError("no GPU is visible", next="`lineside doctor` says what is missing.")
-    except cuda.Error as error:
-        raise EngineError("the CUDA driver does not start", got=str(error), next="`lineside doctor` says what is missing.") from error
-    return cuda
+class TensorRt(Backend):
+    """TensorRT. It runs plans that `lineside engine` built on this machine."""
 
+    name = "tensorrt"
+    package = "tensorrt"  # PyCUDA as well, which `import_cuda` asks for
+    install = "`lineside doctor` says how to install it."
+    precisions = ("fp32", "fp16", "int8")
+    automatic = True
+    needs_plan = True
+    groups = False
+    tiles_ahead = 0
 
-def import_tensorrt() -> Any:
-    """The TensorRT package. Raises EngineError where it is not installed or too old."""
-    try:
-        import tensorrt as trt
-    except ImportError as error:
-        raise EngineError("TensorRT is not installed", got=str(error), next="`lineside doctor` says how to install it.") from error
-    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 3):
-        raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
-                          next="See docs/jetson.md and docs/gpu-pc.md.")
-    return trt
+    def can_run(self, precision: Precision, graph_sha256: str) -> bool:
+        return precision in self.precisions and self.installed() and has_plan(plan_folder(), graph_sha256)
 
-
-def driver_version(root: Path = Path("/")) -> str:
-    """The version of the GPU's kernel driver; of L4T on a Jetson without one; empty where neither says it."""
-    for name, pattern in (("proc/driver/nvidia/version", r"Kernel Module.*?\s(\d+(?:\.\d+)+)"),
-                          ("etc/nv_tegra_release", r"R(\d+).*?REVISION: (\d+(?:\.\d+)*)")):
+    def plan_fits(self, graph_sha256: str) -> bool:
         try:
-            if (found := re.search(pattern, (root / name).read_text())) is not None:
-                return ".".join(found.groups())
-        except OSError:
-            continue
-    return ""
+            find_plan(plan_folder(), graph_sha256, this_device(), 1)
+        except EngineError:
+            return False
+        return True
 
+    def layout(self, mode: Mode, threads: int) -> Layout:
+        return Layout(1, 2, GPU_BATCH) if mode == "throughput" else super().layout(mode, threads)
 
-@cache
-def this_device() -> Device:
-    """The GPU at hand, and the versions that a plan depends on. Raises EngineError."""
-    cuda, trt = import_cuda(), import_tensorrt()
-    device = cuda.Device(0)
-    driver = f"{driver_version()} ({cuda.get_driver_version()})".strip()
-    return Device(device.name(), ".".join(map(str, device.compute_capability())), trt.__version__,
-                  ".".join(map(str, cuda.get_version())), driver)
+    def device_name(self) -> str:
+        return this_device().name
 
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int, slots: int, batch: int,
+                    streams: int = 1, cached: bool = False) -> Engine:
+        _, plan = find_plan(plan_folder(), file_sha256(graph), this_device(), batch)
+        return TensorRtEngine(plan, input_size, slots=slots, batch=batch)
 
-@cache
-def make_logger(trt: Any) -> Any:
-    """The process's logger, which TensorRT may keep. It keeps the last error, which is all that TensorRT's calls say of why they failed."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = text.strip()
-
-    return Log()
+    def doctor(self, root: Path) -> Iterator[Finding]:
+        yield from find_driver(root)
+        yield from find_packages(root)
 
 
 class EngineRefusedError(EngineError):
@@ -215,8 +189,6 @@ class TensorRtSlot:
 
 class TensorRtEngine:
     """A deserialised plan with a number of slots, on the first GPU. May be used from any thread, one at a time for each slot."""
-
-    backend: Backend = BACKEND
 
     def __init__(self, plan: bytes, input_size: tuple[int, int, int], *, slots: int, batch: int) -> None:
         """input_size: (height, width, channels). Raises EngineError, and leaves nothing allocated then."""

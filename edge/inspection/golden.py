@@ -18,7 +18,7 @@ from edge.base.errors import BundleError, EngineError, EngineLostError
 from edge.base.settings import Settings
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import Rule
-from edge.engines.backends import device_name
+from edge.engines.backends import get_backend
 from edge.images.files import read_image, write_image
 from edge.images.frames import Frame
 from edge.images.maps import MapArray
@@ -96,7 +96,7 @@ def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
     tolerance = TOLERANCE
     if precision != "fp32":
         card = bundle.card.precisions[precision]
-        tolerance = card.tolerance_on_device if card.device == device_name(inspector.backend) else card.tolerance
+        tolerance = card.tolerance_on_device if card.device == get_backend(inspector.backend).device_name() else card.tolerance
     rule, scale = golden_rule(bundle), max(float(np.ptp(maps)), 1e-12)
     scores: dict[str, list[float]] = {"good": [], "defect": []}
     for part, frame, expected in zip(parts, frames, maps, strict=True):

@@ -6,10 +6,8 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,30 +15,17 @@ from numpy.typing import NDArray
 from edge.base.errors import EngineError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import Blob, Rule
-from edge.engines.engine import Backend, Precision, Slot
+from edge.engines.backends import get_backend
+from edge.engines.engine import GROUP, Mode, Precision, Slot
 from edge.images.frames import Frame, prepare_frame
 from edge.images.maps import MapArray, MapPool
 from edge.images.tiles import Tiles
-from edge.inspection.choice import pick_backend, pick_engine
+from edge.inspection.choice import pick_backend
 from edge.part.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
 TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
-TILES_AHEAD = 24  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
 TILES_AT_ONCE = 8  # of those that are blended together: each wake-up takes a core from the engine
-GPU_BATCH = 4  # images; a GPU is not full with one
-Mode = Literal["single", "latency", "throughput"]
-
-
-TOGETHER = 8  # frames at most that a processor's results are waited for together
-
-
-def _throughput(backend: Backend, threads: int) -> tuple[int, int, int]:
-    return (1, 2, GPU_BATCH) if backend == "tensorrt" else (threads, threads + TOGETHER, 1)
-
-
-IN_FLIGHT: dict[Mode, Callable[[Backend, int], tuple[int, int, int]]] = {  # (streams, slots, images in each)
-    "single": lambda *_: (1, 1, 1), "latency": lambda *_: (1, 2, 1), "throughput": _throughput}
 
 
 @dataclass(frozen=True)
@@ -59,8 +44,8 @@ class Inspection:
 class Job:
     """A frame under way. ``error``: why it cannot be judged."""
 
-    def __init__(self, frame: Frame, rule: Rule, planes: MapPool) -> None:
-        self.frame, self.rule, self._planes = frame, rule, planes
+    def __init__(self, frame: Frame, rule: Rule, pool: MapPool) -> None:
+        self.frame, self.rule, self._pool = frame, rule, pool
         self.images = 1  # for the engine
         self.raw: MapArray | None = None  # [h, w], when all is inferred
         self.error: Exception | None = None
@@ -71,18 +56,18 @@ class Job:
 
     def deposit(self, index: int, image_map: MapArray) -> None:
         """Take an image's map, float32 ``[h, w]``, which is the engine's memory."""
-        self.raw = self._planes.take(image_map.shape)
+        self.raw = self._pool.take(image_map.shape)
         np.copyto(self.raw, image_map)
 
 
 class TiledJob(Job):
     """A frame under way in tiles."""
 
-    def __init__(self, frame: Frame, rule: Rule, planes: MapPool, tiles: Tiles) -> None:
-        super().__init__(frame, rule, planes)
+    def __init__(self, frame: Frame, rule: Rule, pool: MapPool, tiles: Tiles) -> None:
+        super().__init__(frame, rule, pool)
         self.images = len(tiles)
         self._tiles, self._left = tiles, len(tiles)
-        self._blended = planes.take(tiles.map_size)
+        self._blended = pool.take(tiles.map_size)
         self._blended.fill(0)
 
     def prepare(self, index: int, out: Frame) -> None:
@@ -104,7 +89,7 @@ class Inspector:
     waits for the work on its results, and no image waits for others to fill a batch.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0,
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: str | None = None, threads: int = 0,
                  mode: Mode = "single") -> None:
         """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
 
@@ -112,25 +97,25 @@ class Inspector:
         thread, or batches on a GPU, and one more, or several where they are fast, see `together`. Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
-        self.backend: Backend = backend or pick_backend(bundle, precision=precision)
-        tiled = bundle.decision.tile is not None  # then a frame alone keeps all threads busy, each with a tile
-        layout: Mode = "throughput" if tiled else mode
-        streams, slots, batch = IN_FLIGHT[layout](self.backend, threads or len(os.sched_getaffinity(0)))
-        if tiled and self.backend != "tensorrt":
-            slots += TILES_AHEAD
-        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
-                                   streams=streams, cached=mode != "single")
+        self.backend = backend or pick_backend(bundle, precision=precision)
+        runs_on, card = get_backend(self.backend), bundle.card.input
+        tiled = bundle.decision.tile is not None  # then one frame keeps all threads busy, each with a tile
+        layout = runs_on.layout("throughput" if tiled else mode, threads or len(os.sched_getaffinity(0)))
+        slots = layout.slots + (runs_on.tiles_ahead if tiled else 0)
+        self._engine = runs_on.make_engine(bundle.graph(precision), (card.height, card.width, card.channels), precision=precision,
+                                           threads=threads, slots=slots, batch=layout.batch, streams=layout.streams,
+                                           cached=mode != "single")
         self._free = [self._engine.lease() for _ in range(slots)]
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
-        self._jobs, self._most = 0, slots * batch if not tiled else 1 if mode == "single" else TILED_FRAMES
-        self._streams, self._groups = streams, mode == "throughput" and not tiled and self.backend != "tensorrt"
+        self._jobs, self._most = 0, slots * layout.batch if not tiled else 1 if mode == "single" else TILED_FRAMES
+        self._streams, self._groups = layout.streams, mode == "throughput" and not tiled and runs_on.groups
         if self._groups:
-            self._most = streams + 1
+            self._most = layout.streams + 1
         self.together = 1  # frames that are finished together while there is no room for more
-        self._at_once = TILES_AT_ONCE if tiled and slots > TILES_AHEAD else 1
+        self._at_once = TILES_AT_ONCE if tiled and runs_on.tiles_ahead else 1
         self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
-        self._planes = MapPool()
+        self._pool = MapPool()
 
     def __enter__(self) -> Inspector:
         return self
@@ -178,7 +163,7 @@ class Inspector:
         Each wake-up of this thread, and of those that take its verdicts, costs what a fast network's inference feels.
         """
         if self._groups:
-            self.together = min(TOGETHER, 1 + int(hold / interval))
+            self.together = min(GROUP, 1 + int(hold / interval))
             self._most = self._streams + self.together
 
     @property
@@ -192,7 +177,7 @@ class Inspector:
         Raises InputError for a frame that does not fit the model.
         """
         rule, tiles = self.check(frame)
-        job = Job(frame, rule, self._planes) if tiles is None else TiledJob(frame, rule, self._planes, tiles)
+        job = Job(frame, rule, self._pool) if tiles is None else TiledJob(frame, rule, self._pool, tiles)
         self._jobs += 1
         self._waiting.extend((job, index) for index in range(job.images))
         self._pump()
@@ -253,7 +238,7 @@ class Inspector:
             raise job.error
         assert job.raw is not None
         rule, raw = job.rule, job.raw
-        grey = rule.grey(raw, self._planes)
+        grey = rule.grey(raw, self._pool)
         score = rule.score(grey)
         if threshold is None:
             return Inspection(None, score, None, [], raw, grey, np.zeros(grey.shape, bool))

@@ -5,18 +5,16 @@ Nothing here changes the machine. ``root`` stands for the file system's root, so
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from edge.base.finding import Finding, gpu_guide, is_jetson, package_version, read_system_file
+from edge.base.finding import Finding, is_jetson, read_system_file
+from edge.engines.backends import all_backends
 
 PRIORITY = 50  # of line control, SCHED_FIFO
 FREE_DISK = 2_000_000_000  # bytes
@@ -24,69 +22,11 @@ MEMLOCK = 512 << 20  # bytes
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:
-    """Look at everything."""
+    """Look at everything: at what each kind of engine needs, then at the machine."""
     jetson = is_jetson(root)
-    return [*_gpu(root), *_packages(root), *_jetson(root, jetson), *_engines(), *_cameras(jetson), *_real_time(), *_serial(root),
-            *_disk()]
-
-
-def _gpu(root: Path) -> Iterator[Finding]:
-    guide = gpu_guide(root)
-    version = read_system_file(root / "proc/driver/nvidia/version") or read_system_file(root / "etc/nv_tegra_release")
-    if not version:
-        yield Finding("GPU driver", "missing", "no NVIDIA driver is loaded", f"Without a GPU the line runs on the processor. {guide}")
-    else:
-        yield Finding("GPU driver", "ok", version.splitlines()[0])
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        yield Finding("CUDA", "missing", "no libcuda.so.1", f"It comes with the driver. {guide}")
-        return
-    code, number, count = driver.cuInit(0), ctypes.c_int(), ctypes.c_int()
-    if code:
-        yield Finding("CUDA", "missing", f"cuInit gives error {code}",
-                      "Is the driver loaded (nvidia-smi), and may this user open /dev/nvidia*? Jetson: sudo usermod -aG video,render $USER")
-        return
-    driver.cuDriverGetVersion(ctypes.byref(number))
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    if not count.value:
-        yield Finding("CUDA", "missing", "the driver sees no GPU", "Look at nvidia-smi and at CUDA_VISIBLE_DEVICES.")
-        return
-    name = ctypes.create_string_buffer(200)
-    driver.cuDeviceGetName(name, 200, 0)
-    yield Finding("CUDA", "ok", f"{number.value // 1000}.{number.value % 1000 // 10} on {name.value.decode()}")
-
-
-def _packages(root: Path) -> Iterator[Finding]:
-    jetson, guide = is_jetson(root), gpu_guide(root)
-    if find_spec("tensorrt") is None:
-        yield Finding("TensorRT", "missing", "not installed", ("sudo apt-get install python3-libnvinfer, and a virtual environment with "
-                      "--system-site-packages." if jetson else "pip install 'lineside[tensorrt]'.") + f" {guide}")
-    else:
-        done = subprocess.run([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"], capture_output=True, text=True)
-        version = done.stdout.strip()
-        if done.returncode:
-            yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines() or ["no reason"])[-1], guide)
-        elif tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
-            yield Finding("TensorRT", "missing", f"{version} is too old", f"10.3 or later is needed. {guide}")
-        elif jetson and package_version("tensorrt"):
-            yield Finding("TensorRT", "improvable", f"{version} comes from a package index",
-                          f"On a Jetson it has to be the system's: pip uninstall tensorrt. {guide}")
-        else:
-            yield Finding("TensorRT", "ok", version)
-    if find_spec("pycuda") is None:
-        yield Finding("PyCUDA", "missing", "not installed", f"pip install 'lineside[tensorrt]', with nvcc on the PATH. {guide}")
-    else:
-        yield Finding("PyCUDA", "ok", package_version("pycuda") or "installed")
-    from edge.base.errors import EngineError
-    from edge.engines.plans import plan_folder
-
-    try:
-        plans = len(list(plan_folder().glob("*.plan")))
-        yield Finding("TensorRT plans", "ok", f"{plans} in {plan_folder()}", "" if plans or find_spec("tensorrt") is None
-                      else "lineside engine BUNDLE builds them.")
-    except EngineError as error:
-        yield Finding("TensorRT plans", "missing", str(error))
+    kinds = [*all_backends()]
+    return [*(finding for kind in kinds for finding in kind.doctor(root)), *_jetson(root, jetson), *_cameras(jetson), *_real_time(),
+            *_serial(root), *_disk()]
 
 
 def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
@@ -123,21 +63,6 @@ def _cameras(jetson: bool) -> Iterator[Finding]:
         yield Finding("OpenCV with GStreamer", "improvable", version, f"{what} the system's OpenCV: pip uninstall opencv-python-headless, "
                       "sudo apt-get install python3-opencv, and a virtual environment with --system-site-packages."
                       + (" See docs/jetson.md." if jetson else ""))
-
-
-def _engines() -> Iterator[Finding]:
-    if find_spec("openvino") is None:
-        yield Finding("OpenVINO", "missing", "not installed", "pip install openvino")
-    else:
-        from edge.engines.openvino import device_name, runs_bfloat16
-
-        yield Finding("OpenVINO", "ok", device_name() + (", multiplies bfloat16" if runs_bfloat16() else ""))
-    if find_spec("onnxruntime") is None:
-        yield Finding("ONNX Runtime", "improvable", "not installed", "pip install 'lineside[onnxruntime]', if you want it")
-    else:
-        import onnxruntime
-
-        yield Finding("ONNX Runtime", "ok", f"{onnxruntime.__version__} with " + ", ".join(onnxruntime.get_available_providers()))
 
 
 def _real_time() -> Iterator[Finding]:

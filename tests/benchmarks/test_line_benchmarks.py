@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from edge.bundle.bundle import load_bundle
-from edge.engines.openvino import core
+from edge.engines.openvino_graphs import core
 from edge.inspection.golden import read_golden
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"

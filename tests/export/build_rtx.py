@@ -16,7 +16,7 @@ from pathlib import Path
 import tensorrt_rtx as trt
 
 from edge.base.errors import EngineError
-from edge.engines.tensorrt import make_logger
+from edge.engines.gpu import make_logger
 from export.tensorrt import build_plan, parse_graph
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.engines.openvino import compile_model
+from edge.engines.openvino_graphs import compile_model
 from export.channels import EVENNESS, Held, divisors, even, observe, scaled_images
 from export.int8 import Int8Graphs, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps

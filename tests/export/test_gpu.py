@@ -16,7 +16,7 @@ import pytest
 from detectors.registry import DETECTORS
 from edge.base.errors import EngineError
 from edge.bundle.bundle import load_bundle
-from edge.engines.backends import make_engine
+from edge.engines.backends import get_backend
 from edge.engines.plans import find_plan, plan_folder
 from export.fp16 import write_fp16
 from export.int8 import Int8Graphs, load_named
@@ -28,7 +28,7 @@ PARITY = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}  # largest difference to Ope
 
 def why_not() -> str:
     """Why there is no GPU to test on; empty where there is one."""
-    from edge.engines.tensorrt import import_cuda, import_tensorrt
+    from edge.engines.gpu import import_cuda, import_tensorrt
 
     try:
         import_cuda()
@@ -76,7 +76,7 @@ def test_maps_are_those_of_openvino(graphs, precision, record_property):
     size = pixels.shape[1:]
     graph = folder / f"{precision}.onnx"
     engine = engine_of(graph, size)
-    other = make_engine("openvino", graph, size, precision=precision, threads=0, slots=1, batch=1)
+    other = get_backend("openvino").make_engine(graph, size, precision=precision, threads=0, slots=1, batch=1)
     try:
         assert engine.without_graphs is None, engine.without_graphs  # captured as CUDA graphs
         expected = np.concatenate([infer(other, image[None]) for image in pixels])
@@ -139,7 +139,7 @@ def test_a_long_soak_changes_nothing(exported, record_property):
 def test_plans_are_kept_and_stale_ones_refused(bundle_of, cloth, tmp_path, monkeypatch, lineside):
     from dataclasses import replace
 
-    from edge.engines.tensorrt import this_device
+    from edge.engines.gpu import this_device
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     good = cloth / "test" / "good"

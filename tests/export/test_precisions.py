@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.engines.openvino import compile_model, core, runs_bfloat16
+from edge.engines.openvino_graphs import compile_model, core, runs_bfloat16
 from export.channels import activations
 from export.fp16 import ROUNDING, half_nodes, products, rounding, write_fp16, write_rounded
 from export.int8 import Int8Graphs, load_named, not_negative
@@ -310,7 +310,7 @@ def test_a_bias_that_cancels_a_large_sum_is_not_rounded_with_it(graph, tmp_path)
 
 def test_without_bfloat16_such_a_node_is_in_float32(graph, tmp_path, monkeypatch):
     Int8Graphs(graph, IMAGES).write(tmp_path / "half.onnx", {"conv1": "bf16", "conv2": "fp32"}, "minmax")
-    monkeypatch.setattr("edge.engines.openvino.runs_bfloat16", lambda: False)
+    monkeypatch.setattr("edge.engines.openvino_graphs.runs_bfloat16", lambda: False)
     with OpenVinoMaps(tmp_path / "half.onnx", SIZE, "int8") as run:
         assert run(IMAGES[0]) == pytest.approx(OnnxRuntimeMaps(tmp_path / "half.onnx")(IMAGES[0]), abs=1e-3)
 

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 import export.quantize
 from edge.base.errors import BundleError
 from edge.bundle.bundle import load_bundle, write_card
-from edge.engines.openvino import device_name
+from edge.engines.openvino_graphs import device_name
 from edge.inspection.golden import golden_scores, read_golden
 from edge.inspection.inspector import Inspector
 from export.gate import Limits
@@ -186,7 +186,7 @@ def test_int8_has_golden_maps_of_its_own(bundle_of):
 
 
 def test_on_another_device_golden_parts_may_differ_as_runtimes_do(bundle_of, monkeypatch):
-    monkeypatch.setattr("edge.inspection.golden.device_name", lambda backend: "another one")
+    monkeypatch.setattr("edge.engines.openvino.OpenVino.device_name", lambda self: "another one")
     graph = bundle_of / "model" / "int8.onnx"
     with Inspector(load_bundle(bundle_of), precision="int8") as inspector:
         with OnnxRuntimeMaps(graph) as run:

@@ -17,7 +17,8 @@ import onnxruntime
 import tensorrt as trt
 
 from edge.base.errors import EngineError, EngineLostError
-from edge.engines.tensorrt import TensorRtEngine, this_device
+from edge.engines.gpu import this_device
+from edge.engines.tensorrt import TensorRtEngine
 from export.tensorrt import build_plan
 from tests.mocks import Driver
 

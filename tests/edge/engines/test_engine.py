@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-import edge.engines.openvino as openvino_engine
+import edge.engines.openvino_graphs as openvino_graphs
 from edge.bundle.bundle import load_bundle
 from edge.engines.openvino import OpenVinoEngine
 
@@ -42,8 +42,8 @@ def test_a_signal_is_handled_after_engines_ended_in_the_order_they_began(exporte
 def cached(exported, tmp_path, monkeypatch):
     """Makes an engine through a cache of its own, and says how many graphs were compiled so far."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    compiled, compile_model = [], openvino_engine.compile_model
-    monkeypatch.setattr(openvino_engine, "compile_model", lambda *a: compiled.append(a) or compile_model(*a))
+    compiled, compile_model = [], openvino_graphs.compile_model
+    monkeypatch.setattr(openvino_graphs, "compile_model", lambda *a: compiled.append(a) or compile_model(*a))
 
     def make(threads=1):
         engine = OpenVinoEngine(load_bundle(exported).graph("fp32"), (64, 64, 1), precision="fp32", threads=threads, slots=1, batch=1,

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edge.engines.tensorrt import driver_version
+from edge.engines.gpu import driver_version
 from tests.mocks import HERE, run_python
 
 CHECKS = re.findall(r"^def (\w+)\(\) -> None:", (HERE / "runner_checks.py").read_text(), re.M)

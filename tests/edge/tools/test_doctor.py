@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import edge.tools.doctor
+from edge.engines.gpu import find_packages
 from edge.tools.doctor import examine
 
 
@@ -47,7 +48,7 @@ def machine(tmp_path):
 
 
 def test_a_jetson_is_told_what_a_jetson_needs(machine, monkeypatch):
-    monkeypatch.setattr("edge.tools.doctor.find_spec", lambda name: None if name in ("tensorrt", "pycuda") else find_spec(name))
+    monkeypatch.setattr("edge.engines.gpu.find_spec", lambda name: None)
     monkeypatch.setattr("edge.tools.doctor.shutil.which", lambda name: None)
     found = {finding.what: finding for finding in examine(machine)}
     assert found["GPU driver"].text.startswith("# R36") and found["GPU driver"].status == "ok"
@@ -87,8 +88,8 @@ def test_a_machine_without_serial_ports_says_so(tmp_path):
 def test_a_tensorrt_that_does_not_fit_is_named(tmp_path, monkeypatch, tensorrt, words):
     (tmp_path / "tensorrt.py").write_text(tensorrt)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("edge.tools.doctor.find_spec", lambda name: name)
-    found = {finding.what: finding for finding in edge.tools.doctor._packages(tmp_path)}
+    monkeypatch.setattr("edge.engines.gpu.find_spec", lambda name: name)
+    found = {finding.what: finding for finding in find_packages(tmp_path)}
     assert words in found["TensorRT"].text and (found["TensorRT"].status == "ok") == (words == "10.7.0")
 
 
