@@ -97,6 +97,7 @@ class Gate:
         measured = self.measure(reference, progress=progress)
         assert measured is not None
         self.reference = measured
+        self._reference_pixel = self._pixel(measured)
         self._order.sort(key=lambda i: abs(measured.scores[i] - measured.threshold))  # a precision that cannot pass is soon found out
 
     def rule(self, frame_size: tuple[int, int]) -> Rule:
@@ -140,7 +141,7 @@ class Gate:
         there, here = reference.scores > reference.threshold, measured.scores > measured.threshold
         flips = [int(i) for i in np.flatnonzero(there != here)]
         before, after = self.curve(reference), self.curve(measured)
-        old, new = self._pixel(reference), self._pixel(measured)
+        old, new = self._reference_pixel, self._pixel(measured)
         reasons = []
         if len(flips) > limits.flips * len(self.frames):
             reasons.append(f"{len(flips)} of {len(self.frames)} decisions turn, at most {limits.flips:.2%} may")

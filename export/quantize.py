@@ -109,7 +109,13 @@ def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limit
             own = {result.precision: work.golden(result) for result in passed}
         made = Quantisation(bundle, results, work.gate, limits, work.rate, work.calibration, len(work.ranged),
                             device_name(), time.monotonic() - work.begin)
-        return replace(made, bundle=_put_into(bundle, work, results, own))
+        offered = offer(bundle, folder, results, own)
+        for precision, card in offered.card.precisions.items():
+            if precision != "fp32" and card.passed:
+                scores = score_parts(offered, work.paths, precision, OpenVino.name)
+                threshold = make_threshold(scores, work.hashes, precision, OpenVino.name, work.rate)
+                write_threshold(bundle.folder, threshold, offered.graph_sha256(precision), card.rule_sha256)
+        return replace(made, bundle=load_bundle(bundle.folder))
     except OSError as error:
         raise BundleError(f"cannot write into {bundle.folder}", got=error.strerror, expected="room on the disk",
                           next="Run `lineside quantize` again; float32 is as it was.") from error
@@ -117,9 +123,12 @@ def _quantize(bundle: Bundle, calibration: Path | None, good: Path | None, limit
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result], own: dict[Precision,
-                                                                                           MapArray]) -> Bundle:
-    """Let the bundle offer what passed. A stop at any moment leaves a bundle that offers float32 at least."""
+def offer(bundle: Bundle, graphs: Path, results: dict[Precision, Result], maps: dict[Precision, MapArray]) -> Bundle:
+    """Move ``fp16.onnx`` and ``int8.onnx`` from the folder ``graphs`` into the bundle, and offer what passed.
+
+    maps: golden maps ``[N, h, w]`` of each precision that passed. A stop at any moment leaves a bundle that offers at
+    least float32.
+    """
     model = bundle.folder / "model"
     rule = bundle.decision.rule_sha256(bundle.folder)
     files = {name: sha256 for name, sha256 in bundle.card.files.items() if not _belongs_to_quantisation(name)}
@@ -129,10 +138,10 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
         if _belongs_to_quantisation(path.relative_to(model).as_posix()):
             path.unlink()
     for precision in ("fp16", "int8"):
-        if (graph := work.folder / f"{precision}.onnx").exists():
+        if (graph := graphs / f"{precision}.onnx").exists():
             graph.replace(model / graph.name)
-    for precision, maps in own.items():
-        write_golden_maps(model, precision, maps)
+    for precision, own in maps.items():
+        write_golden_maps(model, precision, own)
     cards: dict[Precision, PrecisionCard] = {}
     for precision, result in results.items():
         times: dict[str, float] = {} if result.ms_per_image is None else {OpenVino.name: result.ms_per_image}
@@ -143,12 +152,6 @@ def _put_into(bundle: Bundle, work: Quantiser, results: dict[Precision, Result],
     found = hash_files(model)
     write_card(model, bundle.card.model_copy(update={"files": {name: found[name] for name in found},
                                                      "precisions": cards}))
-    made = load_bundle(bundle.folder)
-    for precision in results:
-        if precision != "fp32" and cards[precision].passed:
-            threshold = make_threshold(score_parts(made, work.paths, precision, OpenVino.name), work.hashes, precision,
-                                       OpenVino.name, work.rate)
-            write_threshold(made.folder, threshold, made.graph_sha256(precision), rule)
     return load_bundle(bundle.folder)
 
 

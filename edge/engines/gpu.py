@@ -1,4 +1,4 @@
-"""The GPU at hand: its driver, PyCUDA and TensorRT, which versions they are, and what `lineside doctor` reports about them."""
+"""This machine's GPU: driver, PyCUDA and TensorRT, their versions, and what `lineside doctor` reports about them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OLDEST_TENSORRT = (10, 3)
 
 
 def import_cuda() -> Any:
-    """PyCUDA's driver module, initialised: `cuInit` comes before any TensorRT object. Raises EngineError where no GPU answers."""
+    """PyCUDA's driver module, after `cuInit`, which must precede any TensorRT object. Raises EngineError if there is no GPU."""
     try:
         import pycuda.driver as cuda
     except ImportError as error:
@@ -35,7 +35,7 @@ def import_cuda() -> Any:
 
 
 def import_tensorrt() -> Any:
-    """The TensorRT package. Raises EngineError where it is not installed or too old."""
+    """The TensorRT package. Raises EngineError if it is missing or too old."""
     try:
         import tensorrt as trt
     except ImportError as error:
@@ -47,7 +47,7 @@ def import_tensorrt() -> Any:
 
 
 def driver_version(root: Path = Path("/")) -> str:
-    """The version of the GPU's kernel driver; of L4T on a Jetson without one; empty where neither says it."""
+    """The version of the GPU's kernel driver, or of L4T on a Jetson; empty if neither is known."""
     for name, pattern in (("proc/driver/nvidia/version", r"Kernel Module.*?\s(\d+(?:\.\d+)+)"),
                           ("etc/nv_tegra_release", r"R(\d+).*?REVISION: (\d+(?:\.\d+)*)")):
         try:
@@ -60,7 +60,7 @@ def driver_version(root: Path = Path("/")) -> str:
 
 @cache
 def this_device() -> Device:
-    """The GPU at hand, and the versions that a plan depends on. Raises EngineError."""
+    """This machine's GPU, and the versions that a plan depends on. Raises EngineError."""
     cuda, trt = import_cuda(), import_tensorrt()
     device = cuda.Device(0)
     driver = f"{driver_version()} ({cuda.get_driver_version()})".strip()
@@ -70,7 +70,7 @@ def this_device() -> Device:
 
 @cache
 def make_logger(trt: Any) -> Any:
-    """The process's logger, which TensorRT may keep. It keeps the last error, which is all that TensorRT's calls say of why they failed."""
+    """The process's logger for TensorRT. ``last`` is the last error logged, often the only explanation of a failed call."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -85,6 +85,7 @@ def make_logger(trt: Any) -> Any:
 
 
 def find_driver(root: Path) -> Iterator[Finding]:
+    """Findings about the GPU's driver and CUDA."""
     guide = gpu_guide(root)
     version = read_system_file(root / "proc/driver/nvidia/version") or read_system_file(root / "etc/nv_tegra_release")
     if not version:
@@ -112,6 +113,7 @@ def find_driver(root: Path) -> Iterator[Finding]:
 
 
 def find_packages(root: Path) -> Iterator[Finding]:
+    """Findings about TensorRT, PyCUDA and the cache of plans."""
     jetson, guide = is_jetson(root), gpu_guide(root)
     if find_spec("tensorrt") is None:
         yield Finding("TensorRT", "missing", "not installed", ("sudo apt-get install python3-libnvinfer, and a virtual environment with "

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the portable engine. On the processor, or on a GPU through its CUDA or TensorRT provider where that is installed."""
+"""ONNX Runtime, the portable engine: on the processor, or on a GPU through its CUDA or TensorRT provider."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
 
 def _import_onnxruntime() -> Any:
-    """The package. Raises EngineError where it is not installed."""
+    """The package. Raises EngineError if it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -99,10 +99,10 @@ class OnnxRuntimeSlot:
         try:
             return self._running.result(timeout)[0]
         except concurrent.futures.TimeoutError as error:
-            self._options.terminate = True  # it reads `input`, which must not be given back before it ends
+            self._options.terminate = True  # it still reads `input`: do not return before it has ended
             concurrent.futures.wait([self._running], timeout)
             raise EngineError("an inference did not end in time", got=f"more than {timeout:g} s") from error
-        except Exception as error:  # the library's own kinds derive from nothing else
+        except Exception as error:  # the library's errors have no narrower base class
             raise EngineError("an inference failed on ONNX Runtime", got=str(error).splitlines()[0]) from error
 
     def release(self) -> None:
@@ -111,13 +111,12 @@ class OnnxRuntimeSlot:
 
 
 class OnnxRuntimeEngine:
-    """A session with a number of slots; the graph's batch is free, so ``n`` images cost ``n``."""
+    """A session with a number of slots. The graph's batch size is dynamic, so an inference costs only the images given."""
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, backend: str, provider: str, threads: int,
                  slots: int, batch: int, streams: int = 1) -> None:
-        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError.
-
-        streams: inferences that run beside one another and share the threads.
+        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams: inferences
+        that run at the same time and share the threads. Raises EngineError.
         """
         self.ort = ort = _import_onnxruntime()
         if provider not in ort.get_available_providers():
@@ -127,13 +126,13 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = max(1, (threads or len(os.sched_getaffinity(0))) // streams)
         options.log_severity_level = 3
         settings: dict[str, object] = {}
-        if provider == TENSORRT:  # it builds its engines when it first sees a shape: keep them
+        if provider == TENSORRT:  # it builds an engine when it first sees a shape: keep them
             settings = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache_folder("onnxruntime"))}
         elif provider == CUDA:
             settings = {"use_tf32": "0"}  # float32 is float32
         try:
             self.session = ort.InferenceSession(graph, options, providers=[(provider, settings)])
-        except Exception as error:  # the library's own kinds derive from nothing else
+        except Exception as error:  # the library's errors have no narrower base class
             raise EngineError(f"ONNX Runtime cannot load {graph}", got=str(error).splitlines()[0],
                               next="Run `lineside export` again.") from error
         if self.session.get_providers()[0] != provider:

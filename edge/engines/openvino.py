@@ -42,7 +42,7 @@ class OpenVino(Backend):
             return
         from edge.engines.openvino_graphs import device_name, runs_bfloat16
 
-        yield Finding("OpenVINO", "ok", device_name() + (", multiplies bfloat16" if runs_bfloat16() else ""))
+        yield Finding("OpenVINO", "ok", device_name() + (", with bfloat16" if runs_bfloat16() else ""))
 
 
 class OpenVinoSlot:
@@ -85,9 +85,8 @@ class OpenVinoEngine:
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int,
                  streams: int = 1, cached: bool = False) -> None:
-        """input_size: (height, width, channels). threads 0: as many as this process may use cores. Raises EngineError.
-
-        streams: inferences that run beside one another and share the threads. cached: take the compiled model of before where there is one.
+        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams: inferences
+        that run at the same time and share the threads. cached: use the cache of compiled models. Raises EngineError.
         """
         from edge.engines.openvino_graphs import PRECISION_HINTS, cached_model, compile_model
 
@@ -118,5 +117,5 @@ class OpenVinoEngine:
 
 
 def _first_line(error: BaseException) -> str:
-    """What an error says, without the places in OpenVINO's sources."""
+    """The first line of an error; the rest are places in OpenVINO's source code."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""How an ONNX graph becomes a compiled model of OpenVINO: its INT8 and bfloat16 nodes, and the cache of compiled models."""
+"""Compiles ONNX graphs for OpenVINO: adapts their INT8 and bfloat16 nodes, and caches compiled models."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ import openvino.opset13 as opset
 
 from edge.base.files import cache_folder, is_ours_alone, write_bytes_safely
 
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # of what the graph leaves open
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # for nodes whose type the graph leaves open
 DIGEST = hashlib.sha256().digest_size
 KEPT = 32  # compiled models in the cache
-NOT_NEGATIVE = "_not_negative"  # ends the name of a DequantizeLinear whose tensor is never negative
-BFLOAT16 = "_bfloat16"  # ends the name of a product that multiplies bfloat16 where the processor does
+NOT_NEGATIVE = "_not_negative"  # name suffix of a DequantizeLinear whose tensor is never negative
+BFLOAT16 = "_bfloat16"  # name suffix of a product that runs in bfloat16 on processors that have it
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
-ROUNDING = "256 levels, bfloat16 by name"  # what `compile_model` makes of a graph: a part of the cache's key
+ROUNDING = "256 levels, bfloat16 by name"  # how `compile_model` changes a graph; part of the cache's key
 
 
 @cache
 def core() -> ov.Core:
-    """The one core of this process.
+    """The one OpenVINO core of this process.
 
-    On processors with AMX each core's plugin puts a signal stack of its own in place of the thread's, and puts back what was there when it
-    goes. Two that do not go in the opposite order leave a stack that is unmapped: the next signal, a mere Ctrl-C, ends the process.
+    On processors with AMX, each core's plugin replaces the thread's signal stack and restores the old one when it is
+    destroyed. If two cores are not destroyed in reverse order, the thread keeps a signal stack that is no longer mapped,
+    and the next signal, such as Ctrl-C, kills the process.
     """
     return ov.Core()
 
 
 def device_name() -> str:
-    """The processor that OpenVINO runs on, and which OpenVINO: the same name stands for the same arithmetic."""
+    """The processor and OpenVINO's version: the same name stands for the same arithmetic."""
     return f"{str(core().get_property('CPU', 'FULL_DEVICE_NAME')).strip()}, OpenVINO {ov.__version__.partition('-')[0]}"
 
 
 def runs_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
+    """Whether this processor has instructions for bfloat16."""
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def compile_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:
-    """A graph made ready for inputs of one shape. Raises RuntimeError."""
+    """Compile a graph for inputs of one shape. Raises RuntimeError."""
     model = core().read_model(graph)
     model.reshape(ov.PartialShape(list(shape)))
     round_finely(model)
@@ -57,15 +58,15 @@ def compile_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any])
 
 
 def round_finely(model: ov.Model) -> None:
-    """Let tensors that are never negative have all 256 levels of eight bits, where a symmetric int8 leaves them 128.
+    """Give tensors that are never negative all 256 levels of eight bits; symmetric int8 leaves them only 128.
 
-    They are known by their names, which end with `NOT_NEGATIVE`. A step is half of the graph's, from 0 to 255: the range stays.
+    They are recognised by the suffix `NOT_NEGATIVE`. The range stays; a step becomes half as large.
     """
     for node in model.get_ordered_ops():
         if node.get_type_name() != "Multiply" or not node.friendly_name.endswith(NOT_NEGATIVE):
             continue
         rounding, scale = node.input_value(0).get_node(), node.input_value(1).get_node()
-        while rounding.get_type_name() in ("Convert", "Subtract"):  # of the zero point, which is zero
+        while rounding.get_type_name() in ("Convert", "Subtract"):  # subtracts the zero point, which is zero
             rounding = rounding.input_value(0).get_node()
         if rounding.get_type_name() == "FakeQuantize" and scale.get_type_name() == "Constant":
             low = opset.constant(np.float32(0))
@@ -75,7 +76,7 @@ def round_finely(model: ov.Model) -> None:
 
 
 def multiply_bfloat16(model: ov.Model) -> None:
-    """Let the products whose names end with `BFLOAT16` read bfloat16. They add up in float32."""
+    """Convert the inputs of products with the suffix `BFLOAT16` to bfloat16. They still accumulate in float32."""
     for end in model.get_ordered_ops():
         product, bias = end, None
         if end.get_type_name() == "Add" and end.friendly_name.endswith(BFLOAT16):
@@ -89,7 +90,7 @@ def multiply_bfloat16(model: ov.Model) -> None:
         readers = end.output(0).get_target_inputs()
         if bias is None:
             result = opset.convert(product, "f32")
-        else:  # in two parts, so that what is rounded is near to the result
+        else:  # the bias in two parts, to keep the rounding error small
             coarse = opset.convert(bias, "bf16")
             fine = opset.subtract(bias, opset.convert(coarse, "f32"))
             result = opset.add(opset.convert(opset.add(product, coarse), "f32"), fine)
@@ -98,13 +99,14 @@ def multiply_bfloat16(model: ov.Model) -> None:
 
 
 def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) -> ov.CompiledModel:
-    """The same from this user's cache; made anew, and put there, where that has none that is whole. Raises RuntimeError.
+    """Like `compile_model`, but from this user's cache if that has an undamaged copy; otherwise the result is cached.
 
-    OpenVINO's own cache would load a file with a flipped bit without a word, so the files here have their SHA-256 in front.
+    OpenVINO's own cache would silently load a file with a flipped bit, so each file here begins with its SHA-256.
+    Raises RuntimeError.
     """
     key = [hashlib.sha256(graph.read_bytes()).hexdigest(), device_name(), ov.__version__, shape, settings, ROUNDING]
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()
-    with contextlib.suppress(OSError, RuntimeError):  # not there, or not readable: made anew
+    with contextlib.suppress(OSError, RuntimeError):  # missing or unreadable: compiled again
         folder = cache_folder("openvino")
         path = folder / f"{name}.blob"
         if is_ours_alone(folder) and is_ours_alone(path):
@@ -113,7 +115,7 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
                 os.utime(path)
                 return core().import_model(io.BytesIO(data[DIGEST:]), "CPU", settings)
     compiled = compile_model(graph, shape, settings)
-    with contextlib.suppress(OSError, RuntimeError):  # a full disk, a model that cannot be kept: the next start takes longer
+    with contextlib.suppress(OSError, RuntimeError):  # a full disk, or a model that cannot be exported: the next start compiles it again
         stream = io.BytesIO()
         compiled.export_model(stream)
         data = stream.getvalue()
@@ -125,6 +127,6 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
 
 
 def _prune(folder: Path) -> None:
-    """Leave the models that were used last."""
+    """Delete all but the most recently used models."""
     for path in sorted(folder.glob("*.blob"), key=lambda path: -path.stat().st_mtime)[KEPT:]:
         path.unlink(missing_ok=True)

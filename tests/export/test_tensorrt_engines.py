@@ -27,8 +27,6 @@ from tests.export.test_precisions import IMAGES, small_graph
 from tests.mocks import HERE, environment
 from tests.rig import Rig, finish
 
-CAPABILITIES = ["SM80", "SM86", "SM89", "SM120"]
-
 
 def build(*graphs: Path, **more: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
@@ -79,7 +77,7 @@ def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
         return sum(number for kind, number in found[precision]["layers"].items() if kind in kinds)
 
     for precision in ("fp32", "fp16", "int8"):
-        assert list(found[precision]["plans"]) == CAPABILITIES and min(found[precision]["plans"].values()) > 10_000
+        assert found[precision]["bytes"] > 10_000
         assert (found[precision]["input"], found[precision]["output"]) == ("UINT8", "FLOAT")
         products = [f"{kind} {dtype}" for kind in ("CONVOLUTION", "DECONVOLUTION") for dtype in ("FLOAT", "HALF", "INT8")]
         assert count(precision, *products) == convolutions
@@ -193,7 +191,7 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
     code, out, err = over_mocks(*inspect, "--backend", "openvino")
     assert code == 0 and json.loads(out)[0]["threshold"] == bundle.threshold("int8", "openvino").value, err
     code, _, err = over_mocks(*inspect, MOCK_TENSORRT_VERSION="10.16.1.11")
-    assert code == 2 and "is stale: built for tensorrt 10.13.2.6, here is 10.16.1.11" in err and "Traceback" not in err
+    assert code == 2 and "is stale: built for tensorrt 10.13.2.6, this machine has 10.16.1.11" in err and "Traceback" not in err
     code, _, err = over_mocks("calibrate", bundle_of, "--good", good, "--false-reject-rate", 0.2)
     assert code == 0, err
     changed = load_bundle(bundle_of)
@@ -201,19 +199,18 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
     assert {changed.threshold(precision, "openvino").false_reject_rate for precision in made["offered"]} == {0.2}
 
 
-def test_what_tensorrt_engine_refuses(over_mocks, calibrated, bundle_of, cloth):
-    good = cloth / "test" / "good"
-    for arguments, more, words in (
-        (("--batch", "4"), {}, "--batch is not one"),
-        (("--precision", "bf16"), {}, "does not offer precision bf16"),
-        (("--precision", "int8"), {}, "does not offer precision int8"),
-        ((), {"MOCK_NO_GPU": "1"}, "no GPU is visible"),
-        ((), {"MOCK_TENSORRT_VERSION": "8.6.1"}, "this TensorRT is too old; got 8.6.1"),
-    ):
-        code, out, err = over_mocks("engine", calibrated, "--good", good, *arguments, **more)
+def test_what_tensorrt_engine_refuses(over_mocks, calibrated, cloth, lineside):
+    good = ("--good", cloth / "test" / "good")
+    for arguments, words in ((("--batch", "4", *good), "--batch is not one"),
+                             (("--precision", "bf16", *good), "does not offer precision bf16"),
+                             (("--precision", "int8", *good), "does not offer precision int8"),
+                             ((), "rests on other good parts")):  # all before the GPU is asked for
+        code, out, err = lineside("engine", calibrated, *arguments)
+        assert code == 2 and words in err, (words, out, err)
+    for more, words in (({"MOCK_NO_GPU": "1"}, "no GPU is visible"),
+                        ({"MOCK_TENSORRT_VERSION": "8.6.1"}, "this TensorRT is too old; got 8.6.1")):
+        code, out, err = over_mocks("engine", calibrated, *good, **more)
         assert code == 2 and words in err and "Traceback" not in err, (words, out, err)
-    code, _, err = over_mocks("engine", calibrated)
-    assert code == 2 and "rests on other good parts" in err, err
     assert not list(over_mocks.cache.glob("*.plan")) and load_bundle(calibrated).threshold("fp32", "tensorrt") is None
     golden = calibrated / "model" / "golden" / "maps.npz"  # a GPU that computes otherwise
     with np.load(golden) as data:
@@ -222,8 +219,8 @@ def test_what_tensorrt_engine_refuses(over_mocks, calibrated, bundle_of, cloth):
     from tests.edge.inspection.test_golden import seal_again
 
     seal_again(calibrated)
-    code, _, err = over_mocks("engine", calibrated, "--good", good)
-    assert code == 2 and "no plan of" in err and "golden part" in err and "comes out otherwise in fp32 on tensorrt" in err, err
+    code, _, err = over_mocks("engine", calibrated, *good)
+    assert code == 2 and "no plan of" in err and "golden part" in err and "has another map in fp32 on tensorrt" in err, err
     assert not list(over_mocks.cache.glob("*.plan"))
 
 

@@ -240,7 +240,7 @@ def a_kernel_that_crashes_ends_the_engine() -> None:
             infer(engine)
             raise AssertionError("a map from a lost GPU")
         except EngineLostError as error:
-            assert error.exit_code == 3 and "started again" in str(error)
+            assert error.exit_code == 3 and "restarted" in str(error)
     engine.close()
     os._exit(0)  # as the runtime ends then
 
