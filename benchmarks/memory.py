@@ -73,9 +73,8 @@ def main() -> int:
 
     def work(progress: Progress) -> dict[str, Any]:
         found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
-        return {"device": get_backend(found[0]["backend"]).device_name(), "worst": max(row["total_mb"]
-                                                                                       for row in found),
-                "parts": arguments.parts, "bundles": found}
+        return {"device": get_backend(found[0]["backend"]).device_name(),
+                "worst": max(row["total_mb"] for row in found), "parts": arguments.parts, "bundles": found}
 
     return run("memory", arguments, work, table, draw)
 

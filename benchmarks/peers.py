@@ -59,8 +59,8 @@ def make_environment() -> str:
     same = f"openvino=={__import__('openvino').__version__.partition('-')[0]}"
     wanted = [same if package == "openvino" else package for package in PACKAGES]
     pip = [str(OWN / "bin" / "python"), "-m", "pip", "install", "-q"]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(OWN)], [*pip, *wanted], [*pip, "--no-deps",
-                                                                                           *WITHOUT_DEPENDENCIES]):
+    for command in ([sys.executable, "-m", "venv", "--clear", str(OWN)], [*pip, *wanted],
+                    [*pip, "--no-deps", *WITHOUT_DEPENDENCIES]):
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             return f"{' '.join(command[:4])} ...: {(done.stderr.strip().splitlines() or ['failed'])[-1]}"

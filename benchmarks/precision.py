@@ -98,8 +98,8 @@ def main() -> int:
                   title=f"{get_backend(backend).device_name()}, {arguments.rounds} images each, in turn")
     for bundle in found:
         for name, row in bundle["precisions"].items():
-            accuracy = ["-" if row.get(key) is None else f"{row[key]:.4f}" for key in ("image_auroc", "pixel_auroc",
-                                                                                       "aupro")]
+            accuracy = ["-" if row.get(key) is None else f"{row[key]:.4f}"
+                        for key in ("image_auroc", "pixel_auroc", "aupro")]
             table.add_row(bundle["bundle"], name, "yes" if row["offered"] else "no", f"{row['p50_ms']:.1f}",
                           f"{row['p99_ms']:.1f}", f"{row['max_ms']:.1f}", f"{row['times_as_fast']:.2f}", *accuracy)
     Console().print(table)

@@ -80,12 +80,11 @@ def main() -> int:
             verdicts = [round(verdict, 3) for _, verdict in times[folder][1:]]
             found.append({"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision,
                           "backend": choice.backend, "cold_s": round(times[folder][0][1], 3),
-                          "first_verdict_s": verdicts, "ready_s": round(statistics.median(ready for ready,
-                                                                                          _ in times[folder][1:]), 3),
+                          "first_verdict_s": verdicts,
+                          "ready_s": round(statistics.median(ready for ready, _ in times[folder][1:]), 3),
                           "median_s": round(statistics.median(verdicts), 3), "highest_s": max(verdicts)})
-        return {"device": get_backend(found[0]["backend"]).device_name(), "worst": max(row["median_s"]
-                                                                                       for row in found),
-                "bundles": found}
+        return {"device": get_backend(found[0]["backend"]).device_name(),
+                "worst": max(row["median_s"] for row in found), "bundles": found}
 
     return run("startup", arguments, work, table, draw)
 

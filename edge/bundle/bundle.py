@@ -96,19 +96,20 @@ class Bundle:
         """The ONNX graph of a precision. Raises BundleError if the bundle has none."""
         name = f"{'fp32' if precision == 'bf16' else precision}.onnx"
         if name not in self.card.files:
-            raise BundleError(f"{self.folder} has no graph for precision {precision}", got=", ".join(sorted(self.card.files)),
-                              expected=f"model/{name}")
+            raise BundleError(f"{self.folder} has no graph for precision {precision}",
+                              got=", ".join(sorted(self.card.files)), expected=f"model/{name}")
         return self.folder / "model" / name
 
     def offered(self) -> list[Precision]:
-        """The precisions that may be used for verdicts: float32, and those that passed the gate with the current rule."""
+        """The precisions that may be used for verdicts: float32, and those that passed the gate with the current
+        rule."""
         rule = self.decision.rule_sha256(self.folder) if self.card.precisions else ""
         passed = [name for name, found in self.card.precisions.items() if found.passed and found.rule_sha256 == rule]
         return ["fp32", *(name for name in passed if name != "fp32")]
 
     def choose(self, precision: str, backend: str, ungated: bool = False) -> Precision:
-        """The precision to run. ``auto``: the fastest that passed the gate and has a threshold for ``backend``, or float32
-        if none is at least 5 % faster.
+        """The precision to run. ``auto``: the fastest that passed the gate and has a threshold for ``backend``, or
+        float32 if none is at least 5 % faster.
 
         ungated: also allow one that did not pass. Raises InputError for an unknown precision, BundleError for one that
         was not measured or that changes decisions.
@@ -125,7 +126,8 @@ class Bundle:
             if name == precision:
                 return name
         if precision not in get_args(Precision):
-            raise InputError("there is no such precision", got=repr(precision), expected=", ".join([*get_args(Precision), "auto"]))
+            raise InputError("there is no such precision", got=repr(precision),
+                             expected=", ".join([*get_args(Precision), "auto"]))
         found = self.card.precisions.get(precision)  # type: ignore[call-overload]
         if found is None or found.passed:
             got = "one that was " + ("not measured against float32" if found is None else "measured with another rule")
@@ -133,8 +135,8 @@ class Bundle:
         else:
             got = f"one that changes decisions: {found.reason}"
             advice = f"{self.folder / 'report.html'} shows which."
-        raise BundleError(f"{self.folder} does not offer precision {precision}", got=got, expected=", ".join([*offered, "auto"]),
-                          next=advice)
+        raise BundleError(f"{self.folder} does not offer precision {precision}", got=got,
+                          expected=", ".join([*offered, "auto"]), next=advice)
 
     def graph_sha256(self, precision: str) -> str:
         """SHA-256 of the ONNX graph of a precision."""
@@ -148,8 +150,8 @@ class Bundle:
         """The calibrated threshold. Raises BundleError if there is none."""
         threshold = self.threshold(precision, backend)
         if threshold is None:
-            raise BundleError(f"{self.folder} has no threshold for {precision} on {backend}", got="an uncalibrated bundle",
-                              next=f"Run `lineside calibrate {self.folder}`.")
+            raise BundleError(f"{self.folder} has no threshold for {precision} on {backend}",
+                              got="an uncalibrated bundle", next=f"Run `lineside calibrate {self.folder}`.")
         return threshold
 
     def rule(self, frame_size: tuple[int, int]) -> Rule:
@@ -158,7 +160,8 @@ class Bundle:
         return self.decision.rule(self.folder, self.map_size if tiles is None else tiles.map_size, frame_size)
 
     def view_rule(self, frame_size: tuple[int, int]) -> Rule:
-        """The rule for one network input from frames of that size: the whole frame, or a tile anywhere in the region."""
+        """The rule for one network input from frames of that size: the whole frame, or a tile anywhere in the
+        region."""
         if self.decision.tile is None:
             return self.rule(frame_size)
         decision = self.decision.model_copy(update={"roi": None, "ignore_mask": None})
@@ -196,7 +199,8 @@ class Bundle:
         return FrameSizes(**self.card.frames.model_dump())
 
     def images(self) -> dict[str, Any]:
-        """The record of the good images: ``data`` (folder), ``fitted`` and ``held_out`` (name and SHA-256 of each image)."""
+        """The record of the good images: ``data`` (folder), ``fitted`` and ``held_out`` (name and SHA-256 of each
+        image)."""
         try:
             return dict(json.loads((self.folder / "model" / "images.json").read_text()))
         except (OSError, ValueError) as error:
@@ -217,14 +221,16 @@ def load_bundle(folder: Path) -> Bundle:
     if not found or not isinstance(seal, dict) or seal.get("sha256") != hashlib.sha256(body.encode()).hexdigest():
         raise BundleError(f"{path} is damaged", got="content that does not match its SHA-256", next=advice)
     if data.get("format") != FORMAT:
-        raise BundleError(f"{path} has another format", got=data.get("format"), expected=FORMAT, next="Export it again.")
+        raise BundleError(f"{path} has another format", got=data.get("format"), expected=FORMAT,
+                          next="Export it again.")
     card = validate(ModelCard, data, path, BundleError, advice)
     for name, expected in card.files.items():
         file = folder / "model" / name
         try:
             got = file_sha256(file)
         except OSError as error:
-            raise BundleError(f"cannot read {file}", got=error.strerror, expected="the files that model.toml lists", next=advice) from error
+            raise BundleError(f"cannot read {file}", got=error.strerror, expected="the files that model.toml lists",
+                              next=advice) from error
         if got != expected:
             raise BundleError(f"{file} is damaged", got=f"SHA-256 {got[:12]}", expected=f"{expected[:12]}", next=advice)
     return Bundle(folder, card, read_decision(folder))
@@ -238,15 +244,18 @@ def write_card(model: Path, card: ModelCard) -> None:
 
 def hash_files(model: Path) -> dict[str, str]:
     """SHA-256 of every file in ``model`` except model.toml, by path relative to ``model``."""
-    return {p.relative_to(model).as_posix(): file_sha256(p) for p in sorted(model.rglob("*")) if p.is_file() and p.name != "model.toml"}
+    return {p.relative_to(model).as_posix(): file_sha256(p) for p in sorted(model.rglob("*")) if p.is_file()
+            and p.name != "model.toml"}
 
 
 def write_bundle(
-    temporary: Path, out: Path, *, name: str, detector: str, input_size: tuple[int, int, int], map_size: tuple[int, int],
+    temporary: Path, out: Path, *, name: str, detector: str, input_size: tuple[int, int, int],
+    map_size: tuple[int, int],
     sizes: FrameSizes, fit: Mapping[str, Any], images: Mapping[str, Any], post_filter: tuple[str, ...],
     tile: tuple[int, int] | None = None,
 ) -> Bundle:
-    """Complete a bundle in ``temporary``, whose ``model/`` already holds the graphs; check it, and rename it to ``out``.
+    """Complete a bundle in ``temporary``, whose ``model/`` already holds the graphs; check it, and rename it to
+    ``out``.
 
     input_size: (height, width, channels); map_size: (height, width); tile: (width, height) of the tiles fitted on, if
     any. ``out`` appears only if everything succeeded.

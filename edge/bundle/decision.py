@@ -28,7 +28,8 @@ OVERLAP = 8  # the tiles of a new bundle overlap by one eighth of their side
 Pixels = Annotated[int, Field(ge=0)]
 
 COMMENTS = {
-    "post_filter": "In this order, on the map: mean:K, median:3, median:5, threshold, then open:K, close:K, erode:K, dilate:K.",
+    "post_filter": "In this order, on the map: mean:K, median:3, median:5, threshold, then open:K, close:K, erode:K, "
+    "dilate:K.",
     "min_area_px": "Smaller blobs are not defects. In px of the camera frame.",
     "tile": "For frames larger than the network was fitted on: width and height of a tile, in px of the camera frame.",
     "overlap": "Least overlap of neighbouring tiles, in px of the camera frame.",
@@ -87,18 +88,20 @@ class Decision(Settings):
     def rule(self, folder: Path, map_size: tuple[int, int], frame_size: tuple[int, int]) -> Rule:
         """The rule for frames and maps of these sizes (height, width); ``folder`` contains the ignore mask."""
         ignore = None if self.ignore_mask is None else read_image(folder / self.ignore_mask).max(axis=2) > 0
-        return Rule(self.post_filter, map_size=map_size, frame_size=frame_size, min_area_px=self.min_area_px, roi=self.roi,
-                    ignore=ignore, mm_per_px=self.mm_per_px)
+        return Rule(self.post_filter, map_size=map_size, frame_size=frame_size, min_area_px=self.min_area_px,
+                    roi=self.roi, ignore=ignore, mm_per_px=self.mm_per_px)
 
     def rule_sha256(self, folder: Path) -> str:
-        """SHA-256 over the rule: everything but thresholds and scale, and the ignore mask's content instead of its name."""
+        """SHA-256 over the rule: everything but thresholds and scale, and the ignore mask's content instead of its
+        name."""
         rule = self.model_dump(exclude={"threshold", "mm_per_px", *(() if self.tile else ("tile", "overlap"))})
         if self.ignore_mask is not None:
             try:
                 rule["ignore_mask"] = hashlib.sha256((folder / self.ignore_mask).read_bytes()).hexdigest()
             except OSError as error:
-                raise BundleError(f"cannot read the ignore mask {folder / self.ignore_mask}", got=error.strerror,
-                                  next="Put it beside decision.toml, or remove `ignore_mask` and calibrate again.") from error
+                raise BundleError(
+                    f"cannot read the ignore mask {folder / self.ignore_mask}", got=error.strerror,
+                    next="Put it beside decision.toml, or remove `ignore_mask` and calibrate again.") from error
         return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
 
     def seal(self, threshold: Threshold, folder: Path, graph_sha256: str) -> str:
@@ -129,19 +132,22 @@ def read_decision(folder: Path) -> Decision:
 
 
 def new_decision(folder: Path, post_filter: tuple[str, ...], tile: tuple[int, int] | None = None) -> None:
-    """Write the ``decision.toml`` of a new bundle: the detector's post-filter, and the other keys as explained comments.
+    """Write the ``decision.toml`` of a new bundle: the detector's post-filter, and the other keys as explained
+    comments.
 
     tile: (width, height) of the tiles that the network was fitted on, in px of the frame; None for whole frames.
     """
     document = tomlkit.document()
-    document.add(tomlkit.comment("The rule for verdicts. After a change, run `lineside calibrate`: until then there are none."))
+    document.add(tomlkit.comment("The rule for verdicts. After a change, run `lineside calibrate`: until then there "
+                                 "are none."))
     tiling = {} if tile is None else {"tile": list(tile), "overlap": min(tile) // OVERLAP}
     for key, value in {"post_filter": list(post_filter), "min_area_px": 1.0, **tiling}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(key, value)
     tiling_example = {} if tiling else {"tile": "[512, 512]", "overlap": "64"}
-    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"', **tiling_example}.items():
+    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"',
+                         **tiling_example}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(tomlkit.comment(f"{key} = {example}"))
@@ -157,7 +163,8 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
     path = folder / "decision.toml"
     decision = read_decision(folder)
     if decision.rule_sha256(folder) != rule_sha256:
-        raise BundleError(f"{path} was changed while the good parts were scored", next=f"Run `lineside calibrate {folder}` again.")
+        raise BundleError(f"{path} was changed while the good parts were scored",
+                          next=f"Run `lineside calibrate {folder}` again.")
     sealed = threshold.model_copy(update={"seal": decision.seal(threshold, folder, graph_sha256)})
     kept = [t for t in decision.threshold if (t.precision, t.backend) != (sealed.precision, sealed.backend)]
     _write_thresholds(path, [*kept, sealed])
@@ -165,7 +172,8 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
 
 
 def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
-    """Remove the thresholds of all other precisions from ``decision.toml``. Raises BundleError if it cannot be written."""
+    """Remove the thresholds of all other precisions from ``decision.toml``. Raises BundleError if it cannot be
+    written."""
     decision = read_decision(folder)
     kept = [threshold for threshold in decision.threshold if threshold.precision in precisions]
     if len(kept) < len(decision.threshold):
@@ -175,7 +183,8 @@ def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
 def drop_threshold(folder: Path, precision: str, backend: str) -> None:
     """Remove one threshold from ``decision.toml``, if it is there. Raises BundleError if it cannot be written."""
     decision = read_decision(folder)
-    kept = [threshold for threshold in decision.threshold if (threshold.precision, threshold.backend) != (precision, backend)]
+    kept = [threshold for threshold in decision.threshold if (threshold.precision,
+                                                              threshold.backend) != (precision, backend)]
     if len(kept) < len(decision.threshold):
         _write_thresholds(folder / "decision.toml", kept)
 

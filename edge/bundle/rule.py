@@ -27,7 +27,8 @@ STEP_HELP = "'threshold', 'mean:K', 'median:3', 'median:5', or 'open:K', 'close:
 
 @dataclass(frozen=True)
 class Blob:
-    """A connected defective area. Box ``(x, y, width, height)`` and area in px of the camera frame; mm2 if the scale is known."""
+    """A connected defective area. Box ``(x, y, width, height)`` and area in px of the camera frame; mm2 if the scale is
+    known."""
 
     box: tuple[int, int, int, int]
     area_px: float
@@ -37,7 +38,8 @@ class Blob:
 
 @lru_cache
 def parse_step(text: str) -> tuple[str, int]:
-    """A post-filter step such as ``"median:5"`` as (name, kernel side in map px). Raises ValueError for anything else."""
+    """A post-filter step such as ``"median:5"`` as (name, kernel side in map px). Raises ValueError for anything
+    else."""
     name, _, size = text.partition(":")
     if text == "threshold":
         return name, 0
@@ -58,7 +60,8 @@ def check_post_filter(steps: Sequence[str]) -> None:
 
 
 def smooth(anomaly_map: MapArray, steps: Sequence[str], pool: MapPool | None = None) -> MapArray:
-    """Apply the post-filter to the grey levels of a float32 map ``[H, W]``; the step ``threshold`` changes nothing here.
+    """Apply the post-filter to the grey levels of a float32 map ``[H, W]``; the step ``threshold`` changes nothing
+    here.
 
     pool: where the result's arrays come from; new ones if None.
     """
@@ -72,7 +75,8 @@ def smooth(anomaly_map: MapArray, steps: Sequence[str], pool: MapPool | None = N
         elif name == "median":
             result = cv2.medianBlur(result, size, out)  # type: ignore[assignment]
         else:
-            result = cv2.morphologyEx(result, MORPHOLOGY[name], np.ones((size, size), np.uint8), out)  # type: ignore[assignment]
+            kernel = np.ones((size, size), np.uint8)
+            result = cv2.morphologyEx(result, MORPHOLOGY[name], kernel, out)  # type: ignore[assignment]
     return result
 
 
@@ -83,7 +87,8 @@ def largest_component(mask: NDArray[np.bool_]) -> int:
 
 
 def components(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int, int, int], NDArray[np.bool_]]]:
-    """The 8-connected components of a boolean mask ``[H, W]``: box (x, y, width, height), and the component's pixels in it.
+    """The 8-connected components of a boolean mask ``[H, W]``: box (x, y, width, height), and the component's pixels in
+    it.
 
     Finds outlines first, then labels each component in its box: on the maps of large frames this is many times faster
     than OpenCV's statistics of the whole mask.
@@ -91,7 +96,8 @@ def components(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int, int, i
     outlines, levels = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not outlines:
         return
-    outer = [outline for outline, level in zip(outlines, levels[0], strict=True) if level[3] < 0]  # without the outlines of holes
+    # without the outlines of holes
+    outer = [outline for outline, level in zip(outlines, levels[0], strict=True) if level[3] < 0]
     boxes = [cv2.boundingRect(outline) for outline in outer]
     if len(boxes) < MANY and sum(width * height for _, _, width, height in boxes) <= mask.size:
         for outline, (x, y, width, height) in zip(outer, boxes, strict=True):
@@ -104,7 +110,8 @@ def components(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int, int, i
 
 
 def area_opening_maximum(values: MapArray, region: NDArray[np.bool_], min_area: int) -> float:
-    """The largest v such that ``values >= v`` inside ``region`` has an 8-connected component of at least ``min_area`` px.
+    """The largest v such that ``values >= v`` inside ``region`` has an 8-connected component of at least ``min_area``
+    px.
 
     Components only grow as v falls, so v is found by bisection over the values that occur. Two bounds narrow it down:
     a square block of that area is a component, and fewer pixels than the area are not. Most maps have few values
@@ -134,7 +141,8 @@ class Rule:
     """The decision rule for one size of frame and map."""
 
     def __init__(
-        self, post_filter: Sequence[str], *, map_size: tuple[int, int], frame_size: tuple[int, int], min_area_px: float = 1,
+        self, post_filter: Sequence[str], *, map_size: tuple[int, int], frame_size: tuple[int, int],
+        min_area_px: float = 1,
         roi: Sequence[int] | None = None, ignore: NDArray[np.bool_] | None = None, mm_per_px: float | None = None,
     ) -> None:
         """map_size, frame_size: (height, width). roi (x, y, width, height) and min_area_px: in px of the frame.
@@ -151,26 +159,31 @@ class Rule:
         if roi is not None:
             x, y, w, h = roi
             if x + w > width or y + h > height:
-                raise InputError("the region of interest lies outside the frame", got=f"{list(roi)} in a frame of {width}x{height} px",
+                raise InputError("the region of interest lies outside the frame",
+                                 got=f"{list(roi)} in a frame of {width}x{height} px",
                                  expected="x + width and y + height inside it", next="Correct `roi` in decision.toml.")
             inspected[:] = 0
             inspected[y:y + h, x:x + w] = 1
         if ignore is not None:
             if ignore.shape != (height, width):
-                raise InputError("the ignore mask does not fit the frame", got=f"{ignore.shape[1]}x{ignore.shape[0]} px",
-                                 expected=f"{width}x{height} px", next="Draw it on a frame of this camera.")
+                raise InputError("the ignore mask does not fit the frame",
+                                 got=f"{ignore.shape[1]}x{ignore.shape[0]} px", expected=f"{width}x{height} px",
+                                 next="Draw it on a frame of this camera.")
             inspected[ignore] = 0
         share = cv2.resize(inspected.astype(np.float32), (map_size[1], map_size[0]), interpolation=cv2.INTER_AREA)
         self.region: NDArray[np.bool_] = share > 0.5
         if largest_component(self.region) < self.min_area:
             raise InputError("region of interest, ignore mask and minimum area leave nothing that could be rejected",
-                             got=f"{int(self.region.sum())} px of the map to inspect and a minimum area of {self.min_area} px of the map",
-                             expected="a region larger than the minimum area", next="Correct decision.toml.")
+                             got=f"{int(self.region.sum())} px of the map to inspect and a minimum area of "
+                             f"{self.min_area} px of the map", expected="a region larger than the minimum area",
+                             next="Correct decision.toml.")
 
     def grey(self, anomaly_map: MapArray, pool: MapPool | None = None) -> MapArray:
-        """The post-filtered map ``[H, W]``, in an array of ``pool``. Raises EngineError if the map has NaN or infinite values."""
+        """The post-filtered map ``[H, W]``, in an array of ``pool``. Raises EngineError if the map has NaN or infinite
+        values."""
         if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # summed in double precision: finite values cannot overflow
-            raise EngineError("the engine returned a map that is not finite", got="NaN or infinity", expected="finite numbers")
+            raise EngineError("the engine returned a map that is not finite", got="NaN or infinity",
+                              expected="finite numbers")
         return smooth(anomaly_map, self.post_filter, pool)
 
     def score(self, grey: MapArray) -> float:

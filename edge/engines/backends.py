@@ -37,7 +37,8 @@ def processor_backend() -> str:
     for backend in able:
         if backend.installed():
             return backend.name
-    raise EngineError("no engine is installed", got="neither " + " nor ".join(backend.name for backend in able), next=able[0].install)
+    raise EngineError("no engine is installed", got="neither " + " nor ".join(backend.name for backend in able),
+                      next=able[0].install)
 
 
 def check_backend_name(name: str) -> str:

@@ -1,4 +1,5 @@
-"""CUDA graphs, by calls to the driver library, since PyCUDA does not offer them. A captured graph is launched by one call."""
+"""CUDA graphs, by calls to the driver library, since PyCUDA does not offer them. A captured graph is launched by one
+call."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ class CudaGraph:
             raise
         _checked("cuStreamEndCapture", _driver().cuStreamEndCapture(handle, ctypes.byref(graph)))
         try:
-            _checked("cuGraphInstantiate", _driver().cuGraphInstantiateWithFlags(ctypes.byref(runnable), graph, ctypes.c_ulonglong(0)))
+            _checked("cuGraphInstantiate", _driver().cuGraphInstantiateWithFlags(ctypes.byref(runnable), graph,
+                                                                                 ctypes.c_ulonglong(0)))
         finally:
             _driver().cuGraphDestroy(graph)
         self._graph, self._stream = runnable, handle

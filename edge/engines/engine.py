@@ -1,7 +1,8 @@
 """What every engine does, and what every backend says about itself.
 
-A *backend* is one way to run a bundle's graph: OpenVINO, ONNX Runtime, TensorRT. It declares itself in a file of its own as a subclass of
-`Backend`, and is listed on one line in `edge.engines.backends`. An *engine* is a graph that a backend has made ready to run.
+A *backend* is one way to run a bundle's graph: OpenVINO, ONNX Runtime, TensorRT. It declares itself in a file of its
+own as a subclass of `Backend`, and is listed on one line in `edge.engines.backends`. An *engine* is a graph that a
+backend has made ready to run.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Slot(Protocol):
         """Start the inference of the first ``n`` images of ``input``; returns at once."""
 
     def wait(self, timeout: float) -> MapArray:
-        """The maps, float32 ``[n, 1, h, w]``, a view valid until ``release``. Raises EngineError, also after ``timeout`` s."""
+        """The maps, float32 ``[n, 1, h, w]``, a view valid until ``release``. Raises EngineError, also after
+        ``timeout`` s."""
 
     def release(self) -> None:
         """Give the slot back to the engine."""
@@ -89,8 +91,8 @@ class Backend(ABC):
         return True
 
     def layout(self, mode: Mode, threads: int) -> Layout:
-        """How many slots it gets. single: one frame at a time; latency: also the next one, which waits for all ``threads``; throughput:
-        one frame on each thread, and some more whose results wait to be collected.
+        """How many slots it gets. single: one frame at a time; latency: also the next one, which waits for all
+        ``threads``; throughput: one frame on each thread, and some more whose results wait to be collected.
         """
         if mode == "throughput":
             return Layout(threads, threads + GROUP, 1)
@@ -98,15 +100,16 @@ class Backend(ABC):
 
     @abstractmethod
     def device_name(self) -> str:
-        """The device that it runs on, and its version: the same name stands for the same arithmetic. Raises EngineError."""
+        """The device that it runs on, and its version: the same name stands for the same arithmetic. Raises
+        EngineError."""
 
     @abstractmethod
-    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int, slots: int, batch: int,
-                    streams: int = 1, cached: bool = False) -> Engine:
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,
+                    slots: int, batch: int, streams: int = 1, cached: bool = False) -> Engine:
         """An engine that runs an ONNX graph. Raises EngineError.
 
-        input_size: (height, width, channels). threads: of the processor; 0: all that this process may use. streams: see `Layout`. cached:
-        a model that an earlier start compiled may be used.
+        input_size: (height, width, channels). threads: of the processor; 0: all that this process may use. streams: see
+        `Layout`. cached: a model that an earlier start compiled may be used.
         """
 
     def doctor(self, root: Path) -> Iterator[Finding]:

@@ -20,17 +20,20 @@ OLDEST_TENSORRT = (10, 3)
 
 
 def import_cuda() -> Any:
-    """PyCUDA's driver module, after `cuInit`, which must precede any TensorRT object. Raises EngineError if there is no GPU."""
+    """PyCUDA's driver module, after `cuInit`, which must precede any TensorRT object. Raises EngineError if there is no
+    GPU."""
     try:
         import pycuda.driver as cuda
     except ImportError as error:
-        raise EngineError("TensorRT needs PyCUDA", got=str(error), next="`lineside doctor` says how to install it.") from error
+        raise EngineError("TensorRT needs PyCUDA", got=str(error),
+                          next="`lineside doctor` says how to install it.") from error
     try:
         cuda.init()
         if cuda.Device.count() < 1:
             raise EngineError("no GPU is visible", next="`lineside doctor` says what is missing.")
     except cuda.Error as error:
-        raise EngineError("the CUDA driver does not start", got=str(error), next="`lineside doctor` says what is missing.") from error
+        raise EngineError("the CUDA driver does not start", got=str(error),
+                          next="`lineside doctor` says what is missing.") from error
     return cuda
 
 
@@ -39,7 +42,8 @@ def import_tensorrt() -> Any:
     try:
         import tensorrt as trt
     except ImportError as error:
-        raise EngineError("TensorRT is not installed", got=str(error), next="`lineside doctor` says how to install it.") from error
+        raise EngineError("TensorRT is not installed", got=str(error),
+                          next="`lineside doctor` says how to install it.") from error
     if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 3):
         raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
                           next="See docs/jetson.md and docs/gpu-pc.md.")
@@ -70,7 +74,8 @@ def this_device() -> Device:
 
 @cache
 def make_logger(trt: Any) -> Any:
-    """The process's logger for TensorRT. ``last`` is the last error logged, often the only explanation of a failed call."""
+    """The process's logger for TensorRT. ``last`` is the last error logged, often the only explanation of a failed
+    call."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -89,7 +94,8 @@ def find_driver(root: Path) -> Iterator[Finding]:
     guide = gpu_guide(root)
     version = read_system_file(root / "proc/driver/nvidia/version") or read_system_file(root / "etc/nv_tegra_release")
     if not version:
-        yield Finding("GPU driver", "missing", "no NVIDIA driver is loaded", f"Without a GPU the line runs on the processor. {guide}")
+        yield Finding("GPU driver", "missing", "no NVIDIA driver is loaded",
+                      f"Without a GPU the line runs on the processor. {guide}")
     else:
         yield Finding("GPU driver", "ok", version.splitlines()[0])
     try:
@@ -99,8 +105,8 @@ def find_driver(root: Path) -> Iterator[Finding]:
         return
     code, number, count = driver.cuInit(0), ctypes.c_int(), ctypes.c_int()
     if code:
-        yield Finding("CUDA", "missing", f"cuInit gives error {code}",
-                      "Is the driver loaded (nvidia-smi), and may this user open /dev/nvidia*? Jetson: sudo usermod -aG video,render $USER")
+        yield Finding("CUDA", "missing", f"cuInit gives error {code}", "Is the driver loaded (nvidia-smi), and may "
+                      "this user open /dev/nvidia*? Jetson: sudo usermod -aG video,render $USER")
         return
     driver.cuDriverGetVersion(ctypes.byref(number))
     driver.cuDeviceGetCount(ctypes.byref(count))
@@ -116,13 +122,16 @@ def find_packages(root: Path) -> Iterator[Finding]:
     """Findings about TensorRT, PyCUDA and the cache of plans."""
     jetson, guide = is_jetson(root), gpu_guide(root)
     if find_spec("tensorrt") is None:
-        yield Finding("TensorRT", "missing", "not installed", ("sudo apt-get install python3-libnvinfer, and a virtual environment with "
-                      "--system-site-packages." if jetson else "pip install 'lineside[tensorrt]'.") + f" {guide}")
+        yield Finding("TensorRT", "missing", "not installed",
+                      ("sudo apt-get install python3-libnvinfer, and a virtual environment with "
+                       "--system-site-packages." if jetson else "pip install 'lineside[tensorrt]'.") + f" {guide}")
     else:
-        done = subprocess.run([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"],
+                              capture_output=True, text=True)
         version = done.stdout.strip()
         if done.returncode:
-            yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines() or ["no reason"])[-1], guide)
+            yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines()
+                                                                      or ["no reason"])[-1], guide)
         elif tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
             yield Finding("TensorRT", "missing", f"{version} is too old", f"10.3 or later is needed. {guide}")
         elif jetson and package_version("tensorrt"):
@@ -131,12 +140,13 @@ def find_packages(root: Path) -> Iterator[Finding]:
         else:
             yield Finding("TensorRT", "ok", version)
     if find_spec("pycuda") is None:
-        yield Finding("PyCUDA", "missing", "not installed", f"pip install 'lineside[tensorrt]', with nvcc on the PATH. {guide}")
+        yield Finding("PyCUDA", "missing", "not installed",
+                      f"pip install 'lineside[tensorrt]', with nvcc on the PATH. {guide}")
     else:
         yield Finding("PyCUDA", "ok", package_version("pycuda") or "installed")
     try:
         plans = len(list(plan_folder().glob("*.plan")))
-        yield Finding("TensorRT plans", "ok", f"{plans} in {plan_folder()}", "" if plans or find_spec("tensorrt") is None
-                      else "lineside engine BUNDLE builds them.")
+        yield Finding("TensorRT plans", "ok", f"{plans} in {plan_folder()}",
+                      "" if plans or find_spec("tensorrt") is None else "lineside engine BUNDLE builds them.")
     except EngineError as error:
         yield Finding("TensorRT plans", "missing", str(error))

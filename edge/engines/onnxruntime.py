@@ -36,17 +36,18 @@ class OnnxRuntime(Backend):
         where = platform.processor() or platform.machine() if self.provider == CPU else self.provider
         return f"{where}, ONNX Runtime {_import_onnxruntime().__version__}"
 
-    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int, slots: int, batch: int,
-                    streams: int = 1, cached: bool = False) -> Engine:
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,
+                    slots: int, batch: int, streams: int = 1, cached: bool = False) -> Engine:
         if precision not in self.precisions:
             raise EngineError("ONNX Runtime does not run this precision", got=repr(precision),
                               expected="one of " + ", ".join(self.precisions))
-        return OnnxRuntimeEngine(graph, input_size, backend=self.name, provider=self.provider, threads=threads, slots=slots, batch=batch,
-                                 streams=streams)
+        return OnnxRuntimeEngine(graph, input_size, backend=self.name, provider=self.provider, threads=threads,
+                                 slots=slots, batch=batch, streams=streams)
 
     def doctor(self, root: Path) -> Iterator[Finding]:
         if not self.installed():
-            yield Finding("ONNX Runtime", "improvable", "not installed", "pip install 'lineside[onnxruntime]', if you want it")
+            yield Finding("ONNX Runtime", "improvable", "not installed",
+                          "pip install 'lineside[onnxruntime]', if you want it")
             return
         ort = _import_onnxruntime()
         yield Finding("ONNX Runtime", "ok", f"{ort.__version__} with " + ", ".join(ort.get_available_providers()))
@@ -111,17 +112,19 @@ class OnnxRuntimeSlot:
 
 
 class OnnxRuntimeEngine:
-    """A session with a number of slots. The graph's batch size is dynamic, so an inference costs only the images given."""
+    """A session with a number of slots. The graph's batch size is dynamic, so an inference costs only the images
+    given."""
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, backend: str, provider: str, threads: int,
                  slots: int, batch: int, streams: int = 1) -> None:
-        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams: inferences
-        that run at the same time and share the threads. Raises EngineError.
+        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams:
+        inferences that run at the same time and share the threads. Raises EngineError.
         """
         self.ort = ort = _import_onnxruntime()
         if provider not in ort.get_available_providers():
-            raise EngineError(f"{backend} cannot run here", got="ONNX Runtime with " + ", ".join(ort.get_available_providers()),
-                              expected=provider, next="Install onnxruntime-gpu in place of onnxruntime.")
+            raise EngineError(f"{backend} cannot run here",
+                              got="ONNX Runtime with " + ", ".join(ort.get_available_providers()), expected=provider,
+                              next="Install onnxruntime-gpu in place of onnxruntime.")
         options = ort.SessionOptions()
         options.intra_op_num_threads = max(1, (threads or len(os.sched_getaffinity(0))) // streams)
         options.log_severity_level = 3
@@ -136,11 +139,12 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime cannot load {graph}", got=str(error).splitlines()[0],
                               next="Run `lineside export` again.") from error
         if self.session.get_providers()[0] != provider:
-            raise EngineError(f"{backend} cannot run here", got=f"a session on {self.session.get_providers()[0]}", expected=provider,
-                              next="`lineside doctor` says what is missing.")
+            raise EngineError(f"{backend} cannot run here", got=f"a session on {self.session.get_providers()[0]}",
+                              expected=provider, next="`lineside doctor` says what is missing.")
         self.input_name = self.session.get_inputs()[0].name
         if self.session.get_inputs()[0].shape[1:] != [*input_size]:
-            raise EngineError(f"{graph} takes other images", got=f"{self.session.get_inputs()[0].shape[1:]}", expected=f"{[*input_size]}")
+            raise EngineError(f"{graph} takes other images", got=f"{self.session.get_inputs()[0].shape[1:]}",
+                              expected=f"{[*input_size]}")
         self.pool = concurrent.futures.ThreadPoolExecutor(streams, "onnxruntime")
         self.free: queue.SimpleQueue[OnnxRuntimeSlot] = queue.SimpleQueue()
         for _ in range(slots):

@@ -31,10 +31,10 @@ class OpenVino(Backend):
 
         return device_name()
 
-    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int, slots: int, batch: int,
-                    streams: int = 1, cached: bool = False) -> Engine:
-        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch, streams=streams,
-                              cached=cached)
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,
+                    slots: int, batch: int, streams: int = 1, cached: bool = False) -> Engine:
+        return OpenVinoEngine(graph, input_size, precision=precision, threads=threads, slots=slots, batch=batch,
+                              streams=streams, cached=cached)
 
     def doctor(self, root: Path) -> Iterator[Finding]:
         if not self.installed():
@@ -83,15 +83,17 @@ class OpenVinoSlot:
 class OpenVinoEngine:
     """A compiled ONNX graph with a fixed batch and a number of slots."""
 
-    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int, batch: int,
-                 streams: int = 1, cached: bool = False) -> None:
-        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams: inferences
-        that run at the same time and share the threads. cached: use the cache of compiled models. Raises EngineError.
+    def __init__(self, graph: Path, input_size: tuple[int, int, int], *, precision: str, threads: int, slots: int,
+                 batch: int, streams: int = 1, cached: bool = False) -> None:
+        """input_size: (height, width, channels). threads: 0 for all cores that this process may use. streams:
+        inferences that run at the same time and share the threads. cached: use the cache of compiled models. Raises
+        EngineError.
         """
         from edge.engines.openvino_graphs import PRECISION_HINTS, cached_model, compile_model
 
         if precision not in PRECISION_HINTS:
-            raise EngineError("OpenVINO does not run this precision", got=repr(precision), expected="one of " + ", ".join(PRECISION_HINTS))
+            raise EngineError("OpenVINO does not run this precision", got=repr(precision),
+                              expected="one of " + ", ".join(PRECISION_HINTS))
         shape = (batch, *input_size)
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],

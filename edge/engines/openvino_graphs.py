@@ -17,7 +17,8 @@ import openvino.opset13 as opset
 
 from edge.base.files import cache_folder, is_ours_alone, write_bytes_safely
 
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}  # for nodes whose type the graph leaves open
+# for nodes whose type the graph leaves open
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f32", "int8": "f32"}
 DIGEST = hashlib.sha256().digest_size
 KEPT = 32  # compiled models in the cache
 NOT_NEGATIVE = "_not_negative"  # name suffix of a DequantizeLinear whose tensor is never negative
@@ -31,8 +32,8 @@ def core() -> ov.Core:
     """The one OpenVINO core of this process.
 
     On processors with AMX, each core's plugin replaces the thread's signal stack and restores the old one when it is
-    destroyed. If two cores are not destroyed in reverse order, the thread keeps a signal stack that is no longer mapped,
-    and the next signal, such as Ctrl-C, kills the process.
+    destroyed. If two cores are not destroyed in reverse order, the thread keeps a signal stack that is no longer
+    mapped, and the next signal, such as Ctrl-C, kills the process.
     """
     return ov.Core()
 
@@ -115,7 +116,8 @@ def cached_model(graph: Path, shape: tuple[int, ...], settings: dict[str, Any]) 
                 os.utime(path)
                 return core().import_model(io.BytesIO(data[DIGEST:]), "CPU", settings)
     compiled = compile_model(graph, shape, settings)
-    with contextlib.suppress(OSError, RuntimeError):  # a full disk, or a model that cannot be exported: the next start compiles it again
+    # a full disk, or a model that cannot be exported: the next start compiles it again
+    with contextlib.suppress(OSError, RuntimeError):
         stream = io.BytesIO()
         compiled.export_model(stream)
         data = stream.getvalue()

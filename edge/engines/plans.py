@@ -1,9 +1,9 @@
 """The cache of TensorRT plans. Each file begins with what its plan was built for, which is checked before TensorRT sees
 the plan.
 
-A plan is machine code for one GPU, driver and TensorRT version. Of plans that do not fit, TensorRT refuses some, crashes
-on others, and runs others with wrong results; and whoever can write a plan can run code here. So a plan is loaded only
-from this user's own cache, only undamaged, and only on the device that it was built for.
+A plan is machine code for one GPU, driver and TensorRT version. Of plans that do not fit, TensorRT refuses some,
+crashes on others, and runs others with wrong results; and whoever can write a plan can run code here. So a plan is
+loaded only from this user's own cache, only undamaged, and only on the device that it was built for.
 """
 
 from __future__ import annotations
@@ -153,6 +153,7 @@ def _read(path: Path) -> bytes:
 def _check_owner(path: Path) -> None:
     if not is_ours_alone(path):
         found = path.stat()
-        raise EngineError(f"others may write to {path}", got=f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}",
+        raise EngineError(f"others may write to {path}",
+                          got=f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}",
                           expected=f"owner {os.geteuid()}, writable by nobody else",
                           next=f"Delete it, or: chown {os.geteuid()} {path}; chmod go-w {path}")

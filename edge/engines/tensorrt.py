@@ -59,8 +59,8 @@ class TensorRt(Backend):
     def device_name(self) -> str:
         return this_device().name
 
-    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int, slots: int, batch: int,
-                    streams: int = 1, cached: bool = False) -> Engine:
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,
+                    slots: int, batch: int, streams: int = 1, cached: bool = False) -> Engine:
         _, plan = find_plan(plan_folder(), file_sha256(graph), this_device(), batch)
         return TensorRtEngine(plan, input_size, slots=slots, batch=batch)
 
@@ -107,7 +107,8 @@ class TensorRtSlot:
             raise owner.refused(f"TensorRT does not take {n} images at once")
         context.set_tensor_address(owner.input_name, int(device_input))
         context.set_tensor_address(owner.output_name, int(device_output))
-        given, got, into, out_of = self.input[:n], self._output[:n], owner.cuda.memcpy_htod_async, owner.cuda.memcpy_dtoh_async
+        given, got = self.input[:n], self._output[:n]
+        into, out_of = owner.cuda.memcpy_htod_async, owner.cuda.memcpy_dtoh_async
 
         def enqueue() -> None:
             into(device_input, given, self._stream)
@@ -170,8 +171,8 @@ class TensorRtSlot:
             return bool(self._stream.is_done())
 
     def close(self, deadline: float) -> None:
-        """Wait for the stream's work until ``deadline`` (monotonic, s), then free everything but memory, which the engine
-        frees. Raises EngineLostError if the work does not end.
+        """Wait for the stream's work until ``deadline`` (monotonic, s), then free everything but memory, which the
+        engine frees. Raises EngineLostError if the work does not end.
         """
         while self._stream is not None and not self._idle():
             if time.monotonic() > deadline:
@@ -187,7 +188,8 @@ class TensorRtSlot:
 
 
 class TensorRtEngine:
-    """A deserialised plan with a number of slots, on the first GPU. Any thread may use it, but only one at a time a slot."""
+    """A deserialised plan with a number of slots, on the first GPU. Any thread may use it, but only one at a time a
+    slot."""
 
     def __init__(self, plan: bytes, input_size: tuple[int, int, int], *, slots: int, batch: int) -> None:
         """input_size: (height, width, channels). Raises EngineError, with everything freed."""
@@ -208,7 +210,8 @@ class TensorRtEngine:
             with self.current():
                 self._open(trt, plan, slots, batch)
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold streams and events, which must be destroyed before the context
+            # they hold streams and events, which must be destroyed before the context
+            traceback.clear_frames(error.__traceback__)
             self.close()
             if isinstance(error, (self.cuda.Error, CaptureError)):
                 raise EngineError("the TensorRT engine cannot start", got=str(error),
@@ -229,7 +232,8 @@ class TensorRtEngine:
         if len(given) != 1 or given[0][1][0] not in (-1, batch) or given[0][1][1:] != self.input_size \
                 or given[0][2] != trt.DataType.UINT8 or len(got) != 1 \
                 or got[0][2] != trt.DataType.FLOAT or len(got[0][1]) != 4 or got[0][1][1] not in (-1, 1):
-            raise EngineError("the plan belongs to another network", got=f"{given} to {got}", next="Run `lineside engine` again.",
+            raise EngineError("the plan belongs to another network", got=f"{given} to {got}",
+                              next="Run `lineside engine` again.",
                               expected=f"uint8 {(-1, *self.input_size)} to one float32 map (-1, 1, h, w)")
         self.input_name, (self.output_name, output_shape, _) = given[0][0], got[0]
         self.output_size = output_shape[1:]
@@ -294,10 +298,12 @@ class TensorRtEngine:
 
     def refused(self, what: str) -> EngineError:
         """The error for a failed TensorRT call, with what TensorRT logged."""
-        return EngineRefusedError(what, got=self._log.last or "no reason in its log", next="Run `lineside engine` again on this machine.")
+        return EngineRefusedError(what, got=self._log.last or "no reason in its log",
+                                  next="Run `lineside engine` again on this machine.")
 
     def failed(self, what: str, error: BaseException) -> EngineError:
-        """The error for a failed CUDA call. EngineLostError if the context stays broken: then no call works in this process."""
+        """The error for a failed CUDA call. EngineLostError if the context stays broken: then no call works in this
+        process."""
         try:
             self._context.synchronize()  # afterwards nothing reads `input` any more
         except self.cuda.Error as again:
@@ -309,7 +315,8 @@ class TensorRtEngine:
         return self.free.get()
 
     def close(self) -> None:
-        """Wait for running inferences, then free everything. On a lost GPU nothing can be freed: the process must end."""
+        """Wait for running inferences, then free everything. On a lost GPU nothing can be freed: the process must
+        end."""
         if self._closed or self._context is None or self._lost:
             return
         self._closed = True
@@ -330,8 +337,8 @@ class TensorRtEngine:
             self._detach()
 
     def _detach(self) -> None:
-        """Release the context. PyCUDA does that only in the thread that pushed it last, while it is current, and then leaves it
-        on the thread's stack.
+        """Release the context. PyCUDA does that only in the thread that pushed it last, while it is current, and then
+        leaves it on the thread's stack.
         """
         with contextlib.suppress(EngineLostError):
             self._twice(self._context.push)
@@ -361,4 +368,5 @@ class TensorRtEngine:
                     raise self.refused("TensorRT could not start an inference")
                 self.finish(stream)
             del context, stream
-        return dict(sorted(((name, round(statistics.median(found), 4)) for name, found in times.items()), key=lambda item: -item[1]))
+        return dict(sorted(((name, round(statistics.median(found), 4)) for name, found in times.items()),
+                           key=lambda item: -item[1]))

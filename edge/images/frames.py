@@ -1,4 +1,5 @@
-"""Camera frames as arrays: what they are, and how they become a network's input. The same code for fitting and for the line.
+"""Camera frames as arrays: what they are, and how they become a network's input. The same code for fitting and for the
+line.
 
 A *frame* is a C-contiguous uint8 array ``[H, W, C]`` with C = 1 (grey) or 3 (RGB order).
 """
@@ -49,9 +50,11 @@ class FrameSizes:
 
     @staticmethod
     def of(sizes: Sequence[tuple[int, int]], grey: Sequence[bool]) -> FrameSizes:
-        """The sizes of frames, given the (height, width) and `is_grey` of each. Raises InputError if grey and colour are mixed."""
+        """The sizes of frames, given the (height, width) and `is_grey` of each. Raises InputError if grey and colour
+        are mixed."""
         if any(grey) and not all(grey):
-            raise InputError("grey and colour images are mixed", got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
+            raise InputError("grey and colour images are mixed",
+                             got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
                              expected="only grey or only colour images, as the camera delivers them")
         heights, widths = zip(*sizes, strict=True)
         return FrameSizes(min(widths), max(widths), min(heights), max(heights), not grey[0])
@@ -63,7 +66,8 @@ class FrameSizes:
         seen: (height, width) of a tile, if the network sees tiles instead of whole frames.
         """
         height, width = seen or frame.shape[:2]
-        if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height <= 4 * self.max_height):
+        if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height
+                <= 4 * self.max_height):
             raise InputError(
                 "the frame's size does not fit the model" if seen is None else "the tiles' size does not fit the model",
                 got=f"{width}x{height} px",

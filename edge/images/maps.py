@@ -1,4 +1,5 @@
-"""Arrays for maps, reused as soon as nobody holds them: allocating a large one for each frame costs more than filling it."""
+"""Arrays for maps, reused as soon as nobody holds them: allocating a large one for each frame costs more than filling
+it."""
 
 from __future__ import annotations
 

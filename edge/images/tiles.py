@@ -24,13 +24,15 @@ class _Axis:
     """The tiles along one side of a frame."""
 
     def __init__(self, length: int, tile: int, overlap: int, side: int) -> None:
-        """length, tile, overlap: px of the frame; side: px of a tile's map. ``offsets`` are in px of the blended map."""
+        """length, tile, overlap: px of the frame; side: px of a tile's map. ``offsets`` are in px of the blended
+        map."""
         scale = tile / side
         self.length = max(side, ceil(length / scale - 1e-9))
         step = max(1, side - ceil(overlap / scale))
         count = 1 + ceil((self.length - side) / step)
         self.offsets = [round(float(offset)) for offset in np.linspace(0, self.length - side, count)]
-        self.pixels = [round(float(offset)) for offset in np.linspace(0, length - tile, count)]  # less than one px of the map off
+        # less than one px of the map off
+        self.pixels = [round(float(offset)) for offset in np.linspace(0, length - tile, count)]
         self._side = side
 
     @cached_property
@@ -41,30 +43,37 @@ class _Axis:
         found = []
         for i, offset in enumerate(offsets):
             left = ramp / max(1, offsets[i - 1] + side - offset) if i else np.ones(side, np.float32)
-            right = ramp[::-1] / max(1, offset + side - offsets[i + 1]) if i + 1 < len(offsets) else np.ones(side, np.float32)
+            right = ramp[::-1] / max(1,
+                                     offset + side
+                                     - offsets[i + 1]) if i + 1 < len(offsets) else np.ones(side, np.float32)
             found.append(np.minimum(1, np.minimum(left, right)))
         total = np.zeros(self.length, np.float32)
         for offset, weights in zip(offsets, found, strict=True):
             total[offset:offset + side] += weights
-        return [np.asarray(weights / total[offset:offset + side], np.float32) for offset, weights in zip(offsets, found, strict=True)]
+        return [np.asarray(weights / total[offset:offset + side], np.float32) for offset,
+                weights in zip(offsets, found, strict=True)]
 
 
 class Tiles:
     """The tiles of frames of one size."""
 
-    def __init__(self, frame_size: tuple[int, int], tile: tuple[int, int], overlap: int, map_size: tuple[int, int]) -> None:
-        """frame_size, tile: (height, width) in px of the frame. overlap: of neighbouring tiles, at least this many px of the
-        frame. map_size: (height, width) of one tile's map. Raises InputError for a frame that is smaller than a tile.
+    def __init__(self, frame_size: tuple[int, int], tile: tuple[int, int], overlap: int,
+                 map_size: tuple[int, int]) -> None:
+        """frame_size, tile: (height, width) in px of the frame. overlap: of neighbouring tiles, at least this many px
+        of the frame. map_size: (height, width) of one tile's map. Raises InputError for a frame that is smaller than a
+        tile.
         """
         if frame_size[0] < tile[0] or frame_size[1] < tile[1]:
             raise InputError("the frame is smaller than a tile", got=f"{frame_size[1]}x{frame_size[0]} px",
-                             expected=f"at least {tile[1]}x{tile[0]} px", next="Correct `tile` in decision.toml, or the camera's frame size.")
+                             expected=f"at least {tile[1]}x{tile[0]} px",
+                             next="Correct `tile` in decision.toml, or the camera's frame size.")
         self._tile, self._side = tile, map_size
         self._axes = [_Axis(*sizes) for sizes in zip(frame_size, tile, (overlap, overlap), map_size, strict=True)]
         self.map_size = (self._axes[0].length, self._axes[1].length)
         rows, columns = (range(len(axis.offsets)) for axis in self._axes)
         self._grid = [(row, column) for row in rows for column in columns]
-        self._weights: dict[tuple[bytes, bytes], tuple[Weights, tuple[int, int], tuple[int, int]]] = {}  # by axis weights, which most tiles share
+        # by axis weights, which most tiles share
+        self._weights: dict[tuple[bytes, bytes], tuple[Weights, tuple[int, int], tuple[int, int]]] = {}
 
     def __len__(self) -> int:
         return len(self._grid)
@@ -88,8 +97,8 @@ class Tiles:
         weights, (top, bottom), (left, right) = self._shares(place)
         into = blended[self._window(place)]
         into[top:bottom, left:right] = tile_map[top:bottom, left:right]  # no other tile overlaps there
-        for strip in ((slice(None, top), slice(None)), (slice(bottom, None), slice(None)), (slice(top, bottom), slice(None, left)),
-                      (slice(top, bottom), slice(right, None))):
+        for strip in ((slice(None, top), slice(None)), (slice(bottom, None), slice(None)),
+                      (slice(top, bottom), slice(None, left)), (slice(top, bottom), slice(right, None))):
             if into[strip].size:
                 cv2.accumulateProduct(tile_map[strip], weights[strip], into[strip])
 

@@ -20,7 +20,8 @@ class Choice:
 
     @property
     def threshold(self) -> float:
-        """The calibrated threshold. Raises BundleError if there is none, or if the rule was changed after it was calibrated."""
+        """The calibrated threshold. Raises BundleError if there is none, or if the rule was changed after it was
+        calibrated."""
         return self.bundle.calibrated_threshold(self.precision, self.backend).value
 
     @property
@@ -42,12 +43,13 @@ def choose(bundle: Bundle, precision: str = "fp32", backend: str = "auto", *, un
 def pick_backend(bundle: Bundle, name: str = "auto", precision: str = "fp32") -> str:
     """The name of the backend to use.
 
-    ``auto`` is the first of the registry that may be picked automatically: one that needs plans (TensorRT) if `lineside engine` has built
-    one of the precision (with precision ``auto``: of any that the bundle offers), otherwise the first one installed.
-    Raises InputError for an unknown name, EngineError for a backend that is not installed.
+    ``auto`` is the first of the registry that may be picked automatically: one that needs plans (TensorRT) if `lineside
+    engine` has built one of the precision (with precision ``auto``: of any that the bundle offers), otherwise the first
+    one installed. Raises InputError for an unknown name, EngineError for a backend that is not installed.
     """
     if name == "auto":
-        wanted = [(offered, bundle.graph_sha256(offered)) for offered in bundle.offered() if precision in (offered, "auto")]
+        wanted = [(offered, bundle.graph_sha256(offered)) for offered in bundle.offered()
+                  if precision in (offered, "auto")]
         for backend in all_backends():
             if backend.automatic and backend.needs_plan and any(backend.can_run(*graph) for graph in wanted):
                 return backend.name

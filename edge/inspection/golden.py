@@ -36,7 +36,8 @@ class GoldenPart(Settings):
 
 
 def write_golden(model: Path, frames: Sequence[Frame], maps: NDArray[np.float32], kinds: Sequence[Kind]) -> None:
-    """Write ``golden/`` into ``model``: frames uint8 ``[h, w, c]`` of the input's size, maps ``[N, 1, h, w]``, and kinds."""
+    """Write ``golden/`` into ``model``: frames uint8 ``[h, w, c]`` of the input's size, maps ``[N, 1, h, w]``, and
+    kinds."""
     folder = model / "golden"
     folder.mkdir()
     parts = [GoldenPart(file=f"{number:02d}.png", kind=kind) for number, kind in enumerate(kinds, 1)]
@@ -52,7 +53,8 @@ def write_golden_maps(model: Path, precision: str, maps: MapArray) -> None:
 
 
 def read_golden(bundle: Bundle, precision: str = "fp32") -> tuple[list[GoldenPart], list[Frame], MapArray]:
-    """The golden parts of a bundle, their frames, and their maps ``[N, h, w]`` in a precision (float32's, if it has none).
+    """The golden parts of a bundle, their frames, and their maps ``[N, h, w]`` in a precision (float32's, if it has
+    none).
 
     Raises BundleError if they are missing or unusable.
     """
@@ -68,14 +70,14 @@ def read_golden(bundle: Bundle, precision: str = "fp32") -> tuple[list[GoldenPar
         if kinds != {True, False} or maps.shape != (len(parts), *size):
             raise ValueError(f"{len(parts)} parts with maps of shape {maps.shape}")
     except Exception as error:  # whatever json, pydantic or numpy raise for a missing or malformed file
-        raise BundleError(f"{bundle.folder} has no usable golden parts", got=str(error).splitlines()[0], expected="model/golden/",
-                          next="Export the bundle again.") from error
+        raise BundleError(f"{bundle.folder} has no usable golden parts", got=str(error).splitlines()[0],
+                          expected="model/golden/", next="Export the bundle again.") from error
     return parts, frames, maps
 
 
 def golden_rule(bundle: Bundle) -> Rule:
-    """The rule for golden parts, which have no camera frame: for a tile, or the ignore mask's size, or the largest fitted
-    size, enlarged to hold the region of interest.
+    """The rule for golden parts, which have no camera frame: for a tile, or the ignore mask's size, or the largest
+    fitted size, enlarged to hold the region of interest.
     """
     if bundle.decision.tile is not None:
         return bundle.view_rule((0, 0))
@@ -97,7 +99,8 @@ def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
     tolerance = TOLERANCE
     if precision != "fp32":
         card = bundle.card.precisions[precision]
-        tolerance = card.tolerance_on_device if card.device == get_backend(inspector.backend).device_name() else card.tolerance
+        same_device = card.device == get_backend(inspector.backend).device_name()
+        tolerance = card.tolerance_on_device if same_device else card.tolerance
     rule, scale = golden_rule(bundle), max(float(np.ptp(maps)), 1e-12)
     scores: dict[str, list[float]] = {"good": [], "defect": []}
     for part, frame, expected in zip(parts, frames, maps, strict=True):
@@ -112,7 +115,8 @@ def golden_scores(inspector: Inspector) -> dict[str, list[float]]:
         except EngineLostError:
             raise
         except EngineError as error:
-            raise BundleError(name, got=str(error).rstrip("."), expected="the map from the export", next=advice) from error
+            raise BundleError(name, got=str(error).rstrip("."), expected="the map from the export",
+                              next=advice) from error
         difference = float(np.abs(got - expected).max()) / scale
         if difference > tolerance:
             raise BundleError(name, got=f"a difference of {difference:.2g} of the map's range", next=advice,
@@ -127,9 +131,10 @@ def judge_golden(bundle: Bundle, scores: dict[str, list[float]], threshold: floa
     """
     if min(scores["good"]) > threshold:
         first = next(part for part in read_golden(bundle)[0] if part.kind == "good")
-        raise BundleError(f"golden part {first.file} (good) of {bundle.folder} would be rejected, and so would nearly every part",
-                          got=f"a threshold of {threshold:.6g}", expected=f"at least its score, {min(scores['good']):.6g}",
-                          next=f"The bundle does not go live. Run `lineside calibrate {bundle.folder}` with good parts.")
+        raise BundleError(f"golden part {first.file} (good) of {bundle.folder} would be rejected, and so would nearly "
+                          f"every part", got=f"a threshold of {threshold:.6g}", expected=f"at least its score, "
+                          f"{min(scores['good']):.6g}", next=f"The bundle does not go live. Run `lineside calibrate "
+                          f"{bundle.folder}` with good parts.")
     if max(scores["defect"]) <= threshold:
         return (f"the threshold {threshold:.6g} of {bundle.folder} passes every golden defect (the highest score is "
                 f"{max(scores['defect']):.6g}); test with a bad part whether it rejects any")

@@ -1,4 +1,5 @@
-"""Frames through engine, post-filter and rule: the same code for the line, for `lineside inspect` and for calibration."""
+"""Frames through engine, post-filter and rule: the same code for the line, for `lineside inspect` and for
+calibration."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ class Inspector:
 
     def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: str | None = None, threads: int = 0,
                  mode: Mode = "single") -> None:
-        """backend: a name; None: `pick_backend` decides. threads: of the engine; 0: all cores that this process may use.
+        """backend: a name; None: `pick_backend` decides. threads: of the engine; 0: all cores that this process may
+        use.
 
         mode: ``single``: one frame in flight; ``latency``: also the next one, which waits for all threads;
         ``throughput``: one on each thread, or batches on a GPU, and some more, see `group`.
@@ -103,9 +105,9 @@ class Inspector:
         tiled = bundle.decision.tile is not None  # then one frame is enough to give each thread a tile
         layout = runs_on.layout("throughput" if tiled else mode, threads or len(os.sched_getaffinity(0)))
         slots = layout.slots + (runs_on.tiles_ahead if tiled else 0)
-        self._engine = runs_on.make_engine(bundle.graph(precision), (card.height, card.width, card.channels), precision=precision,
-                                           threads=threads, slots=slots, batch=layout.batch, streams=layout.streams,
-                                           cached=mode != "single")
+        self._engine = runs_on.make_engine(bundle.graph(precision), (card.height, card.width, card.channels),
+                                           precision=precision, threads=threads, slots=slots, batch=layout.batch,
+                                           streams=layout.streams, cached=mode != "single")
         self._free = [self._engine.lease() for _ in range(slots)]
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
@@ -121,7 +123,8 @@ class Inspector:
     def __enter__(self) -> Inspector:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,8 +137,8 @@ class Inspector:
         self._engine.close()
 
     def check(self, frame: Frame) -> tuple[Rule, Tiles | None]:
-        """The rule and the tiles for a frame's size, made once for each size. Raises InputError for a frame that does not fit
-        the model.
+        """The rule and the tiles for a frame's size, made once for each size. Raises InputError for a frame that does
+        not fit the model.
         """
         self.bundle.check(frame)
         size = (frame.shape[0], frame.shape[1])
@@ -206,7 +209,8 @@ class Inspector:
                 self._running.append((slot, images))
 
     def _collect(self, number: int = 0) -> None:
-        """Wait for running inference ``number`` (0: the oldest) and hand out its maps; for tiles of one frame, several at once."""
+        """Wait for running inference ``number`` (0: the oldest) and hand out its maps; for tiles of one frame, several
+        at once."""
         job, together = self._running[number][1][0][0], 1
         most = min(self._at_once, len(self._running) - number)
         while together < most and self._running[number + together][1][0][0] is job:
@@ -263,7 +267,8 @@ class Inspector:
         return self.finish(self.start(frame), threshold)
 
     def raw_map(self, frame: Frame) -> MapArray:
-        """A copy of the raw map of a frame of any size, float32 ``[h, w]``. Raises EngineError if the inference fails."""
+        """A copy of the raw map of a frame of any size, float32 ``[h, w]``. Raises EngineError if the inference
+        fails."""
         slot = self._free[-1]
         prepare_frame(frame, slot.input[0])
         slot.start(1)

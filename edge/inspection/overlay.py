@@ -48,5 +48,6 @@ def draw_overlay(frame: Frame, inspection: Inspection, title: str = "") -> NDArr
     text = f"{verdict}  score {inspection.score:.4f}"
     if inspection.threshold is not None:
         text += f"  threshold {inspection.threshold:.4f}"
-    cv2.putText(caption, f"{text}  {title}", (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK[inspection.verdict], 1, cv2.LINE_AA)
+    cv2.putText(caption, f"{text}  {title}", (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK[inspection.verdict], 1,
+                cv2.LINE_AA)
     return np.concatenate([caption, panels]).astype(np.uint8)

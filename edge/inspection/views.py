@@ -36,7 +36,8 @@ class Views:
         self._rejected: dict[int, None] = {}  # triggers of parts that were rejected before all views had arrived
 
     def add(self, view: View) -> View | None:
-        """Add a view. Returns the view that decides about its part, if this is the moment when that is known; otherwise None.
+        """Add a view. Returns the view that decides about its part, if this is the moment when that is known; otherwise
+        None.
 
         The first view that rejects decides at once. Otherwise all views are awaited: if one was not inspected, the part
         is uninspected; if all pass, the view with the highest score is returned.
@@ -65,4 +66,5 @@ class Views:
         if len(views) < self._cameras:
             return None
         return next((found for found in views.values() if found.verdict is Verdict.UNINSPECTED),
-                    max(views.values(), key=lambda found: found.inspection.score if found.inspection is not None else 0.0))
+                    max(views.values(), key=lambda found: found.inspection.score if found.inspection is not None
+                        else 0.0))

@@ -1,6 +1,6 @@
 """``lineside doctor``: what this machine can do, what is missing, and what to do about each.
 
-Nothing here changes the machine. ``root`` stands for the file system's root, so that a test can put another machine in its place.
+Nothing here changes the machine. ``root`` is the file system's root folder, or a test's stand-in for it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MEMLOCK = 512 << 20  # bytes
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:
-    """Look at everything: at what each kind of engine needs, then at the machine."""
+    """All findings: those of each kind in the registries, then those about the machine."""
     jetson = is_jetson(root)
     kinds = [*all_backends()]
-    return [*(finding for kind in kinds for finding in kind.doctor(root)), *_jetson(root, jetson), *_cameras(jetson), *_real_time(),
-            *_serial(root), *_disk()]
+    return [*(finding for kind in kinds for finding in kind.doctor(root)), *_jetson(root, jetson), *_cameras(jetson),
+            *_real_time(), *_serial(root), *_disk()]
 
 
 def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
@@ -66,7 +66,8 @@ def _cameras(jetson: bool) -> Iterator[Finding]:
 
 
 def _real_time() -> Iterator[Finding]:
-    remedy = "Run it by the systemd unit, or in /etc/security/limits.d/lineside.conf: @lineside - rtprio 60, and - memlock unlimited"
+    remedy = ("Run it as the systemd unit, or add to /etc/security/limits.d/lineside.conf: @lineside - rtprio 60, and "
+              "- memlock unlimited")
     before, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))

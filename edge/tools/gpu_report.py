@@ -1,4 +1,5 @@
-"""``lineside doctor --gpu-report``: the first hour on a machine with a GPU, as one command with one archive to attach to a report."""
+"""``lineside doctor --gpu-report``: the first hour on a machine with a GPU, as one command with one archive to attach
+to a report."""
 
 from __future__ import annotations
 
@@ -27,15 +28,18 @@ DEMO = ROOT / "simulation" / "demo_bundle"
 
 
 def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
-    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: where parts are rendered."""
+    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: where parts are
+    rendered."""
     good = ["--good", str(cloth / "test" / "good")]
     lineside = [sys.executable, "-m", "lineside"]
     return {
-        "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q", "-rA"],
+        "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q",
+                  "-rA"],
         "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1",
                   "--out", str(cloth)],
         "threshold": [*lineside, "calibrate", str(bundle), *good, "--json"],
-        "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY, "--json"],
+        "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY,
+                       "--json"],
         "engines": [*lineside, "engine", str(bundle), *good, "--layers", "--json"],
         "speed": [sys.executable, "benchmarks/precision.py", str(bundle), "--backend", "tensorrt", "--json"],
         "packages": [sys.executable, "-m", "pip", "freeze"],
@@ -43,7 +47,8 @@ def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
 
 
 def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
-    """Run the tests marked `gpu`, build the demo bundle's engines and time them; all that they say goes into one archive in ``out``.
+    """Run the tests marked `gpu`, build the demo bundle's engines and time them; all that they say goes into one
+    archive in ``out``.
 
     Raises InputError where there is no GPU, or where this is no checkout with its tests.
     """
@@ -69,14 +74,16 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
         bundle, cloth = folder / "demo-bundle", folder / "cloth"
         shutil.copytree(DEMO, bundle)
         codes = {}
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        environment = {**os.environ,
+                       "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         for step, command in steps(folder, bundle, cloth).items():
             with console.status(f"{step} (a plan takes minutes the first time)"):
                 start = time.monotonic()
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
             codes[step] = done.returncode
             (folder / f"{step}.txt").write_text(f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}")
-            console.print(f"{step}: exit code {done.returncode} after {time.monotonic() - start:.0f} s", highlight=False)
+            console.print(f"{step}: exit code {done.returncode} after {time.monotonic() - start:.0f} s",
+                          highlight=False)
         record = {"machine": platform.uname()._asdict(), "python": sys.version, "exit_codes": codes,
                   "findings": [asdict(finding) for finding in findings]}
         (folder / "report.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Calibration sets: frames that cover all, no copies, and what is unlike the rest first."""
+"""Calibration sets: frames that cover all, no copies, and the most unusual ones first."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_person_says_which_stay(collected, tmp_path, lineside):
     made = read_set(folder)
     assert made.reviewed and not any("-bad" in frame.source for frame in made.frames)
     assert sorted(p.name for p in (folder / "left-out").iterdir()) == ["0001.png", "0002.png"]
-    assert "value=1>" not in (folder / "index.html").read_text() and "Somebody has looked" in (folder / "index.html").read_text()
+    assert "value=1>" not in (folder / "index.html").read_text() and "It has been reviewed" in (folder / "index.html").read_text()
     assert lineside("collect", "--out", folder, "--leave-out", "none")[0] == 0
     assert len(list_images(folder / "good")) == 18, "so that --good of calibrate takes the set"
 

@@ -149,7 +149,7 @@ def test_rates_that_are_no_probability_are_refused(bundle, lineside, rate):
 def test_a_calibration_set_that_nobody_looked_through_gives_no_threshold(bundle, cloth, tmp_path, lineside):
     assert lineside("collect", "--from", cloth / "test" / "good", "--out", tmp_path / "set", "--frames", 12)[0] == 0
     code, _, err = lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)
-    assert code == 2 and "nobody has looked through" in err and "--leave-out" in err
+    assert code == 2 and "nobody has reviewed" in err and "--leave-out" in err
     assert load_bundle(bundle).threshold("fp32", "openvino") is None
     assert lineside("collect", "--out", tmp_path / "set", "--leave-out", "none")[0] == 0
     assert lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)[0] == 0

@@ -174,7 +174,7 @@ def test_doubles_become_float32_and_what_lies_beside_the_factory_is_found(factor
 
 def test_data_belongs_to_a_network_of_one_s_own(factory, fitted_run, cloth, tmp_path, lineside):
     assert "no --data" in lineside("export", "--torch", f"{factory}:colour", "--out", tmp_path / "b")[2]
-    assert "a run knows its images" in lineside("export", fitted_run, "--data", cloth, "--out", tmp_path / "b")[2]
+    assert "a run has its own images" in lineside("export", fitted_run, "--data", cloth, "--out", tmp_path / "b")[2]
 
 
 def graph_of(operator, inputs, output, domain=""):

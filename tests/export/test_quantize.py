@@ -50,8 +50,8 @@ def test_it_writes_graphs_thresholds_and_says_what_it_found(quantised):
 def test_the_report_is_one_whole_page(quantised):
     text = (quantised[0] / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", text) and "http" not in text
-    for words in ("decisions turned", "Thresholds on OpenVINO", "The same frame in each precision", "Good parts and threshold", "Speed",
-                  "Nodes in INT8", "Decisions that turn in INT8", "largest map difference"):
+    for words in ("flipped decisions", "Thresholds on OpenVINO", "The same frame in each precision", "Good parts and threshold", "Speed",
+                  "Nodes in INT8", "Decisions flipped in INT8", "largest map difference"):
         assert words in text, words
     assert text.count("data:image") > 20
 
@@ -137,7 +137,7 @@ def test_a_set_that_nobody_reviewed_is_refused(quantised, calibrated, cloth, tmp
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "reviewed": False}))
     code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--calibration", folder, "--frames", FRAMES)
-    assert code == 2 and "nobody has looked through" in err and "--leave-out" in err
+    assert code == 2 and "nobody has reviewed" in err and "--leave-out" in err
 
 
 def test_a_stop_leaves_a_bundle_that_runs_in_float32(bundle_of, tmp_path, monkeypatch):

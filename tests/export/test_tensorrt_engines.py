@@ -141,7 +141,7 @@ def test_tensorrt_rtx_refuses_batches_in_disorder(tmp_path):
 def test_the_batch_of_tensorrt_is_three_numbers():
     assert parse_batch("1:4:16") == (1, 4, 16)
     for text in ("1:4", "4:1:16", "0:1:1", "1:4:1000", "a:b:c", "1:2:3:4"):
-        with pytest.raises(InputError, match="--batch is not one"):
+        with pytest.raises(InputError, match="--batch is invalid"):
             parse_batch(text)
 
 
@@ -201,7 +201,7 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
 
 def test_what_tensorrt_engine_refuses(over_mocks, calibrated, cloth, lineside):
     good = ("--good", cloth / "test" / "good")
-    for arguments, words in ((("--batch", "4", *good), "--batch is not one"),
+    for arguments, words in ((("--batch", "4", *good), "--batch is invalid"),
                              (("--precision", "bf16", *good), "does not offer precision bf16"),
                              (("--precision", "int8", *good), "does not offer precision int8"),
                              ((), "rests on other good parts")):  # all before the GPU is asked for
