@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""The whole line against the bare engine: frames a second of a real `lineside run`, as a share of those of its engine
-alone.
+"""Compares the whole line with its bare engine: frames/s of a real `lineside run` as a share of the engine's alone.
 
-The line has its frames in memory, its journal and its PLC link on; a stand-in for the PLC triggers the next part as
-soon as fewer wait for their verdicts than there are frames under way and as many again as are judged together, at least
-two. The bare engine is the same graph on the same backend with as many inferences under way, on a frame that is already
-in its memory. Both take turns in one run; the ratio is the median over the rounds.
+The line has its frames in memory, and runs with journal and PLC link. A PLC stand-in keeps a fixed number of parts
+waiting for their verdicts: the frames in flight, plus those whose results are collected at once (at least two). The
+bare engine runs the same graph on the same backend with as many inferences in flight, on a frame that is already in its
+memory. Both take turns in one run; the ratio is the median over the rounds.
 
     benchmarks/efficiency.py --bundles DIR --out efficiency.png
 """
@@ -31,7 +30,7 @@ from edge.run.runtime import HOLD
 
 
 def bare_rate(inspector: Inspector, images: int, under_way: int = 0) -> float:
-    """Images a second of the engine alone with so many inferences under way; 0: all its slots."""
+    """Images/s of the engine alone with so many inferences in flight; 0: all its slots."""
     slots, running = deque(inspector._free[-under_way:]), deque[Any]()
     start = time.perf_counter()
     for _ in range(images):
@@ -53,7 +52,7 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
     with Inspector(choice.bundle, precision=choice.precision, backend=choice.backend, threads=arguments.threads,
                    mode=mode) as inspector:
         inspector.group(inspector.warm_up(), HOLD)
-        inspector.raw_map(golden_frames(choice.bundle)[0])  # fills the input of the last slot
+        inspector.raw_map(golden_frames(choice.bundle)[0])  # to fill the input of the last slot
         for slot in inspector._free:
             slot.input[:] = inspector._free[-1].input[0]
         under_way = inspector.room + max(2, inspector.together)
@@ -106,7 +105,7 @@ def table(found: dict[str, Any]) -> Table:
 
 def main() -> int:
     parser = options(__doc__, mode="throughput")
-    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: as many as there are cores")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: all cores")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each turn")
     arguments = parser.parse_args()

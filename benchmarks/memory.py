@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How much memory a line keeps: resident MB of each of its processes, after some parts and after many more.
+"""Measures a line's memory: resident MB of each process, after some parts and after many more.
 
-A real `lineside run` with frames in memory, journal and link on; a stand-in for the PLC triggers parts. What the line
-keeps for each part would show as growth between the two looks.
+A real `lineside run` with frames in memory, journal and PLC link; a PLC stand-in triggers parts. Memory that is kept
+for each part would show as growth.
 
     benchmarks/memory.py --bundles DIR --parts 3000 --out memory.png
 """
@@ -43,7 +43,7 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """A curve for each bundle: all its processes together."""
+    """A curve for each bundle: the sum of all its processes."""
     def paint(axes: Any) -> None:
         for row in found["bundles"]:
             parts = [found["parts"] * (look + 1) / LOOKS for look in range(LOOKS)]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a frame costs outside of the engine: preparing it, filtering its map, score, blobs and verdict.
+"""Measures what a frame costs outside the engine: preparing it, filtering its map, score, blobs and verdict.
 
-At the size that the network sees: ms a frame beside the engine's own time, over golden parts, nine good ones for each
+At the size that the network sees: ms/frame beside the engine's own time, over golden parts, nine good ones for each
 one with an artificial defect. In tiles, at 2448x2048 px: a frame's time, several in a row as on a line, against the
 same number of inferences by the engine alone, with as many under way, in turn.
 
@@ -32,12 +32,12 @@ from edge.inspection.golden import read_golden
 from edge.inspection.inspector import Inspector
 
 LARGE = (2048, 2448)  # height, width
-IN_A_ROW = 3  # large frames, of which two are under way as on a line
-GOOD = 9  # frames for each one with a defect
+IN_A_ROW = 3  # large frames, of which two are in flight as on a line
+GOOD = 9  # good frames for each one with a defect
 
 
 class Watch:
-    """A slot of an engine whose inferences are timed, from their start: there the engine's threads take the cores."""
+    """A slot that times its inferences. Starting one counts, because the engine's threads then take the cores."""
 
     def __init__(self, slot: Any) -> None:
         self._slot, self.input, self.waited = slot, slot.input, 0.0
@@ -58,7 +58,7 @@ class Watch:
 
 
 def measure_small(folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """ms a frame outside of the engine, at the network's own size."""
+    """ms/frame outside the engine, at the network's own size."""
     choice = chosen(folder, arguments)
     threshold = choice.threshold
     parts, frames, _ = read_golden(choice.bundle)
@@ -80,7 +80,7 @@ def measure_small(folder: Path, arguments: argparse.Namespace) -> list[float]:
 
 
 def measure_tiles(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """The time of large frames in tiles against that of the engine alone."""
+    """The time of large frames in tiles compared with the engine's alone."""
     choice = chosen(folder, arguments)
     own = golden_frames(choice.bundle)
     rows, columns = (-(-LARGE[axis] // (own[0].shape[axis] * 7 // 8)) for axis in (0, 1))
@@ -90,7 +90,7 @@ def measure_tiles(folder: Path, arguments: argparse.Namespace, progress: Progres
         tiled = load_bundle(tiled_copy(folder, Path(name) / "bundle"))
         threshold = tiled.calibrated_threshold(choice.precision, choice.backend).value
         with Inspector(tiled, precision=choice.precision, backend=choice.backend, mode="latency") as inspector:
-            inspector.inspect(frame, threshold)  # works out rule and tiles, and fills all inputs
+            inspector.inspect(frame, threshold)  # makes rule and tiles, and fills all inputs
             tiles = inspector.check(frame)[1]
             assert tiles is not None
             ratios, seconds = [], []
@@ -124,12 +124,12 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """The distribution of ms a frame on the left, what tiles cost over their inference on the right."""
+    """Left: the distribution of ms/frame; right: what tiles cost in addition to their inference."""
     def paint(panels: Any) -> None:
         for row in found["bundles"]:
             shares = np.linspace(0, 1, len(row["times_ms"]))
             panels[0].plot(row["times_ms"], shares, label=f"{row['detector']}, {row['precision']}")
-        panels[0].set_xlabel("ms a frame outside of the engine")
+        panels[0].set_xlabel("ms/frame outside the engine")
         panels[0].set_ylabel("share of frames")
         panels[0].set_xlim(0, 2.5)
         panels[0].legend(frameon=False, fontsize=8)
@@ -143,8 +143,8 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def table(found: dict[str, Any]) -> Table:
     """A row for each bundle."""
-    shown = Table("bundle", "precision", "input", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "tiles", "ms a frame",
-                  "over inference", title=f"{found['device']}; outside of the engine")
+    shown = Table("bundle", "precision", "input", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "tiles", "ms/frame",
+                  "over inference", title=f"{found['device']}; outside the engine")
     for row in found["bundles"]:
         tiles = row["in_tiles"]
         shown.add_row(row["bundle"], row["precision"], row["input"],

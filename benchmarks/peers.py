@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The line against what people would use instead, in turn, in one run, on the same images and the same network.
+"""Compares the line with what people would use instead: in turn, in one run, on the same images and the same network.
 
-The peers judge one frame after the other, each in a process of its own: PyTorch as the papers' code does,
-torch.compile, ONNX Runtime with a plain loop, OpenVINO's Model API with its wrapper for anomaly detection, and
-anomalib's OpenVINO inferencer (the last two, which leave the precision to OpenVINO, in a virtual environment of their
-own, made on the first run). The line is a real `lineside run` with its frames in memory, journal, ledger and PLC link
-on, in the precision that passed the bundle's gate, and in the one that OpenVINO gives the peers (bfloat16 where the
-bundle offers it; else both in float32). All take turns; a ratio is the median over the rounds.
+Each peer inspects one frame after the other in a process of its own: PyTorch as in the papers' code, torch.compile,
+ONNX Runtime in a plain loop, OpenVINO's Model API with its wrapper for anomaly detection, and anomalib's OpenVINO
+inferencer. The last two leave the precision to OpenVINO and run in a virtual environment of their own, which the first
+run creates. The line is a real `lineside run` with frames in memory and with journal, ledger and PLC link. It runs in
+the precision that the bundle offers as fastest, and in the one that OpenVINO gives the peers: bfloat16 if the bundle
+offers it, otherwise float32 for both. All take turns; a ratio is the median over the rounds.
 
     benchmarks/peers.py --bundles DIR --out peers.png
 """
@@ -48,14 +48,16 @@ WITHOUT_DEPENDENCIES = ["anomalib==2.7.0", "openvino-model-api==0.4.7", "torchvi
                         "kornia-rs"]
 IN_TORCH = ("eager PyTorch", "torch.compile")
 IN_OWN = ("Model API", "anomalib", "anomalib f32")
-START = 600.0  # s that a peer may take to load, torch.compile above all
+START = 600.0  # s that a peer may take to load; torch.compile is the slowest
 
 
 def make_environment() -> str:
-    """The peers' own virtual environment, made unless it is there. Returns why there is none, or nothing."""
+    """Create the peers' own virtual environment, if it does not exist. Returns the reason if that fails, otherwise
+    "".
+    """
     if (OWN / "ready").exists():
         return ""
-    print("peers: making .venv-peers, some minutes ...", file=sys.stderr)
+    print("peers: creating .venv-peers, which takes some minutes ...", file=sys.stderr)
     same = f"openvino=={__import__('openvino').__version__.partition('-')[0]}"
     wanted = [same if package == "openvino" else package for package in PACKAGES]
     pip = [str(OWN / "bin" / "python"), "-m", "pip", "install", "-q"]
@@ -70,7 +72,8 @@ def make_environment() -> str:
 
 def peer_graph(bundle: Bundle, threshold: float, out: Path) -> None:
     """The bundle's float32 graph as anomalib exports its own: a float32 colour image in 0..1 in, map, score, label and
-    mask out."""
+    mask out.
+    """
     model = onnx.load(bundle.graph("fp32"))
     graph = model.graph
     entry, exit_ = graph.input[0].name, graph.output[0].name
@@ -106,12 +109,12 @@ def peer_graph(bundle: Bundle, threshold: float, out: Path) -> None:
         graph.output.append(helper.make_tensor_value_info(name, kind, shape))
     onnx.checker.check_model(model)
     onnx.save(model, out.with_suffix(".onnx"))
-    # as both give models to users
+    # as both peers export models
     ov.save_model(ov.convert_model(out.with_suffix(".onnx")), out, compress_to_fp16=False)
 
 
 class Peer:
-    """A worker that is ready, or the reason why it is not."""
+    """A peer's process that is ready, or the reason why it is not."""
 
     def __init__(self, name: str, job: dict[str, Any], folder: Path) -> None:
         self.name, self.reason = name, ""
@@ -130,11 +133,11 @@ class Peer:
             if line.startswith("{"):
                 return dict(json.loads(line))
         self._errors.seek(0)
-        self.reason = (self._errors.read().strip().splitlines() or ["it ended without a word"])[-1]
+        self.reason = (self._errors.read().strip().splitlines() or ["it ended without a message"])[-1]
         return {}
 
     def seconds(self, frames: int) -> float:
-        """Judge so many frames; infinity where it has died."""
+        """The time for so many frames in s; infinity if the process has died."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{frames}\n")
@@ -152,12 +155,14 @@ class Peer:
 
 def measure(folder: Path, reference: Path | None, arguments: argparse.Namespace, progress: Progress,
             missing: str) -> dict[str, Any]:
-    """The figures of one bundle; the peers run ``reference``'s network where one is given."""
+    """The figures of one bundle. The peers run the network of ``reference``, if that is given."""
     choice = chosen(folder, arguments)
-    theirs = load_bundle(reference) if reference is not None else choice.bundle
-    equal = "bf16" if "bf16" in choice.bundle.offered() and choice.bundle.threshold("bf16", choice.backend) is not None else "fp32"
+    bundle = choice.bundle
+    theirs = load_bundle(reference) if reference is not None else bundle
+    halves = "bf16" in bundle.offered() and bundle.threshold("bf16", choice.backend) is not None
+    equal = "bf16" if halves else "fp32"
     ours = list(dict.fromkeys([choice.precision, equal]))
-    frames = golden_frames(choice.bundle)
+    frames = golden_frames(bundle)
     size = (theirs.card.input.height, theirs.card.input.width, theirs.card.input.channels)
     prepared = np.empty((len(frames), *size), np.uint8)
     for frame, out in zip(frames, prepared, strict=True):
@@ -179,7 +184,7 @@ def measure(folder: Path, reference: Path | None, arguments: argparse.Namespace,
             if name in IN_OWN and missing:
                 absent[name] = missing
             elif name in IN_TORCH and theirs.card.detector == "own":
-                absent[name] = "a network of one's own has no torch module in its bundle"
+                absent[name] = "the bundle of a user's own network has no torch module"
             else:
                 peer = Peer(name, job, temporary)
                 stack.callback(peer.close)
@@ -205,31 +210,32 @@ def measure(folder: Path, reference: Path | None, arguments: argparse.Namespace,
             progress.advance(task)
     fastest, same = f"line {choice.precision}", f"line {equal}"
     equal_peer = "anomalib" if equal == "bf16" else "anomalib f32"
-    # which normalises its own by the threshold
+    # it normalises its scores
     scores = {peer.name: np.array(peer.scores) for peer in peers if peer.name != "Model API"}
     first = next(iter(scores.values()), np.ones(1))
     apart = {name: float(f"{np.abs(found / first - 1).max():.2g}") for name, found in scores.items()}
 
     def ratio(line: str, peer: str) -> float | None:
-        return round(statistics.median(a / b for a, b in zip(rates[line], rates[peer], strict=True)),
-                     3) if peer in counts else None
+        if peer not in counts:
+            return None
+        return round(statistics.median(a / b for a, b in zip(rates[line], rates[peer], strict=True)), 3)
 
-    return {"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision, "equal_precision": equal,
-            "network": (reference or folder).name, "weights": "of the run" if weights.exists() else "as initialised",
+    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": choice.precision,
+            "equal_precision": equal, "network": (reference or folder).name,
+            "weights": "of the run" if weights.exists() else "as initialised",
             "fps": {name: round(statistics.median(values), 2) for name, values in rates.items()}, "absent": absent,
-            "scores_apart": apart,  # of each peer from the first one's, as a share: they run the same network
-            "ratios": {name: ratio(fastest, name) for name in counts},
-            "equal": ratio(same, equal_peer)}
+            "scores_apart": apart,  # relative difference of each peer from the first: they run the same network
+            "ratios": {name: ratio(fastest, name) for name in counts}, "equal": ratio(same, equal_peer)}
 
 
 def geometric(values: list[float | None]) -> float | None:
-    """The geometric mean of those that there are."""
+    """The geometric mean of the values that are not None; None if there are none."""
     there = [value for value in values if value is not None]
     return round(statistics.geometric_mean(there), 3) if there else None
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """How many times as fast as each peer the line is."""
+    """Bars: how many times as fast as each peer the line is."""
     names = list(found["geometric_means"])
 
     def paint(axes: Any) -> None:

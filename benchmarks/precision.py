@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""How fast each precision of a bundle is, and what it costs on labelled images: all precisions in turn, image by image,
-in one run.
+"""Measures how fast each precision of a bundle is, and its accuracy on labelled images: all in turn, image by image.
 
-Speed is the ratio of the median in float32 to that in the precision, both from this run. What failed its gate is
-measured too, and marked.
+Speed is the ratio of the median time in float32 to that in the precision, both from this run. Precisions that failed
+the gate are measured as well, and marked.
 
     benchmarks/precision.py leather-bundle tile-bundle
     benchmarks/precision.py leather-bundle --data leather --json
@@ -27,7 +26,7 @@ from rich.table import Table
 from calib.metrics import evaluate
 from edge.base.errors import LinesideError
 from edge.bundle.bundle import Bundle, load_bundle
-from edge.engines.backends import get_backend
+from edge.engines.backends import BACKEND_HELP, get_backend
 from edge.inspection.choice import pick_backend
 from edge.inspection.golden import read_golden
 from edge.inspection.inspector import Inspector
@@ -37,7 +36,7 @@ WARM_UP = 5
 
 def time_in_turn(bundle: Bundle, precisions: list[str], backend: str, rounds: int,
                  threads: int) -> dict[str, list[float]]:
-    """Milliseconds of one inference in each precision, engine alone, in each round."""
+    """ms of each round's inference in each precision, without post-filter and rule."""
     frames = read_golden(bundle)[1]
     inspectors = {name: Inspector(bundle, precision=name, backend=backend, threads=threads) for name in precisions}
     times: dict[str, list[float]] = {name: [] for name in precisions}
@@ -75,11 +74,11 @@ def measure(folder: Path, data: Path | None, backend: str, rounds: int, threads:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundles", type=Path, nargs="+", help="bundles that `lineside quantize` has been through")
-    parser.add_argument("--data", type=Path, help="labelled images (MVTec AD layout): accuracy as well")
+    parser.add_argument("bundles", type=Path, nargs="+", help="quantised bundles")
+    parser.add_argument("--data", type=Path, help="labelled images (MVTec AD layout), to measure accuracy too")
     parser.add_argument("--rounds", type=int, default=100, help="images in each precision")
-    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: as many as there are cores")
-    parser.add_argument("--backend", default="openvino", help="openvino, tensorrt, onnxruntime; auto")
+    parser.add_argument("--threads", type=int, default=0, help="of the engine; 0: all cores")
+    parser.add_argument("--backend", default="openvino", help=BACKEND_HELP)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:

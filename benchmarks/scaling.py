@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""What a larger frame and a further camera cost: ms a frame against its area, in tiles, and frames a second of 1 to 4
-cameras together.
+"""Measures what larger frames and more cameras cost: ms/frame against area, in tiles, and frames/s of 1 to 4 cameras.
 
-A real `lineside run` with its frames in memory, journal and link on, always with as many parts under way as it takes.
-The frames are mosaics of the bundle's golden parts, just as large as so many overlapped tiles. Nearly all of them are
-rejected, so no pictures of rejects are drawn. R^2 is of the straight line through ms against area; a rate against
-cameras is a share of one camera's, the median over the rounds, in turn.
+A real `lineside run` with frames in memory, journal and PLC link, always with as many parts in flight as it accepts.
+The frames are mosaics of the bundle's golden parts, sized for a whole number of overlapping tiles. Nearly all of them
+are rejected, so no pictures of rejects are kept. R^2 belongs to the straight line of ms against area. The rate of
+several cameras is a share of one camera's, the median over the rounds, in turn.
 
     benchmarks/scaling.py --bundles DIR --out scaling.png
 """
@@ -29,11 +28,11 @@ from edge.engines.backends import get_backend
 
 GRIDS = ((1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (3, 4), (4, 4))  # rows, columns of tiles
 CAMERAS = (1, 2, 3, 4)
-TRAVEL_MS = 10_000  # sixteen tiles of a slow network take a while
+TRAVEL_MS = 10_000  # long enough for sixteen tiles of a slow network
 
 
 def fit_line(x: list[float], y: list[float]) -> tuple[float, float, float]:
-    """Slope, intercept and R^2 of the straight line of least squares."""
+    """Slope, intercept and R^2 of the least-squares line."""
     slope, intercept = np.polyfit(x, y, 1)
     rest = np.asarray(y) - (slope * np.asarray(x) + intercept)
     return float(slope), float(intercept), 1 - float((rest**2).sum() / ((np.asarray(y) - np.mean(y)) ** 2).sum())
@@ -78,7 +77,7 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """Cost against area with its straight line on the left, the rate of several cameras on the right."""
+    """Left: cost against area, with its straight line; right: the rate of several cameras."""
     def paint(panels: Any) -> None:
         for row in found["bundles"]:
             dots = panels[0].scatter(row["areas_mpx"], row["ms_per_frame"], s=16,
@@ -89,7 +88,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
             panels[1].plot(list(row["cameras_share"]), list(row["cameras_share"].values()), marker="o",
                            label=row["detector"])
         panels[0].set_xlabel("area of a frame, megapixels")
-        panels[0].set_ylabel("ms a frame")
+        panels[0].set_ylabel("ms/frame")
         panels[0].set_ylim(bottom=0)
         panels[1].set_xlabel("cameras")
         panels[1].set_ylabel("frames a second of all, as a share of one camera's")
@@ -103,7 +102,7 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def table(found: dict[str, Any]) -> Table:
     """A row for each bundle."""
-    shown = Table("bundle", "precision", "ms a frame and megapixel", "ms a frame beside", "R²",
+    shown = Table("bundle", "precision", "ms/frame and megapixel", "ms/frame beside", "R²",
                   *(f"{n} cameras, frames/s" for n in CAMERAS), "four against one",
                   title=f"{found['device']}, mode {found['mode']}")
     for row in found["bundles"]:

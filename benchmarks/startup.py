@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""How soon a line gives its first verdict: from the start of `lineside run` to the last byte of a VERDICT on the PLC's
+"""Measures how soon a line gives its first verdict: from `lineside run` to the last byte of a VERDICT on the PLC's
 port.
 
-A stand-in for the PLC triggers the first part as soon as the line says that it takes parts. Each bundle is started
-several times, in turn with the others; the first start, which may find no cached model and cold files, is told by
-itself.
+A PLC stand-in triggers the first part as soon as the line is ready. Each bundle is started several times, in turn with
+the others. The first start, which may find neither a cached model nor cached files, is reported separately.
 
     benchmarks/startup.py --bundles DIR --out startup.png
 """
@@ -26,7 +25,7 @@ from edge.engines.backends import get_backend
 
 
 def start_once(folder: Path, arguments: argparse.Namespace) -> tuple[float, float]:
-    """(s until the line takes parts, s until its first verdict)."""
+    """(time until the line is ready, time until its first verdict), in s."""
     with running_line(folder, precision=arguments.precision, backend=arguments.backend, mode="latency") as line:
         load = line.play(1, outstanding=1)
         if not load.inspected:
@@ -35,7 +34,7 @@ def start_once(folder: Path, arguments: argparse.Namespace) -> tuple[float, floa
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """A dot for each start, the first one apart."""
+    """A dot for each start; the first one has another mark."""
     def paint(axes: Any) -> None:
         for number, row in enumerate(found["bundles"]):
             warm = row["first_verdict_s"]
@@ -63,7 +62,7 @@ def table(found: dict[str, Any]) -> Table:
 
 def main() -> int:
     parser = options(__doc__)
-    parser.add_argument("--starts", type=int, default=7, help="of each bundle, behind the first")
+    parser.add_argument("--starts", type=int, default=7, help="of each bundle, after the first")
     arguments = parser.parse_args()
 
     def work(progress: Progress) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How well a bundle tells good from bad on labelled images: AUROC, AUPRO, average precision, false rejects and
-escapes."""
+escapes.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class LabelledImage:
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of a bundle on a labelled set; None if they cannot be calculated (no threshold, no masks, one class
-    only)."""
+    only).
+    """
 
     image_auroc: float | None
     pixel_auroc: float | None
@@ -55,7 +57,8 @@ class Evaluation:
 
 def labelled_images(data: Path) -> list[LabelledImage]:
     """The test images of an MVTec-AD-style folder: ``test/good``, ``test/<defect>``,
-    ``ground_truth/<defect>/<name>_mask.png``."""
+    ``ground_truth/<defect>/<name>_mask.png``.
+    """
     if not (data / "test").is_dir():
         raise InputError(f"no test images in {data}", got="no folder 'test'" if data.is_dir() else "no such folder",
                          expected="test/good/ and test/<defect>/ (MVTec AD layout)")
@@ -97,7 +100,8 @@ def smoothing(post_filter: list[str]) -> list[str]:
 
 def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple[float, float, float]:
     """Pixel AUROC, AUPRO up to a false-positive rate of 0.3, and pixel average precision, over maps and masks ``[h,
-    w]``."""
+    w]``.
+    """
     import torch
     from pyaupro import PerRegionOverlap, auc_compute
     from sklearn.metrics import average_precision_score, roc_auc_score

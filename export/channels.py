@@ -253,7 +253,8 @@ def _columns(node: NodeProto, constants: Mapping[str, TensorProto]) -> NDArray[n
 
 def _insert(model: ModelProto, behind: Mapping[str, list[NodeProto]]) -> None:
     """Insert nodes directly after the nodes that produce the tensors they are keyed by, or first for an input of the
-    graph."""
+    graph.
+    """
     nodes = [node for value in model.graph.input for node in behind.get(value.name, [])]
     for node in model.graph.node:
         nodes += [node, *(other for name in node.output for other in behind.get(name, []))]

@@ -35,7 +35,8 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Turn a run, or your own network, into a bundle for the line, once its graph gives the same maps as the
-    network."""
+    network.
+    """
     from edge.base.errors import InputError
     from edge.base.packages import need
 

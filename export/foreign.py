@@ -1,5 +1,6 @@
 """Networks trained elsewhere: a torch factory or an ONNX graph whose output is a map becomes a bundle like any
-other."""
+other.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +156,8 @@ def check_map(maps: Any, images: int, source: str) -> NDArray[np.float32]:
 def torch_to_graph(given: str, size: tuple[int, int, int], normalisation: Normalisation, images: NDArray[np.uint8],
                    graph: Path) -> NDArray[np.float32]:
     """Write the graph of a torch network, and return its own maps. Raises InputError if it gives none or cannot be
-    exported."""
+    exported.
+    """
     network = Normalised(load_factory(given), normalisation)
     try:
         with torch.inference_mode():
@@ -206,7 +208,8 @@ def read_foreign_graph(path: Path) -> onnx.ModelProto:
 
 def graph_size(model: onnx.ModelProto, size: tuple[int, int, int], given: bool, path: Path) -> tuple[int, int, int]:
     """Height, width and channels of a graph's input; ``size`` for dynamic axes. Raises InputError if they
-    contradict."""
+    contradict.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     value = next(value for value in model.graph.input if value.name not in weights)
     _, channels, height, width = (d.dim_value for d in value.type.tensor_type.shape.dim)  # 0: dynamic
@@ -221,7 +224,8 @@ def graph_size(model: onnx.ModelProto, size: tuple[int, int, int], given: bool, 
 def onnx_to_graph(path: Path, model: onnx.ModelProto, size: tuple[int, int, int], normalisation: Normalisation,
                   images: NDArray[np.uint8], graph: Path) -> NDArray[np.float32]:
     """Write ``model`` preceded by a uint8 NHWC input, scaling and normalisation; return its own maps. Raises
-    InputError."""
+    InputError.
+    """
     height, width, channels = size
     weights = {tensor.name for tensor in model.graph.initializer}
     entry = next(value for value in model.graph.input if value.name not in weights)
@@ -242,7 +246,8 @@ def onnx_to_graph(path: Path, model: onnx.ModelProto, size: tuple[int, int, int]
     taken = helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, channels])
     given = helper.make_tensor_value_info("normalised", TensorProto.FLOAT, ["N", channels, height, width])
     before = helper.make_model(
-        helper.make_graph(nodes, "prepare", [taken], [given], constants), opset_imports=model.opset_import, ir_version=model.ir_version)
+        helper.make_graph(nodes, "prepare", [taken], [given], constants), opset_imports=model.opset_import,
+        ir_version=model.ir_version)
     values = (images.transpose(0, 3, 1, 2) / 255 - mean) / std
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])

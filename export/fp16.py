@@ -52,7 +52,8 @@ def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
 
 def _float_tensors(model: ModelProto) -> set[str]:
     """The names of all float32 outputs of nodes. A tensor whose type cannot be inferred is not listed, and stays as it
-    is."""
+    is.
+    """
     inferred = onnx.shape_inference.infer_shapes(model)
     values = [*inferred.graph.value_info, *inferred.graph.output]
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}

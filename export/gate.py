@@ -1,5 +1,6 @@
 """The gate: how a precision's decisions differ from float32's, on frames of this product, without any labelled
-defect."""
+defect.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ GOOD_MAPS, FAINT_MAPS = 60, 40  # frames whose maps are compared, in addition to
 @dataclass(frozen=True)
 class Limits:
     """What a precision may change: the share of flipped decisions, the contrast at which defects are found, two
-    figures."""
+    figures.
+    """
 
     flips: float = 0.005
     contrast: float = 0.05
@@ -54,7 +56,8 @@ def parse_limits(text: str | None) -> dict[str, Limits]:
 @dataclass
 class Measured:
     """A precision on the gate's frames: all scores, some maps, and the good parts' scores that its threshold comes
-    from."""
+    from.
+    """
 
     scores: NDArray[np.float64]
     maps: dict[int, MapArray]

@@ -172,7 +172,8 @@ def rename(model: ModelProto, halves: set[str]) -> ModelProto:
 
 def mark(model: ModelProto, known: set[str]) -> None:
     """Mark by name the QuantizeLinear and DequantizeLinear nodes of the tensors in ``known``, which are never
-    negative."""
+    negative.
+    """
     pairs: set[str] = set()  # tensors between the two
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in known:

@@ -1,5 +1,6 @@
 """Turns a run into a bundle: its float graph must give torch's maps on OpenVINO and ONNX Runtime before it is
-written."""
+written.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ FOLDED = 2**26  # elements of a folded constant, at most
 
 class Deployed(nn.Module):
     """The graph as it is deployed: uint8 ``[N, H, W, C]`` in, cast and scaled inside, raw map float32 ``[N, 1, H, W]``
-    out."""
+    out.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def without_plain_transposes(network: nn.Module) -> nn.Module:
-    """In every ``Sequential``, replace transposed convolutions that keep the size by convolutions with flipped weights."""
+    """In every ``Sequential``, replace transposed convolutions that keep the size by flipped convolutions."""
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             for i, layer in enumerate(module):
@@ -88,7 +90,8 @@ def _keeps_size(layer: nn.ConvTranspose2d) -> bool:
 
 def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, output: str = "map") -> None:
     """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of
-    its output."""
+    its output.
+    """
     example = torch.zeros((2, *size), dtype=torch.uint8)
     deployed = without_plain_transposes(fold_batch_norms(network))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
@@ -109,7 +112,8 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
 
 def strip_origin(path: Path) -> None:
     """Remove the exporter's notes from a graph: source paths and stack traces would make its hash depend on the
-    checkout."""
+    checkout.
+    """
     model = onnx.load(path)
     graph = model.graph
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node, graph, model]:
@@ -140,7 +144,8 @@ def onnxruntime_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float
 
 def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32], runtime: str) -> float:
     """The largest difference between two sets of maps, as a share of the expected range. Raises BundleError above
-    1e-3."""
+    1e-3.
+    """
     if expected.shape != got.shape:
         raise BundleError(f"the exported graph on {runtime} gives maps of another shape", got=got.shape,
                           expected=expected.shape, next="The bundle was not written.")

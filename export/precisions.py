@@ -1,5 +1,6 @@
 """Makes and measures each precision of a bundle: a search for nodes that must stay float, the gate, speed, golden
-maps."""
+maps.
+"""
 
 from __future__ import annotations
 
@@ -272,7 +273,8 @@ class Quantiser:
 
     def _gated(self, result: Result, graph: Path, gate: Gate, whole: bool = False) -> Result:
         """Measure ``graph`` on a gate, and put the findings into ``result``. Stops early once it cannot pass, unless
-        ``whole``."""
+        ``whole``.
+        """
         limits = self.limits[result.precision]
         most = int(limits.flips * len(gate.frames))
         title = f"{result.precision}: {result.nodes - len(result.kept)} nodes" if result.nodes else result.precision

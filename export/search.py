@@ -39,7 +39,8 @@ class NodeLoss:
 
 class Cost(NamedTuple):
     """The extra time of a node in bfloat16 and in float32, as shares of an inference with all nodes in the low
-    precision."""
+    precision.
+    """
 
     half: float
     full: float
@@ -57,7 +58,8 @@ def kept_by(kept: Sequence[NodeLoss]) -> dict[str, Higher]:
 
 def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
     """The error of maps relative to the signal of the expected ones: the ratio of both root mean squares over all
-    maps."""
+    maps.
+    """
     noise, signal = [], []
     for reference, values in zip(expected, got, strict=True):
         if not np.isfinite(values).all():

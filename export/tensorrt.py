@@ -1,5 +1,6 @@
 """TensorRT plans of a bundle's graphs: built for this machine's GPU, checked by golden parts, with thresholds of their
-own."""
+own.
+"""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ def quantised(exported, cloth, tmp_path_factory) -> tuple[Path, dict]:
     calibrate(load_bundle(folder), good, 0.1)
     collect(cloth, folder.with_name("set"), 8)
     review(folder.with_name("set"), [])
-    words = ["quantize", str(folder), "--good", str(good), "--calibration", str(folder.with_name("set")), "--frames", "120",
-             "--limits", "flips=1,contrast=1,auroc=1,aupro=1", "--json"]
+    words = ["quantize", str(folder), "--good", str(good), "--calibration", str(folder.with_name("set")), "--frames",
+             "120", "--limits", "flips=1,contrast=1,auroc=1,aupro=1", "--json"]
     result = CliRunner().invoke(lineside.app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     return folder, json.loads(result.stdout)

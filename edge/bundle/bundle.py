@@ -102,7 +102,8 @@ class Bundle:
 
     def offered(self) -> list[Precision]:
         """The precisions that may be used for verdicts: float32, and those that passed the gate with the current
-        rule."""
+        rule.
+        """
         rule = self.decision.rule_sha256(self.folder) if self.card.precisions else ""
         passed = [name for name, found in self.card.precisions.items() if found.passed and found.rule_sha256 == rule]
         return ["fp32", *(name for name in passed if name != "fp32")]
@@ -161,7 +162,8 @@ class Bundle:
 
     def view_rule(self, frame_size: tuple[int, int]) -> Rule:
         """The rule for one network input from frames of that size: the whole frame, or a tile anywhere in the
-        region."""
+        region.
+        """
         if self.decision.tile is None:
             return self.rule(frame_size)
         decision = self.decision.model_copy(update={"roi": None, "ignore_mask": None})
@@ -200,7 +202,8 @@ class Bundle:
 
     def images(self) -> dict[str, Any]:
         """The record of the good images: ``data`` (folder), ``fitted`` and ``held_out`` (name and SHA-256 of each
-        image)."""
+        image).
+        """
         try:
             return dict(json.loads((self.folder / "model" / "images.json").read_text()))
         except (OSError, ValueError) as error:

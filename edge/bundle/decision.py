@@ -93,7 +93,8 @@ class Decision(Settings):
 
     def rule_sha256(self, folder: Path) -> str:
         """SHA-256 over the rule: everything but thresholds and scale, and the ignore mask's content instead of its
-        name."""
+        name.
+        """
         rule = self.model_dump(exclude={"threshold", "mm_per_px", *(() if self.tile else ("tile", "overlap"))})
         if self.ignore_mask is not None:
             try:
@@ -173,7 +174,8 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
 
 def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
     """Remove the thresholds of all other precisions from ``decision.toml``. Raises BundleError if it cannot be
-    written."""
+    written.
+    """
     decision = read_decision(folder)
     kept = [threshold for threshold in decision.threshold if threshold.precision in precisions]
     if len(kept) < len(decision.threshold):

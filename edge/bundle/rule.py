@@ -28,7 +28,8 @@ STEP_HELP = "'threshold', 'mean:K', 'median:3', 'median:5', or 'open:K', 'close:
 @dataclass(frozen=True)
 class Blob:
     """A connected defective area. Box ``(x, y, width, height)`` and area in px of the camera frame; mm2 if the scale is
-    known."""
+    known.
+    """
 
     box: tuple[int, int, int, int]
     area_px: float
@@ -39,7 +40,8 @@ class Blob:
 @lru_cache
 def parse_step(text: str) -> tuple[str, int]:
     """A post-filter step such as ``"median:5"`` as (name, kernel side in map px). Raises ValueError for anything
-    else."""
+    else.
+    """
     name, _, size = text.partition(":")
     if text == "threshold":
         return name, 0
@@ -180,7 +182,8 @@ class Rule:
 
     def grey(self, anomaly_map: MapArray, pool: MapPool | None = None) -> MapArray:
         """The post-filtered map ``[H, W]``, in an array of ``pool``. Raises EngineError if the map has NaN or infinite
-        values."""
+        values.
+        """
         if not np.isfinite(cv2.sumElems(anomaly_map)[0]):  # summed in double precision: finite values cannot overflow
             raise EngineError("the engine returned a map that is not finite", got="NaN or infinity",
                               expected="finite numbers")

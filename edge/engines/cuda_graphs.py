@@ -1,5 +1,6 @@
 """CUDA graphs, by calls to the driver library, since PyCUDA does not offer them. A captured graph is launched by one
-call."""
+call.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ class Slot(Protocol):
 
     def wait(self, timeout: float) -> MapArray:
         """The maps, float32 ``[n, 1, h, w]``, a view valid until ``release``. Raises EngineError, also after
-        ``timeout`` s."""
+        ``timeout`` s.
+        """
 
     def release(self) -> None:
         """Give the slot back to the engine."""
@@ -101,7 +102,8 @@ class Backend(ABC):
     @abstractmethod
     def device_name(self) -> str:
         """The device that it runs on, and its version: the same name stands for the same arithmetic. Raises
-        EngineError."""
+        EngineError.
+        """
 
     @abstractmethod
     def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,

@@ -21,7 +21,8 @@ OLDEST_TENSORRT = (10, 3)
 
 def import_cuda() -> Any:
     """PyCUDA's driver module, after `cuInit`, which must precede any TensorRT object. Raises EngineError if there is no
-    GPU."""
+    GPU.
+    """
     try:
         import pycuda.driver as cuda
     except ImportError as error:
@@ -75,7 +76,8 @@ def this_device() -> Device:
 @cache
 def make_logger(trt: Any) -> Any:
     """The process's logger for TensorRT. ``last`` is the last error logged, often the only explanation of a failed
-    call."""
+    call.
+    """
 
     class Log(trt.ILogger):
         def __init__(self) -> None:

@@ -113,7 +113,8 @@ class OnnxRuntimeSlot:
 
 class OnnxRuntimeEngine:
     """A session with a number of slots. The graph's batch size is dynamic, so an inference costs only the images
-    given."""
+    given.
+    """
 
     def __init__(self, graph: Path, input_size: tuple[int, int, int], *, backend: str, provider: str, threads: int,
                  slots: int, batch: int, streams: int = 1) -> None:

@@ -189,7 +189,8 @@ class TensorRtSlot:
 
 class TensorRtEngine:
     """A deserialised plan with a number of slots, on the first GPU. Any thread may use it, but only one at a time a
-    slot."""
+    slot.
+    """
 
     def __init__(self, plan: bytes, input_size: tuple[int, int, int], *, slots: int, batch: int) -> None:
         """input_size: (height, width, channels). Raises EngineError, with everything freed."""
@@ -303,7 +304,8 @@ class TensorRtEngine:
 
     def failed(self, what: str, error: BaseException) -> EngineError:
         """The error for a failed CUDA call. EngineLostError if the context stays broken: then no call works in this
-        process."""
+        process.
+        """
         try:
             self._context.synchronize()  # afterwards nothing reads `input` any more
         except self.cuda.Error as again:
@@ -316,7 +318,8 @@ class TensorRtEngine:
 
     def close(self) -> None:
         """Wait for running inferences, then free everything. On a lost GPU nothing can be freed: the process must
-        end."""
+        end.
+        """
         if self._closed or self._context is None or self._lost:
             return
         self._closed = True

@@ -90,7 +90,8 @@ def read_image(path: Path) -> Frame:
 
 def write_image(path: Path, frame: NDArray[np.uint8]) -> None:
     """Write uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) under a temporary name, then rename it to
-    ``path``."""
+    ``path``.
+    """
     if frame.ndim == 3 and frame.shape[2] == 3:
         frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), dtype=np.uint8)
     ok, data = cv2.imencode(path.suffix, frame)

@@ -51,7 +51,8 @@ class FrameSizes:
     @staticmethod
     def of(sizes: Sequence[tuple[int, int]], grey: Sequence[bool]) -> FrameSizes:
         """The sizes of frames, given the (height, width) and `is_grey` of each. Raises InputError if grey and colour
-        are mixed."""
+        are mixed.
+        """
         if any(grey) and not all(grey):
             raise InputError("grey and colour images are mixed",
                              got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",

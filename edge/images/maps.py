@@ -1,5 +1,6 @@
 """Arrays for maps, reused as soon as nobody holds them: allocating a large one for each frame costs more than filling
-it."""
+it.
+"""
 
 from __future__ import annotations
 

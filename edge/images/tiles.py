@@ -25,7 +25,8 @@ class _Axis:
 
     def __init__(self, length: int, tile: int, overlap: int, side: int) -> None:
         """length, tile, overlap: px of the frame; side: px of a tile's map. ``offsets`` are in px of the blended
-        map."""
+        map.
+        """
         scale = tile / side
         self.length = max(side, ceil(length / scale - 1e-9))
         step = max(1, side - ceil(overlap / scale))

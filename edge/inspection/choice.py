@@ -21,7 +21,8 @@ class Choice:
     @property
     def threshold(self) -> float:
         """The calibrated threshold. Raises BundleError if there is none, or if the rule was changed after it was
-        calibrated."""
+        calibrated.
+        """
         return self.bundle.calibrated_threshold(self.precision, self.backend).value
 
     @property

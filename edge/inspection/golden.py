@@ -37,7 +37,8 @@ class GoldenPart(Settings):
 
 def write_golden(model: Path, frames: Sequence[Frame], maps: NDArray[np.float32], kinds: Sequence[Kind]) -> None:
     """Write ``golden/`` into ``model``: frames uint8 ``[h, w, c]`` of the input's size, maps ``[N, 1, h, w]``, and
-    kinds."""
+    kinds.
+    """
     folder = model / "golden"
     folder.mkdir()
     parts = [GoldenPart(file=f"{number:02d}.png", kind=kind) for number, kind in enumerate(kinds, 1)]

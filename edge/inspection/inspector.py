@@ -1,5 +1,6 @@
 """Frames through engine, post-filter and rule: the same code for the line, for `lineside inspect` and for
-calibration."""
+calibration.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +211,8 @@ class Inspector:
 
     def _collect(self, number: int = 0) -> None:
         """Wait for running inference ``number`` (0: the oldest) and hand out its maps; for tiles of one frame, several
-        at once."""
+        at once.
+        """
         job, together = self._running[number][1][0][0], 1
         most = min(self._at_once, len(self._running) - number)
         while together < most and self._running[number + together][1][0][0] is job:
@@ -268,7 +270,8 @@ class Inspector:
 
     def raw_map(self, frame: Frame) -> MapArray:
         """A copy of the raw map of a frame of any size, float32 ``[h, w]``. Raises EngineError if the inference
-        fails."""
+        fails.
+        """
         slot = self._free[-1]
         prepare_frame(frame, slot.input[0])
         slot.start(1)

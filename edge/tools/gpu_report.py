@@ -1,5 +1,4 @@
-"""``lineside doctor --gpu-report``: the first hour on a machine with a GPU, as one command with one archive to attach
-to a report."""
+"""``lineside doctor --gpu-report``: tests and measures a machine with a GPU, and puts all results into one archive."""
 
 from __future__ import annotations
 
@@ -23,13 +22,12 @@ from edge.base.errors import InputError
 from edge.base.finding import Finding
 
 ROOT = Path(__file__).parents[2]
-ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # the copy decides about nothing: each precision is to be timed
+ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # so that each precision can be timed; nothing is decided
 DEMO = ROOT / "simulation" / "demo_bundle"
 
 
 def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
-    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: where parts are
-    rendered."""
+    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: for rendered parts."""
     good = ["--good", str(cloth / "test" / "good")]
     lineside = [sys.executable, "-m", "lineside"]
     return {
@@ -47,10 +45,10 @@ def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
 
 
 def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
-    """Run the tests marked `gpu`, build the demo bundle's engines and time them; all that they say goes into one
-    archive in ``out``.
+    """Run the tests marked `gpu`, build the demo bundle's engines and time them; write all output to an archive in
+    ``out``.
 
-    Raises InputError where there is no GPU, or where this is no checkout with its tests.
+    Raises InputError without a GPU, or outside a checkout of the project with its tests.
     """
     lacking = [f"{finding.what}: {finding.text}" for finding in findings
                if finding.what in ("CUDA", "TensorRT", "PyCUDA") and finding.status == "missing"]
@@ -64,7 +62,7 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
     temporary = path.with_name(f".{path.name}.part")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # an hour of results must not be lost for want of a place
+        temporary.touch()  # fail now rather than after an hour of tests
     except OSError as error:
         raise InputError(f"cannot write into {out}", got=error.strerror, expected="a writable folder") from error
     console = Console(stderr=True)

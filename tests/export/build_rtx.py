@@ -1,4 +1,5 @@
-"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor, by our own builder: ``python build_rtx.py GRAPH...``
+"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor, by our own builder: ``python build_rtx.py
+GRAPH...``
 
 Runs in a process of its own. Prints JSON, by graph: how many layers there are of each type and output dtype, the dtypes
 of input and output, and the size of the plan. The parser's or builder's reason to refuse a graph goes to stderr, with

@@ -1,4 +1,4 @@
-"""`lineside quantize` on a small bundle: what it writes, what it offers, and what it leaves alone when it fails."""
+"""`lineside quantize` on a small bundle: what it writes, what it offers, and what stays unchanged if it fails."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ def test_it_writes_graphs_thresholds_and_says_what_it_found(quantised):
 def test_the_report_is_one_whole_page(quantised):
     text = (quantised[0] / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", text) and "http" not in text
-    for words in ("flipped decisions", "Thresholds on OpenVINO", "The same frame in each precision", "Good parts and threshold", "Speed",
-                  "Nodes in INT8", "Decisions flipped in INT8", "largest map difference"):
+    for words in ("flipped decisions", "Thresholds on OpenVINO", "The same frame in each precision",
+                  "Good parts and threshold", "Speed", "Nodes in INT8", "Decisions flipped in INT8",
+                  "largest map difference"):
         assert words in text, words
     assert text.count("data:image") > 20
 
@@ -72,7 +73,8 @@ def test_auto_is_the_fastest_that_is_offered(bundle_of):
     model, card = bundle_of / "model", bundle.card
     for int8, expected in ((40.0, "fp32"), (9.7, "fp32"), (9.0, "int8")):
         times = {"fp32": 10.0, "bf16": 30.0, "fp16": 20.0, "int8": int8}
-        cards = {name: found.model_copy(update={"ms_per_image": {"openvino": times[name]}}) for name, found in card.precisions.items()}
+        cards = {name: found.model_copy(update={"ms_per_image": {"openvino": times[name]}}) for name,
+                 found in card.precisions.items()}
         write_card(model, card.model_copy(update={"precisions": cards}))
         assert load_bundle(bundle_of).choose("auto", "openvino") == expected
 
@@ -83,7 +85,8 @@ def test_a_precision_that_changes_decisions_is_not_offered_and_keeps_no_threshol
     assert load_bundle(bundle_of).threshold("int8", "openvino") is not None
     (bundle_of / ".quantize").mkdir()
     (bundle_of / ".quantize" / "int8.onnx").write_bytes(b"of a run that was killed")
-    code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT, "--minutes", 0, "--json")
+    code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT,
+                              "--minutes", 0, "--json")
     assert code == 0 and not (bundle_of / ".quantize").exists(), err
     found = json.loads(out)["precisions"]["int8"]
     assert not found["passed"] and found["reason"] and "int8" not in json.loads(out)["offered"]
@@ -102,7 +105,8 @@ def test_two_do_not_quantise_one_bundle(calibrated, cloth, lineside):
     held = os.open(calibrated, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES, "--minutes", 0)
+        code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES,
+                                "--minutes", 0)
         assert code == 2 and "is being quantised" in err
     finally:
         os.close(held)
@@ -110,7 +114,8 @@ def test_two_do_not_quantise_one_bundle(calibrated, cloth, lineside):
 
 def test_before_quantize_only_float32_is_offered(calibrated, cloth, tmp_path, lineside):
     image = next((cloth / "test" / "good").iterdir())
-    for precision, text in (("int8", "not measured against float32"), ("bf16", "lineside quantize"), ("fp8", "no such precision")):
+    for precision, text in (("int8", "not measured against float32"), ("bf16", "lineside quantize"),
+                            ("fp8", "no such precision")):
         code, _, err = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--precision", precision)
         assert code == 2 and text in err
     assert load_bundle(calibrated).choose("auto", "openvino") == "fp32"
@@ -136,7 +141,8 @@ def test_a_set_that_nobody_reviewed_is_refused(quantised, calibrated, cloth, tmp
     folder = shutil.copytree(reviewed, tmp_path / "set")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "reviewed": False}))
-    code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--calibration", folder, "--frames", FRAMES)
+    code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--calibration", folder,
+                            "--frames", FRAMES)
     assert code == 2 and "nobody has reviewed" in err and "--leave-out" in err
 
 
@@ -157,7 +163,8 @@ def test_a_stop_leaves_a_bundle_that_runs_in_float32(bundle_of, tmp_path, monkey
 
 def test_calibrate_sets_every_offered_precision(bundle_of, cloth, lineside):
     before = {p: load_bundle(bundle_of).threshold(p, "openvino") for p in ("fp32", "int8")}
-    code, out, _ = lineside("calibrate", bundle_of, "--good", cloth / "test" / "good", "--false-reject-rate", 0.2, "--json")
+    code, out, _ = lineside("calibrate", bundle_of, "--good", cloth / "test" / "good", "--false-reject-rate", 0.2,
+                            "--json")
     after = {p: load_bundle(bundle_of).threshold(p, "openvino") for p in ("fp32", "int8")}
     assert code == 0 and set(json.loads(out)["precisions"]) == set(load_bundle(bundle_of).offered())
     for precision, limit in after.items():

@@ -1,4 +1,4 @@
-"""Large frames, from the fit to the precisions: the network sees tiles of them all the way."""
+"""Large frames in tiles, from the fit to the precisions."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sheets(cloth, tmp_path):
 
 
 def test_a_run_in_tiles_becomes_a_bundle_of_tiles(sheets, lineside):
-    code, out, err = lineside("fit", "sidn", "--data", sheets / "fit", "--out", sheets / "run", "--steps", 1, "--size", 64, "--width", 1,
-                              "--tile", 96, "--json")
+    code, out, err = lineside("fit", "sidn", "--data", sheets / "fit", "--out", sheets / "run", "--steps", 1, "--size",
+                              64, "--width", 1, "--tile", 96, "--json")
     assert code == 0, err
     record = json.loads((sheets / "run" / "run.json").read_text())
     assert record["tile"] == 96 and record["sizes"]["max_width"] == 96

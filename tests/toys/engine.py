@@ -1,4 +1,5 @@
-"""A backend in one file: it runs a bundle's graph on ONNX's reference implementation. The registry needs one line for it."""
+"""A backend in one file: it runs a bundle's graph on ONNX's reference implementation. The registry needs one line for
+it."""
 
 from __future__ import annotations
 

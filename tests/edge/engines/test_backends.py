@@ -1,4 +1,4 @@
-"""A new kind of engine is one file and one line: the toy backend inspects, calibrates and is reported, and nothing else knows of it."""
+"""The registry of backends. A new kind is one file and one line: a toy backend inspects, calibrates and is reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_commands_take_a_toy_backend_with_a_threshold_of_its_own(toy, calibrated
     good.mkdir()
     for image in list_images(cloth / "test" / "good")[:4]:
         shutil.copy(image, good)
-    code, out, err = lineside("calibrate", calibrated, "--good", good, "--false-reject-rate", 0.2, "--backend", "toy", "--json")
+    code, out, err = lineside("calibrate", calibrated, "--good", good, "--false-reject-rate", 0.2, "--backend", "toy",
+                              "--json")
     assert code == 0, err
     threshold = json.loads(out)["threshold"]
     image = list_images(cloth / "test" / "hole")[0]
@@ -71,10 +72,12 @@ def test_a_backend_without_its_package_says_what_to_install(toy, exported, monke
     for name in BACKENDS:
         with pytest.raises(EngineError, match=f"{name} cannot run here; got no package"):
             pick_backend(bundle, name)
-    with pytest.raises(EngineError, match=r"no engine is installed; got neither openvino nor onnxruntime.*pip install openvino"):
+    with pytest.raises(EngineError,
+                       match=r"no engine is installed; got neither openvino nor onnxruntime.*pip install openvino"):
         processor_backend()
     assert {finding.what: finding.status for finding in get_backend("openvino").doctor("/")} == {"OpenVINO": "missing"}
-    assert {finding.what: finding.status for finding in get_backend("onnxruntime").doctor("/")} == {"ONNX Runtime": "improvable"}
+    assert {finding.what: finding.status
+            for finding in get_backend("onnxruntime").doctor("/")} == {"ONNX Runtime": "improvable"}
 
 
 def test_auto_takes_the_first_that_is_installed_and_needs_no_plan(exported, monkeypatch):
@@ -82,7 +85,8 @@ def test_auto_takes_the_first_that_is_installed_and_needs_no_plan(exported, monk
     assert pick_backend(bundle) == processor_backend() == "openvino"
     monkeypatch.setattr("edge.engines.openvino.OpenVino.installed", lambda self: False)
     assert pick_backend(bundle) == processor_backend() == "onnxruntime"
-    monkeypatch.setattr("edge.engines.tensorrt.TensorRt.can_run", lambda self, precision, graph_sha256: precision == "fp32")
+    monkeypatch.setattr("edge.engines.tensorrt.TensorRt.can_run", lambda self, precision, graph_sha256: precision
+                        == "fp32")
     assert pick_backend(bundle) == pick_backend(bundle, precision="auto") == "tensorrt"
     assert pick_backend(bundle, precision="int8") == "onnxruntime"  # not offered: `Bundle.choose` says so
 

@@ -65,7 +65,7 @@ def test_commands_take_it_with_a_threshold_of_its_own(calibrated, cloth, tmp_pat
     image = next(good.iterdir())
     code, out, _ = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--backend", "onnxruntime",
                             "--json")
-    assert code == 0 and json.loads(out)[0]["verdict"] is None  # OpenVINO's threshold does not speak for it
+    assert code == 0 and json.loads(out)[0]["verdict"] is None  # OpenVINO's threshold does not apply
     code, out, err = lineside("calibrate", calibrated, "--good", good, "--false-reject-rate", 0.1, "--backend",
                               "onnxruntime", "--json")
     assert code == 0 and json.loads(out)["backend"] == "onnxruntime", err

@@ -1,4 +1,4 @@
-"""The cache of plans: what fits is found, and everything else is refused by name before TensorRT sees it."""
+"""The cache of plans: a fitting plan is found, and any other is refused with the reason before TensorRT sees it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_tensorrt_plan_for_other_batches_or_graphs_is_named(tmp_path):
         find_plan(tmp_path, GRAPH, HERE, 17)
     with pytest.raises(EngineError, match="none in"):
         find_plan(tmp_path, "b" * 64, HERE, 1)
-    with pytest.raises(EngineError, match="belongs to another graph"):  # whose hash begins alike
+    with pytest.raises(EngineError, match="belongs to another graph"):  # with the same first 16 digits of the hash
         find_plan(tmp_path, GRAPH[:16] + "c" * 48, HERE, 1)
 
 
