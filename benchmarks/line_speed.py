@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How fast a line may run: the highest rate of parts at which each verdict is there in time, and the time from trigger to verdict there.
+"""Measures how fast a line may run: the highest rate of parts without a late verdict, and the times near that rate.
 
-A real `lineside run` with its frames in memory, journal (without pictures: most tiled mosaics are rejected) and link on; a stand-in for
-the PLC triggers parts at an even rate. A rate is held when no part of a turn is late, by the deadline of --deadline-ms from the trigger.
-The highest one is bisected; the times are those of a longer turn at nine tenths of it, from the first byte of a TRIGGER to the last byte
-of the VERDICT that rejects the part or not. Where a part is late in that, the rate is lowered by a tenth until none is. That for each
-bundle at frames of half, once and twice its own size, at 2 and at 8 tiles, and with 1 to 4 cameras.
+A real `lineside run` with frames in memory, journal (without pictures: most tiled mosaics are rejected) and PLC link; a
+PLC stand-in triggers parts at an even rate. A rate is held if every verdict of a turn meets the deadline, --deadline-ms
+after the trigger. The highest rate is found by bisection. Times are from a longer turn at 90 % of it, from the first
+byte of a TRIGGER to the last byte of its VERDICT; if a part is late there, the rate is lowered by 10 % until none is.
+All this for each bundle with frames of half, once and twice its own size, with 2 and 8 tiles, and with 1 to 4 cameras.
 
     benchmarks/line_speed.py --bundles DIR --out line_speed.png
 """
@@ -28,11 +28,11 @@ from rich.progress import Progress
 from rich.table import Table
 from script import INK, bundles_in, chosen, options, picture, run
 
-from edge.engines.backends import device_name
+from edge.engines.backends import get_backend
 from edge.images.frames import Frame
 
-STEPS = 5  # of the bisection: to a thirtieth
-TRIES = 6  # of the longer turn, each a tenth slower than the one before
+STEPS = 5  # of the bisection, which end within a thirtieth
+TRIES = 6  # longer turns, each 10 % slower than the one before
 PERCENTILES = {"p50_ms": 0.5, "p99_ms": 0.99, "p99.9_ms": 0.999, "max_ms": 1.0}
 TILES = ((1, 2), (2, 4))  # rows, columns
 
@@ -52,13 +52,16 @@ def cases(bundle: Any, wanted: list[str]) -> Iterator[Case]:
     own = golden_frames(bundle)
     for scale in (0.5, 1.0, 2.0):
         size = (round(own[0].shape[1] * scale), round(own[0].shape[0] * scale))
-        frames = own if scale == 1 else [np.atleast_3d(cv2.resize(f, size, interpolation=cv2.INTER_AREA)).astype(np.uint8) for f in own]
+        frames = own if scale == 1 else [np.atleast_3d(cv2.resize(f, size,
+                                                                  interpolation=cv2.INTER_AREA)).astype(np.uint8)
+                                         for f in own]
         if "sizes" in wanted or scale == 1:
             yield Case(f"{size[0]}x{size[1]} px", frames)
     if "tiles" in wanted:
         for rows, columns in TILES:
             frames = mosaics(own, rows, columns)
-            yield Case(f"{rows * columns} tiles, {frames[0].shape[1]}x{frames[0].shape[0]} px", frames, tiles=(rows, columns))
+            yield Case(f"{rows * columns} tiles, {frames[0].shape[1]}x{frames[0].shape[0]} px", frames,
+                       tiles=(rows, columns))
     if "cameras" in wanted:
         for cameras in (2, 3, 4):
             yield Case(f"{cameras} cameras", own, cameras)
@@ -66,7 +69,7 @@ def cases(bundle: Any, wanted: list[str]) -> Iterator[Case]:
 
 @contextmanager
 def prepared(folder: Path, case: Case) -> Iterator[Path]:
-    """The bundle for a case."""
+    """The bundle for a case; a tiled copy, if the case has tiles."""
     if case.tiles is None:
         yield folder
         return
@@ -75,14 +78,15 @@ def prepared(folder: Path, case: Case) -> Iterator[Path]:
 
 
 def measure_case(folder: Path, case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The highest rate of a case, and the times at nine tenths of it."""
-    _, backend, precision = chosen(folder, arguments)
+    """The highest rate of a case, and the times at 90 % of it."""
+    choice = chosen(folder, arguments)
     with prepared(folder, case) as used, running_line(
-            used, frames=case.frames, precision=precision, backend=backend, mode=arguments.mode, cameras=case.cameras, pictures=False,
-            travel_ms=arguments.deadline_ms + LEAD_MS) as line:
+            used, frames=case.frames, precision=choice.precision, backend=choice.backend, mode=arguments.mode,
+            cameras=case.cameras, pictures=False, travel_ms=arguments.deadline_ms + LEAD_MS) as line:
         line.play(10, outstanding=2)
         warm = line.play(20, outstanding=6).rate()
-        capacity = line.play(max(20, int(arguments.seconds * warm)), outstanding=enough(warm, arguments.deadline_ms)).rate()
+        outstanding = enough(warm, arguments.deadline_ms)
+        capacity = line.play(max(20, int(arguments.seconds * warm)), outstanding=outstanding).rate()
         low, high = 0.0, 1.05 * capacity
         for step in range(STEPS):
             rate = 0.9 * capacity if step == 0 else (low + high) / 2
@@ -98,12 +102,13 @@ def measure_case(folder: Path, case: Case, arguments: argparse.Namespace) -> dic
     found = {name: round(times[min(len(times) - 1, int(share * len(times)))], 2) if times else None
              for name, share in PERCENTILES.items()}
     return {"case": case.name, "cameras": case.cameras, "tiles": case.tiles and case.tiles[0] * case.tiles[1],
-            "parts_per_s": round(low, 2), "frames_per_s": round(low * case.cameras, 2), "at_parts_per_s": round(0.9 * low, 2),
+            "parts_per_s": round(low, 2), "frames_per_s": round(low * case.cameras, 2),
+            "at_parts_per_s": round(0.9 * low, 2),
             "missed": sum(code not in (0, 1) for code in load.codes) if load else None, "parts": len(times), **found}
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """Frames a second of each case on the left, its times on the right."""
+    """Left: frames/s of each case; right: its times."""
     names = [row["case"] for row in found["bundles"][0]["cases"]]
 
     def paint(panels: Any) -> None:
@@ -119,8 +124,8 @@ def draw(found: dict[str, Any], out: Path) -> None:
                 panels[1].scatter([case["p50_ms"], case["p99_ms"], case["max_ms"]], [place] * 3, s=12, color=INK)
         panels[0].set_yticks(range(len(names)), names)
         panels[1].set_yticks(range(len(names)), [])
-        panels[0].set_xlabel("frames a second, none late")
-        panels[1].set_xlabel("ms from trigger to verdict at nine tenths of that: p50, p99, max")
+        panels[0].set_xlabel("frames/s without a late verdict")
+        panels[1].set_xlabel("ms from trigger to verdict at 90 % of that: p50, p99, max")
         panels[0].legend(frameon=False, fontsize=8)
 
     picture(out, 12, 1.5 + 0.3 * len(names) * max(1, len(found["bundles"]) / 2), paint, panels=2)
@@ -129,10 +134,12 @@ def draw(found: dict[str, Any], out: Path) -> None:
 def table(found: dict[str, Any]) -> Table:
     """A row for each case of each bundle."""
     shown = Table("bundle", "case", "parts/s", "frames/s", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "missed",
-                  title=f"{found['device']}, mode {found['mode']}, deadline {found['deadline_ms']} ms; times at nine tenths of the rate")
+                  title=f"{found['device']}, mode {found['mode']}, deadline {found['deadline_ms']} ms; times at 90 % "
+                  "of the rate")
     for row in found["bundles"]:
         for case in row["cases"]:
-            shown.add_row(f"{row['bundle']} {row['precision']}", case["case"], f"{case['parts_per_s']:.1f}", f"{case['frames_per_s']:.1f}",
+            shown.add_row(f"{row['bundle']} {row['precision']}", case["case"], f"{case['parts_per_s']:.1f}",
+                          f"{case['frames_per_s']:.1f}",
                           *("-" if case[name] is None else f"{case[name]:.1f}" for name in PERCENTILES),
                           f"{case['missed']} of {case['parts']}")
     return shown
@@ -148,17 +155,17 @@ def main() -> int:
     def work(progress: Progress) -> dict[str, Any]:
         found = []
         for folder in bundles_in(arguments.bundles):
-            bundle, backend, precision = chosen(folder, arguments)
-            wanted = list(cases(bundle, arguments.cases.split(",")))
+            choice = chosen(folder, arguments)
+            wanted = list(cases(choice.bundle, arguments.cases.split(",")))
             task = progress.add_task(folder.name, total=len(wanted))
             rows = []
             for case in wanted:
                 rows.append(measure_case(folder, case, arguments))
                 progress.advance(task)
-            found.append({"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
-                          "cases": rows})
-        return {"device": device_name(found[0]["backend"]), "mode": arguments.mode, "deadline_ms": arguments.deadline_ms,
-                "bundles": found}
+            found.append({"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision,
+                          "backend": choice.backend, "cases": rows})
+        return {"device": get_backend(found[0]["backend"]).device_name(), "mode": arguments.mode,
+                "deadline_ms": arguments.deadline_ms, "bundles": found}
 
     return run("line_speed", arguments, work, table, draw)
 

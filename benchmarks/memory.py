@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How much memory a line keeps: resident MB of each of its processes, after some parts and after many more.
+"""Measures a line's memory: resident MB of each process, after some parts and after many more.
 
-A real `lineside run` with frames in memory, journal and link on; a stand-in for the PLC triggers parts. What the line keeps for each part
-would show as growth between the two looks.
+A real `lineside run` with frames in memory, journal and PLC link; a PLC stand-in triggers parts. Memory that is kept
+for each part would show as growth.
 
     benchmarks/memory.py --bundles DIR --parts 3000 --out memory.png
 """
@@ -19,7 +19,7 @@ from rich.progress import Progress
 from rich.table import Table
 from script import bundles_in, chosen, options, picture, run
 
-from edge.engines.backends import device_name
+from edge.engines.backends import get_backend
 
 PROCESSES = ("runtime", "control", "supervisor")
 LOOKS = 20
@@ -27,23 +27,23 @@ LOOKS = 20
 
 def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """The figures of one bundle."""
-    bundle, backend, precision = chosen(folder, arguments)
+    choice = chosen(folder, arguments)
     task = progress.add_task(folder.name, total=LOOKS)
-    with running_line(folder, precision=arguments.precision, backend=backend, mode=arguments.mode) as line:
+    with running_line(folder, precision=arguments.precision, backend=choice.backend, mode=arguments.mode) as line:
         looks = []
         for _ in range(LOOKS):
             line.play(max(1, arguments.parts // LOOKS), outstanding=3)
             looks.append(line.resident_mb())
             progress.advance(task)
     first, last = looks[0], looks[-1]
-    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
-            "resident_mb": {name: round(last[name], 1) for name in PROCESSES},
+    return {"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision,
+            "backend": choice.backend, "resident_mb": {name: round(last[name], 1) for name in PROCESSES},
             "growth_mb": {name: round(last[name] - first[name], 1) for name in PROCESSES},
             "total_mb": round(sum(last.values()), 1), "looks_mb": [round(sum(look.values()), 1) for look in looks]}
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """A curve for each bundle: all its processes together."""
+    """A curve for each bundle: the sum of all its processes."""
     def paint(axes: Any) -> None:
         for row in found["bundles"]:
             parts = [found["parts"] * (look + 1) / LOOKS for look in range(LOOKS)]
@@ -73,8 +73,8 @@ def main() -> int:
 
     def work(progress: Progress) -> dict[str, Any]:
         found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
-        return {"device": device_name(found[0]["backend"]), "worst": max(row["total_mb"] for row in found), "parts": arguments.parts,
-                "bundles": found}
+        return {"device": get_backend(found[0]["backend"]).device_name(),
+                "worst": max(row["total_mb"] for row in found), "parts": arguments.parts, "bundles": found}
 
     return run("memory", arguments, work, table, draw)
 

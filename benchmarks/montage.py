@@ -1,4 +1,6 @@
-"""What the accuracy benchmark shows: its tables beside the papers' figures, and a picture of each set with each detector's maps."""
+"""The accuracy benchmark's output: tables beside the papers' figures, and for each set a picture with every detector's
+maps.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,16 @@ from edge.images.files import read_image
 from edge.images.maps import MapArray
 from edge.inspection.inspector import Inspector
 
-FULL = "full"  # the variant that leaves nothing out
+FULL = "full"  # the variant with nothing removed
 FIGURES = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO", "pixel_ap": "pixel AP"}
 # MVTec AD, official split: images of train/good, test/good and defective.
 OFFICIAL = {
-    "carpet": (280, 28, 89), "grid": (264, 21, 57), "leather": (245, 32, 92), "tile": (230, 33, 84), "wood": (247, 19, 60),
-    "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109), "hazelnut": (391, 40, 70), "metal_nut": (220, 22, 93),
-    "pill": (267, 26, 141), "screw": (320, 41, 119), "toothbrush": (60, 12, 30), "transistor": (213, 60, 40), "zipper": (240, 32, 119),
+    "carpet": (280, 28, 89), "grid": (264, 21, 57), "leather": (245, 32, 92), "tile": (230, 33, 84),
+    "wood": (247, 19, 60),
+    "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109), "hazelnut": (391, 40, 70),
+    "metal_nut": (220, 22, 93),
+    "pill": (267, 26, 141), "screw": (320, 41, 119), "toothbrush": (60, 12, 30), "transistor": (213, 60, 40),
+    "zipper": (240, 32, 119),
 }
 # The papers' own figures on MVTec AD: pixel AUROC, or image AUROC, pixel AUROC and PRO.
 PAPER: dict[str, dict[str, tuple[float, ...]]] = {
@@ -39,53 +44,56 @@ PAPER: dict[str, dict[str, tuple[float, ...]]] = {
                 "tile": (0.9944, 0.9952, 0.9739), "wood": (0.9982, 0.9764, 0.9355)},
     "fim-net": {"carpet": (0.9125,), "grid": (0.9931,), "leather": (0.9913,), "tile": (0.9882,), "wood": (0.9696,)},
     "sidn": {"carpet": (0.990,), "grid": (0.983,), "leather": (0.996,), "tile": (0.964,), "wood": (0.956,)},
-    "local-occ": {"carpet": (0.991,), "grid": (0.991,), "leather": (0.995,), "tile": (0.974,), "wood": (0.970,), "bottle": (0.985,),
-                  "cable": (0.978,), "capsule": (0.985,), "hazelnut": (0.984,), "metal_nut": (0.976,), "pill": (0.971,),
-                  "screw": (0.965,), "toothbrush": (0.988,), "transistor": (0.975,), "zipper": (0.992,)},
+    "local-occ": {"carpet": (0.991,), "grid": (0.991,), "leather": (0.995,), "tile": (0.974,), "wood": (0.970,),
+                  "bottle": (0.985,), "cable": (0.978,), "capsule": (0.985,), "hazelnut": (0.984,),
+                  "metal_nut": (0.976,), "pill": (0.971,), "screw": (0.965,), "toothbrush": (0.988,),
+                  "transistor": (0.975,), "zipper": (0.992,)},
     "aw-ssim": {"tile": (0.9656,), "wood": (0.9710,), "leather": (0.9876,), "carpet": (0.9920,), "hazelnut": (0.9889,),
                 "pill": (0.9564,)},
 }
-NOTES = """- AUROC and average precision (AP), AUPRO up to a false-positive rate of 0.3, as evaluate has them: pixel figures on the smoothed
-  map at its own size, without defective images whose truth is missing or black.
-- GFLOPs: one image through the network; a multiply-add counts as two. Parameters: with a frozen backbone's.
-- ms: from frame to score as at the line, median over the test images one by one: the bundle's float32 graph on OpenVINO, {threads} CPU
-  threads.
-- Paper: its image AUROC / pixel AUROC / PRO for the set of MVTec AD of the same name, at its own schedule on a GPU and with the official
-  split. † marks a set whose numbers of images are not those of that split: other images, other tiles, not the same task. Numbers
-  that agree do not prove that the images are the original ones at their original size."""
+NOTES = """- AUROC, average precision (AP), and AUPRO up to a false-positive rate of 0.3, as `lineside evaluate`
+  calculates them: pixel figures on the smoothed map at its own size, without defective images whose mask is missing or
+  black.
+- GFLOPs: one image through the network; a multiply-add counts as two. Parameters include a frozen backbone's.
+- ms: from frame to score as at the line, median over single test images: the bundle's float32 graph on OpenVINO with
+  {threads} CPU threads.
+- Paper: its image AUROC / pixel AUROC / PRO for the MVTec AD set of the same name, with its own schedule on a GPU and
+  the official split. † marks a set whose image counts differ from that split: other images, other tiles, not the same
+  task.  Equal counts do not prove that the images are the original ones at their original size."""
 
 COLUMNS = 8  # images in a montage
 CELL = 1.9  # inches
 LONGEST = 400  # px of an image's longer side in the picture
-COLOURS = "map: dark blue is the median of the good test images' pixels, green their highest 0.1 %, dark red twice as far"
+COLOURS = ("map: dark blue is the median of the good test images' pixels, green their 99.9th percentile, "
+           "dark red twice as far")
 
 
 @dataclass(frozen=True)
 class Heat:
-    """A detector's smoothed maps ``[h, w]`` of the picked images, and the levels that its colours hang on."""
+    """A detector's smoothed maps ``[h, w]`` of the picked images, and the levels of its colour scale."""
 
     maps: Sequence[MapArray]
     usual: float  # median over the pixels of the good test images
     high: float  # their 99.9th percentile
 
     def levels(self, index: int) -> NDArray[np.float32]:
-        """A map in 0..1: 0 is what is usual on good images, 0.5 their highest 0.1 %."""
+        """A map scaled to 0..1: 0 is the median of good images, 0.5 their 99.9th percentile."""
         scale = 2 * max(self.high - self.usual, 1e-12)
         return np.asarray(np.clip((self.maps[index] - self.usual) / scale, 0, 1), dtype=np.float32)
 
     def write(self, path: Path) -> None:
-        """Write as a NumPy archive."""
+        """Write a NumPy archive."""
         np.savez_compressed(path, maps=np.stack(self.maps), usual=self.usual, high=self.high)
 
     @staticmethod
     def read(path: Path) -> Heat:
-        """Read what `write` wrote."""
+        """Read an archive of `write`."""
         with np.load(path) as data:
             return Heat(list(data["maps"]), float(data["usual"]), float(data["high"]))
 
 
 def take_heat(bundle: Bundle, images: Sequence[LabelledImage]) -> tuple[Heat, float]:
-    """The maps of the picked ones of a bundle's test images, and the median time from frame to score over all of them in ms."""
+    """The maps of the picked test images, and the median time from frame to score over all test images in ms."""
     steps = smoothing(bundle.decision.post_filter)
     shown = pick(images)
     maps, good, seconds = {}, [], []
@@ -99,13 +107,17 @@ def take_heat(bundle: Bundle, images: Sequence[LabelledImage]) -> tuple[Heat, fl
             if index in shown:
                 maps[index] = smooth(inspection.raw, steps)
             if image.defect == "good":
-                good.append(smooth(inspection.raw, steps).ravel()[::3])  # a third of the pixels says as much
-    usual, high = np.quantile(np.concatenate(good), [0.5, 0.999]) if good else (0.0, max(float(m.max()) for m in maps.values()) / 2)
+                good.append(smooth(inspection.raw, steps).ravel()[::3])  # every third pixel is enough
+    usual, high = np.quantile(np.concatenate(good), [0.5, 0.999]) if good else (0.0,
+                                                                                max(float(m.max())
+                                                                                    for m in maps.values()) / 2)
     return Heat([maps[index] for index in shown], float(usual), float(high)), 1000 * float(np.median(seconds))
 
 
 def pick(images: Sequence[LabelledImage]) -> list[int]:
-    """Which test images are shown, by their names alone: the first good one and some of each defect, far apart, as neighbours are alike."""
+    """Which test images are shown: the first good one and some of each defect, spread over their names, since
+    neighbours look alike.
+    """
     kinds: dict[str, list[int]] = {}
     for index, image in enumerate(images):
         kinds.setdefault(image.defect, []).append(index)
@@ -115,16 +127,19 @@ def pick(images: Sequence[LabelledImage]) -> list[int]:
 
 
 def shrunk(path: Path, nearest: bool = False) -> NDArray[np.uint8]:
-    """An image file at no more than `LONGEST` px: uint8 RGB ``[h, w, 3]``."""
+    """An image file, shrunk to at most `LONGEST` px: uint8 RGB ``[h, w, 3]``."""
     frame = read_image(path)
     scale = min(1.0, LONGEST / max(frame.shape[:2]))
     size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
-    small = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA).reshape(size[1], size[0], -1)
+    small = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
+    small = small.reshape(size[1], size[0], -1)
     return np.asarray(np.broadcast_to(small, (size[1], size[0], 3)), dtype=np.uint8)
 
 
 def draw_montage(path: Path, title: str, images: Sequence[LabelledImage], heats: Mapping[str, Heat]) -> None:
-    """Write a PNG: a column for each picked image; the image, its truth outlined, and a row for each detector under its label."""
+    """Write a PNG with a column for each picked image: the image, its outlined truth, and a row for each detector's
+    map.
+    """
     rows = 2 + len(heats)
     width, height = CELL * len(images) + 1.3, CELL * rows + 0.9
     figure = Figure(figsize=(width, height))
@@ -158,7 +173,7 @@ def draw_montage(path: Path, title: str, images: Sequence[LabelledImage], heats:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """A detector's name beside its maps, with its figures."""
+    """The label of a detector's row: its name and its figures."""
     known = {word: row[f"{word}_auroc"] for word in ("image", "pixel") if row[f"{word}_auroc"] is not None}
     return "\n".join([row["detector"], *(f"{word} {value:.3f}" for word, value in known.items())])
 
@@ -167,7 +182,7 @@ def label(row: Mapping[str, Any]) -> str:
 
 
 def paper_figures(row: Mapping[str, Any]) -> dict[str, float | bool] | None:
-    """What the paper has for a row's set, by figure, and whether the set has the numbers of images of the official split."""
+    """The paper's figures for a row's set, and whether the set has as many images as the official split."""
     found = PAPER.get(row["detector"], {}).get(row["set"])
     if found is None or row["variant"] != FULL:
         return None
@@ -177,7 +192,7 @@ def paper_figures(row: Mapping[str, Any]) -> dict[str, float | bool] | None:
 
 
 def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of each figure over rows, None where no row has it."""
+    """The mean of each figure over rows; None if no row has it."""
     result: dict[str, Any] = {"sets": len(rows)}
     for name in FIGURES:
         values = [row[name] for row in rows if row[name] is not None]
@@ -186,19 +201,23 @@ def mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def averages(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Over the sets: of each detector, and of the best one of each set."""
+    """Averages over the sets, for each detector and for the best detector of each set."""
     done = [row for row in rows if row["status"] == "done" and row["variant"] == FULL]
-    result = {name: mean([row for row in done if row["detector"] == name]) for name in dict.fromkeys(row["detector"] for row in done)}
+    result = {name: mean([row for row in done if row["detector"] == name])
+              for name in dict.fromkeys(row["detector"] for row in done)}
     sets = [[row for row in done if row["set"] == name] for name in dict.fromkeys(row["set"] for row in done)]
     by_image = [max(rows, key=lambda row: (row["image_auroc"] or 0, row["pixel_auroc"] or 0)) for rows in sets]
-    each = [{name: max((row[name] for row in rows if row[name] is not None), default=None) for name in FIGURES} for rows in sets]
+    each = [{name: max((row[name] for row in rows if row[name] is not None), default=None) for name in FIGURES}
+            for rows in sets]
     if sets:
         result |= {"best of each set, by image AUROC": mean(by_image), "best of each set, figure by figure": mean(each)}
     return result
 
 
 def ablations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each part of a detector brings on each set: the figures without it, and their difference to those of all of it."""
+    """The effect of each part of a detector on each set: the figures without it, and their difference to the whole
+    detector.
+    """
     whole = {(row["set"], row["detector"]): row for row in rows if row["status"] == "done" and row["variant"] == FULL}
     result = []
     for row in rows:
@@ -206,17 +225,20 @@ def ablations(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             full = whole.get((row["set"], row["detector"]), {})
             effect = {name: None if row[name] is None or full.get(name) is None else row[name] - full[name]
                       for name in ("image_auroc", "pixel_auroc")}
-            result.append({**{name: row[name] for name in ("set", "detector", "variant", *FIGURES)}, "difference": effect})
+            result.append({**{name: row[name] for name in ("set", "detector", "variant", *FIGURES)},
+                           "difference": effect})
     return result
 
 
-def build_report(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]], montages: Mapping[str, str]) -> dict[str, Any]:
-    """All that is told, as it is written as JSON. A row's ``status`` is done, failed, or how far it came."""
+def build_report(settings: Mapping[str, Any], rows: Sequence[dict[str, Any]],
+                 montages: Mapping[str, str]) -> dict[str, Any]:
+    """The report as it is written to JSON. A row's ``status`` is done, failed, or how far the job got."""
     def title(row: Mapping[str, Any]) -> str:
         return f"{row['detector']} on {row['set']}" + ("" if row["variant"] == FULL else f", {row['variant']}")
 
     return {
-        "settings": dict(settings), "rows": [{**row, "paper": paper_figures(row)} for row in rows], "averages": averages(rows),
+        "settings": dict(settings), "rows": [{**row, "paper": paper_figures(row)} for row in rows],
+        "averages": averages(rows),
         "ablations": ablations(rows), "montages": dict(montages),
         "cut_short": [f"{title(row)}: {row['status']}" for row in rows if row["status"] not in ("done", "failed")],
         "failed": [f"{title(row)}: {row['error']}" for row in rows if row["status"] == "failed"],
@@ -235,8 +257,9 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     head = [row["set"], row["detector"]]
     if row["status"] != "done":
         return [*head, row["status"], "", "", "", figures, "", "", "", "", ""]
-    return [*head, *(number(row[name]) for name in FIGURES), figures and figures + ("" if paper["official_split"] else " †"),
-            f"{row['minutes']:.1f}", str(row["steps"]), f"{row['parameters']:,}", f"{row['gflops']:.3g}", f"{row['ms_per_image']:.1f}"]
+    official = "" if not figures or paper["official_split"] else " †"
+    return [*head, *(number(row[name]) for name in FIGURES), figures + official, f"{row['minutes']:.1f}",
+            str(row["steps"]), f"{row['parameters']:,}", f"{row['gflops']:.3g}", f"{row['ms_per_image']:.1f}"]
 
 
 HEAD = ["set", "detector", *FIGURES.values(), "paper", "minutes", "steps", "parameters", "GFLOPs", "ms"]
@@ -249,7 +272,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report as a page."""
+    """The report as Markdown."""
     settings = ", ".join(f"{name} {value}" for name, value in report["settings"].items() if value is not None)
     done = [row for row in report["rows"] if row["status"] == "done"]
     parts = ["# Accuracy", f"Each detector fitted on the good images of each set: {settings}."]
@@ -258,18 +281,23 @@ def markdown(report: Mapping[str, Any]) -> str:
         if lines:
             parts.append("\n".join([f"**{title}**", "", *(f"- {' '.join(line.split())}" for line in lines)]))
     if len(report["sources"]) > 1:
-        parts.append(f"**The code changed between these figures**: {len(report['sources'])} states of it, `sources` in the JSON.")
+        parts.append(f"**The code changed between these figures**: {len(report['sources'])} states of it, `sources` in "
+                     "the JSON.")
     parts.append(table(HEAD, [cells(row) for row in report["rows"] if row["variant"] == FULL]))
     parts.append(NOTES.format(threads="/".join(sorted({str(row["threads"]) for row in done})) or "all"))
     if report["averages"]:
-        rows = [[name, str(row["sets"]), *(number(row[figure]) for figure in FIGURES)] for name, row in report["averages"].items()]
+        rows = [[name, str(row["sets"]), *(number(row[figure]) for figure in FIGURES)] for name,
+                row in report["averages"].items()]
         parts.append(f"## Averages over the sets\n\n{table(['detector', 'sets', *FIGURES.values()], rows)}")
-        parts.append("The best of each set is chosen on the test images: it is what a choice could reach, not what one would have found.")
+        parts.append("The best of each set is chosen on the test images: an upper bound, not what a user would have "
+                     "found.")
     if report["ablations"]:
-        rows = [[row["set"], row["detector"], row["variant"], number(row["image_auroc"]), number(row["difference"]["image_auroc"], True),
-                 number(row["pixel_auroc"]), number(row["difference"]["pixel_auroc"], True)] for row in report["ablations"]]
+        rows = [[row["set"], row["detector"], row["variant"], number(row["image_auroc"]),
+                 number(row["difference"]["image_auroc"], True), number(row["pixel_auroc"]),
+                 number(row["difference"]["pixel_auroc"], True)] for row in report["ablations"]]
         head = ["set", "detector", "variant", "image AUROC", "difference", "pixel AUROC", "difference"]
-        parts.append(f"## Ablations\n\n{table(head, rows)}\n\nDifferences to the whole detector: negative where the part helps.")
+        parts.append(f"## Ablations\n\n{table(head, rows)}\n\nDifferences to the whole detector: negative where the "
+                     "part helps.")
     if report["montages"]:
         pictures = "\n\n".join(f"![{name}]({file})" for name, file in report["montages"].items())
         parts.append(f"## Pictures\n\nTest images taken by their names alone, not by result.\n\n{pictures}")
@@ -277,7 +305,7 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write the page, and its figures as JSON beside it."""
+    """Write the page, and a JSON file with its figures beside it."""
     write_text_safely(path, markdown(report))
     write_text_safely(path.with_suffix(".json"), json.dumps(report, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""What a frame costs outside of the engine: preparing it, filtering its map, score, blobs and verdict.
+"""Measures what a frame costs outside the engine: preparing it, filtering its map, score, blobs and verdict.
 
-At the size that the network sees: ms a frame beside the engine's own time, over golden parts, nine good ones for each one with an
-artificial defect. In tiles, at 2448x2048 px: a frame's time, several in a row as on a line, against the same number of inferences by the
-engine alone, with as many under way, in turn.
+At the size that the network sees: ms/frame beside the engine's own time, over golden parts, nine good ones for each
+one with an artificial defect. In tiles, at 2448x2048 px: a frame's time, several in a row as on a line, against the
+same number of inferences by the engine alone, with as many under way, in turn.
 
     benchmarks/overhead.py --bundles DIR --out overhead.png
 """
@@ -26,18 +26,18 @@ from rich.table import Table
 from script import INK, PALE, bundles_in, chosen, options, picture, run
 
 from edge.bundle.bundle import load_bundle
-from edge.engines.backends import device_name
+from edge.engines.backends import get_backend
 from edge.images.maps import MapArray
 from edge.inspection.golden import read_golden
 from edge.inspection.inspector import Inspector
 
 LARGE = (2048, 2448)  # height, width
-IN_A_ROW = 3  # large frames, of which two are under way as on a line
-GOOD = 9  # frames for each one with a defect
+IN_A_ROW = 3  # large frames, of which two are in flight as on a line
+GOOD = 9  # good frames for each one with a defect
 
 
 class Watch:
-    """A slot of an engine whose inferences are timed, from their start: there the engine's threads take the cores."""
+    """A slot that times its inferences. Starting one counts, because the engine's threads then take the cores."""
 
     def __init__(self, slot: Any) -> None:
         self._slot, self.input, self.waited = slot, slot.input, 0.0
@@ -58,16 +58,18 @@ class Watch:
 
 
 def measure_small(folder: Path, arguments: argparse.Namespace) -> list[float]:
-    """ms a frame outside of the engine, at the network's own size."""
-    bundle, backend, precision = chosen(folder, arguments)
-    threshold = bundle.calibrated_threshold(precision, backend).value
-    parts, frames, _ = read_golden(bundle)
-    good, bad = ([frame for part, frame in zip(parts, frames, strict=True) if (part.kind == "good") is wanted] for wanted in (True, False))
-    frames = [frame for number in range(len(bad)) for frame in [*(good[(GOOD * number + i) % len(good)] for i in range(GOOD)), bad[number]]]
-    if bundle.card.frames.colour:
+    """ms/frame outside the engine, at the network's own size."""
+    choice = chosen(folder, arguments)
+    threshold = choice.threshold
+    parts, frames, _ = read_golden(choice.bundle)
+    good, bad = ([frame for part, frame in zip(parts, frames, strict=True) if (part.kind == "good") is wanted]
+                 for wanted in (True, False))
+    frames = [frame for number in range(len(bad)) for frame in [*(good[(GOOD * number + i) % len(good)]
+                                                                  for i in range(GOOD)), bad[number]]]
+    if choice.bundle.card.frames.colour:
         frames = [np.repeat(frame, 3 // frame.shape[2], axis=2) for frame in frames]
     times = []
-    with Inspector(bundle, precision=precision, backend=backend) as inspector:
+    with Inspector(choice.bundle, precision=choice.precision, backend=choice.backend) as inspector:
         watches = [Watch(slot) for slot in inspector._free]
         inspector._free[:] = watches
         for number in range(arguments.frames + 20):
@@ -78,17 +80,17 @@ def measure_small(folder: Path, arguments: argparse.Namespace) -> list[float]:
 
 
 def measure_tiles(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """The time of large frames in tiles against that of the engine alone."""
-    bundle, backend, precision = chosen(folder, arguments)
-    own = golden_frames(bundle)
+    """The time of large frames in tiles compared with the engine's alone."""
+    choice = chosen(folder, arguments)
+    own = golden_frames(choice.bundle)
     rows, columns = (-(-LARGE[axis] // (own[0].shape[axis] * 7 // 8)) for axis in (0, 1))
     frame = np.ascontiguousarray(mosaics(own, rows, columns)[0][:LARGE[0], :LARGE[1]])
     task = progress.add_task(f"{folder.name} in tiles", total=arguments.rounds)
     with tempfile.TemporaryDirectory(prefix="lineside-tiled-") as name:
         tiled = load_bundle(tiled_copy(folder, Path(name) / "bundle"))
-        threshold = tiled.calibrated_threshold(precision, backend).value
-        with Inspector(tiled, precision=precision, backend=backend, mode="latency") as inspector:
-            inspector.inspect(frame, threshold)  # works out rule and tiles, and fills all inputs
+        threshold = tiled.calibrated_threshold(choice.precision, choice.backend).value
+        with Inspector(tiled, precision=choice.precision, backend=choice.backend, mode="latency") as inspector:
+            inspector.inspect(frame, threshold)  # makes rule and tiles, and fills all inputs
             tiles = inspector.check(frame)[1]
             assert tiles is not None
             ratios, seconds = [], []
@@ -104,29 +106,30 @@ def measure_tiles(folder: Path, arguments: argparse.Namespace, progress: Progres
                 bare = bare or len(tiles) / bare_rate(inspector, images)
                 ratios.append(seconds[-1] / bare)
                 progress.advance(task)
-    return {"frame": f"{frame.shape[1]}x{frame.shape[0]}", "tiles": len(tiles), "ms_per_frame": round(1000 * statistics.median(seconds), 1),
+    return {"frame": f"{frame.shape[1]}x{frame.shape[0]}", "tiles": len(tiles),
+            "ms_per_frame": round(1000 * statistics.median(seconds), 1),
             "over_inference": round(statistics.median(ratios) - 1, 4)}
 
 
 def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """The figures of one bundle."""
-    bundle, backend, precision = chosen(folder, arguments)
+    choice = chosen(folder, arguments)
     times = measure_small(folder, arguments)
     found = {name: round(times[min(len(times) - 1, int(share * len(times)))], 3)
              for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99), ("p99.9_ms", 0.999), ("max_ms", 1.0))}
-    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
-            "input": f"{bundle.card.input.width}x{bundle.card.input.height}", **found,
-            "times_ms": [round(value, 4) for value in times[:: max(1, len(times) // 200)]],
+    return {"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision,
+            "backend": choice.backend, "input": f"{choice.bundle.card.input.width}x{choice.bundle.card.input.height}",
+            **found, "times_ms": [round(value, 4) for value in times[:: max(1, len(times) // 200)]],
             "in_tiles": measure_tiles(folder, arguments, progress)}
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """The distribution of ms a frame on the left, what tiles cost over their inference on the right."""
+    """Left: the distribution of ms/frame; right: what tiles cost in addition to their inference."""
     def paint(panels: Any) -> None:
         for row in found["bundles"]:
             shares = np.linspace(0, 1, len(row["times_ms"]))
             panels[0].plot(row["times_ms"], shares, label=f"{row['detector']}, {row['precision']}")
-        panels[0].set_xlabel("ms a frame outside of the engine")
+        panels[0].set_xlabel("ms/frame outside the engine")
         panels[0].set_ylabel("share of frames")
         panels[0].set_xlim(0, 2.5)
         panels[0].legend(frameon=False, fontsize=8)
@@ -140,13 +143,14 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def table(found: dict[str, Any]) -> Table:
     """A row for each bundle."""
-    shown = Table("bundle", "precision", "input", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "tiles", "ms a frame", "over inference",
-                  title=f"{found['device']}; outside of the engine")
+    shown = Table("bundle", "precision", "input", "p50, ms", "p99, ms", "p99.9, ms", "max, ms", "tiles", "ms/frame",
+                  "over inference", title=f"{found['device']}; outside the engine")
     for row in found["bundles"]:
         tiles = row["in_tiles"]
         shown.add_row(row["bundle"], row["precision"], row["input"],
                       *(f"{row[f'{name}_ms']:.2f}" for name in ("p50", "p99", "p99.9", "max")),
-                      f"{tiles['tiles']} of {tiles['frame']}", f"{tiles['ms_per_frame']:.0f}", f"{tiles['over_inference']:+.1%}")
+                      f"{tiles['tiles']} of {tiles['frame']}", f"{tiles['ms_per_frame']:.0f}",
+                      f"{tiles['over_inference']:+.1%}")
     return shown
 
 
@@ -158,7 +162,7 @@ def main() -> int:
 
     def work(progress: Progress) -> dict[str, Any]:
         found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
-        return {"device": device_name(found[0]["backend"]), "p50_ms": max(row["p50_ms"] for row in found),
+        return {"device": get_backend(found[0]["backend"]).device_name(), "p50_ms": max(row["p50_ms"] for row in found),
                 "p99_ms": max(row["p99_ms"] for row in found),
                 "over_inference": max(row["in_tiles"]["over_inference"] for row in found), "bundles": found}
 

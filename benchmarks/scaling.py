@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What a larger frame and a further camera cost: ms a frame against its area, in tiles, and frames a second of 1 to 4 cameras together.
+"""Measures what larger frames and more cameras cost: ms/frame against area, in tiles, and frames/s of 1 to 4 cameras.
 
-A real `lineside run` with its frames in memory, journal and link on, always with as many parts under way as it takes. The frames are
-mosaics of the bundle's golden parts, just as large as so many overlapped tiles. Nearly all of them are rejected, so no pictures of rejects
-are drawn. R^2 is of the straight line through ms against area; a rate against cameras is a share of one camera's, the median over the
-rounds, in turn.
+A real `lineside run` with frames in memory, journal and PLC link, always with as many parts in flight as it accepts.
+The frames are mosaics of the bundle's golden parts, sized for a whole number of overlapping tiles. Nearly all of them
+are rejected, so no pictures of rejects are kept. R^2 belongs to the straight line of ms against area. The rate of
+several cameras is a share of one camera's, the median over the rounds, in turn.
 
     benchmarks/scaling.py --bundles DIR --out scaling.png
 """
@@ -24,15 +24,15 @@ from rich.progress import Progress
 from rich.table import Table
 from script import bundles_in, chosen, options, picture, run
 
-from edge.engines.backends import device_name
+from edge.engines.backends import get_backend
 
 GRIDS = ((1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (3, 4), (4, 4))  # rows, columns of tiles
 CAMERAS = (1, 2, 3, 4)
-TRAVEL_MS = 10_000  # sixteen tiles of a slow network take a while
+TRAVEL_MS = 10_000  # long enough for sixteen tiles of a slow network
 
 
 def fit_line(x: list[float], y: list[float]) -> tuple[float, float, float]:
-    """Slope, intercept and R^2 of the straight line of least squares."""
+    """Slope, intercept and R^2 of the least-squares line."""
     slope, intercept = np.polyfit(x, y, 1)
     rest = np.asarray(y) - (slope * np.asarray(x) + intercept)
     return float(slope), float(intercept), 1 - float((rest**2).sum() / ((np.asarray(y) - np.mean(y)) ** 2).sum())
@@ -40,15 +40,15 @@ def fit_line(x: list[float], y: list[float]) -> tuple[float, float, float]:
 
 def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """The figures of one bundle."""
-    bundle, backend, precision = chosen(folder, arguments)
-    own = golden_frames(bundle)
+    choice = chosen(folder, arguments)
+    own = golden_frames(choice.bundle)
     task = progress.add_task(folder.name, total=arguments.rounds * (len(GRIDS) + len(CAMERAS)))
     cost: dict[tuple[int, int], list[float]] = {grid: [] for grid in GRIDS}
     fps: dict[int, list[float]] = {cameras: [] for cameras in CAMERAS}
 
     def rate(used: Path, frames: Any, cameras: int = 1) -> float:
-        with running_line(used, frames=frames, precision=precision, backend=backend, mode=arguments.mode, cameras=cameras,
-                          pictures=False, travel_ms=TRAVEL_MS) as line:
+        with running_line(used, frames=frames, precision=choice.precision, backend=choice.backend, mode=arguments.mode,
+                          cameras=cameras, pictures=False, travel_ms=TRAVEL_MS) as line:
             warm = line.play(12, outstanding=4).rate()
             load = line.play(max(12, int(arguments.seconds * warm)), outstanding=6)
             if not load.inspected:
@@ -66,25 +66,29 @@ def measure(folder: Path, arguments: argparse.Namespace, progress: Progress) -> 
     areas = [float(np.prod(mosaics(own[:1], *grid)[0].shape[:2])) / 1e6 for grid in GRIDS]
     ms = [statistics.median(cost[grid]) for grid in GRIDS]
     slope, intercept, r2 = fit_line(areas, ms)
-    shares = {cameras: statistics.median(a / b for a, b in zip(fps[cameras], fps[1], strict=True)) for cameras in CAMERAS}
-    return {"bundle": folder.name, "detector": bundle.card.detector, "precision": precision, "backend": backend,
-            "areas_mpx": [round(area, 4) for area in areas], "tiles": [rows * columns for rows, columns in GRIDS],
-            "ms_per_frame": [round(value, 3) for value in ms], "ms_per_mpx": round(slope, 3), "ms_per_frame_alone": round(intercept, 3),
-            "r2": round(r2, 5), "cameras_fps": {cameras: round(statistics.median(fps[cameras]), 2) for cameras in CAMERAS},
+    shares = {cameras: statistics.median(a / b for a, b in zip(fps[cameras], fps[1], strict=True))
+              for cameras in CAMERAS}
+    return {"bundle": folder.name, "detector": choice.bundle.card.detector, "precision": choice.precision,
+            "backend": choice.backend, "areas_mpx": [round(area, 4) for area in areas],
+            "tiles": [rows * columns for rows, columns in GRIDS], "ms_per_frame": [round(value, 3) for value in ms],
+            "ms_per_mpx": round(slope, 3), "ms_per_frame_alone": round(intercept, 3), "r2": round(r2, 5),
+            "cameras_fps": {cameras: round(statistics.median(fps[cameras]), 2) for cameras in CAMERAS},
             "cameras_share": {cameras: round(shares[cameras], 4) for cameras in CAMERAS}}
 
 
 def draw(found: dict[str, Any], out: Path) -> None:
-    """Cost against area with its straight line on the left, the rate of several cameras on the right."""
+    """Left: cost against area, with its straight line; right: the rate of several cameras."""
     def paint(panels: Any) -> None:
         for row in found["bundles"]:
             dots = panels[0].scatter(row["areas_mpx"], row["ms_per_frame"], s=16,
                                      label=f"{row['detector']}, {row['precision']}: R² {row['r2']:.4f}")
             x = np.array([0, max(row["areas_mpx"])])
-            panels[0].plot(x, row["ms_per_mpx"] * x + row["ms_per_frame_alone"], color=dots.get_facecolor()[0], linewidth=1)
-            panels[1].plot(list(row["cameras_share"]), list(row["cameras_share"].values()), marker="o", label=row["detector"])
+            panels[0].plot(x, row["ms_per_mpx"] * x + row["ms_per_frame_alone"], color=dots.get_facecolor()[0],
+                           linewidth=1)
+            panels[1].plot(list(row["cameras_share"]), list(row["cameras_share"].values()), marker="o",
+                           label=row["detector"])
         panels[0].set_xlabel("area of a frame, megapixels")
-        panels[0].set_ylabel("ms a frame")
+        panels[0].set_ylabel("ms/frame")
         panels[0].set_ylim(bottom=0)
         panels[1].set_xlabel("cameras")
         panels[1].set_ylabel("frames a second of all, as a share of one camera's")
@@ -98,11 +102,13 @@ def draw(found: dict[str, Any], out: Path) -> None:
 
 def table(found: dict[str, Any]) -> Table:
     """A row for each bundle."""
-    shown = Table("bundle", "precision", "ms a frame and megapixel", "ms a frame beside", "R²",
-                  *(f"{n} cameras, frames/s" for n in CAMERAS), "four against one", title=f"{found['device']}, mode {found['mode']}")
+    shown = Table("bundle", "precision", "ms/frame and megapixel", "ms/frame beside", "R²",
+                  *(f"{n} cameras, frames/s" for n in CAMERAS), "four against one",
+                  title=f"{found['device']}, mode {found['mode']}")
     for row in found["bundles"]:
-        shown.add_row(row["bundle"], row["precision"], f"{row['ms_per_mpx']:.1f}", f"{row['ms_per_frame_alone']:.2f}", f"{row['r2']:.4f}",
-                      *(f"{row['cameras_fps'][n]:.1f}" for n in CAMERAS), f"{row['cameras_share'][4]:.3f}")
+        shown.add_row(row["bundle"], row["precision"], f"{row['ms_per_mpx']:.1f}", f"{row['ms_per_frame_alone']:.2f}",
+                      f"{row['r2']:.4f}", *(f"{row['cameras_fps'][n]:.1f}" for n in CAMERAS),
+                      f"{row['cameras_share'][4]:.3f}")
     return shown
 
 
@@ -114,8 +120,9 @@ def main() -> int:
 
     def work(progress: Progress) -> dict[str, Any]:
         found = [measure(folder, arguments, progress) for folder in bundles_in(arguments.bundles)]
-        return {"device": device_name(found[0]["backend"]), "mode": arguments.mode, "r2": min(row["r2"] for row in found),
-                "four_cameras": min(row["cameras_share"][4] for row in found), "bundles": found}
+        return {"device": get_backend(found[0]["backend"]).device_name(), "mode": arguments.mode,
+                "r2": min(row["r2"] for row in found), "four_cameras": min(row["cameras_share"][4] for row in found),
+                "bundles": found}
 
     return run("scaling", arguments, work, table, draw)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of a line have in common: options, the bundles, a picture, a table or JSON on standard output."""
+"""What the benchmarks of a line share: options, bundles, pictures, and a table or JSON on standard output."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.base.errors import InputError, LinesideError
-from edge.bundle.bundle import Bundle, load_bundle
-from edge.engines.engine import Backend, Precision
-from edge.inspection.choice import pick_backend
+from edge.bundle.bundle import load_bundle
+from edge.engines.backends import BACKEND_HELP
+from edge.inspection.choice import Choice, choose
 
 INK, PALE = "#1f6f8b", "#b9c3cc"
 
 
 def options(about: str | None, *, mode: str | None = None, backend: bool = True) -> argparse.ArgumentParser:
-    """A parser with the options that all have; mode: the line's unless given, where there is a line."""
+    """A parser with the shared options. mode: the default of --mode; None: no such option."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundles", type=Path, required=True, help="a folder of calibrated bundles, or one bundle")
-    parser.add_argument("--precision", default="auto", help="fp32, fp16, int8, bf16, or auto: the fastest that is offered")
+    parser.add_argument("--precision", default="auto",
+                        help="fp32, fp16, int8, bf16, or auto: the fastest that is offered")
     if backend:
-        parser.add_argument("--backend", default="auto")
+        parser.add_argument("--backend", default="auto", help=BACKEND_HELP)
     if mode is not None:
-        parser.add_argument("--mode", default=mode, choices=["throughput", "latency"], help="of the line, see docs/line-file.md")
-    parser.add_argument("--out", type=Path, help="a picture of it")
-    parser.add_argument("--json", action="store_true", help="figures on standard output, without a table")
+        parser.add_argument("--mode", default=mode, choices=["throughput", "latency"],
+                            help="of the line, see docs/line-file.md")
+    parser.add_argument("--out", type=Path, help="write a picture to this file")
+    parser.add_argument("--json", action="store_true", help="print figures as JSON instead of a table")
     return parser
 
 
@@ -40,20 +42,19 @@ def bundles_in(folder: Path) -> list[Path]:
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = [path for path in [folder, *inside] if (path / "model" / "model.toml").is_file()]
     if not found:
-        raise InputError(f"no bundle in {folder}", expected="folders with model/model.toml, or one that is such a folder")
+        raise InputError(f"no bundle in {folder}",
+                         expected="folders with model/model.toml, or one that is such a folder")
     return found
 
 
-def chosen(folder: Path, arguments: argparse.Namespace) -> tuple[Bundle, Backend, Precision]:
-    """A bundle, and on what and in what it runs."""
-    bundle = load_bundle(folder)
-    backend = pick_backend(bundle, arguments.backend, arguments.precision)
-    return bundle, backend, bundle.choose(arguments.precision, backend)
+def chosen(folder: Path, arguments: argparse.Namespace) -> Choice:
+    """A bundle, with the precision and the backend that the options name."""
+    return choose(load_bundle(folder), arguments.precision, arguments.backend)
 
 
 def run(name: str, arguments: argparse.Namespace, work: Callable[[Progress], dict[str, Any]],
         table: Callable[[dict[str, Any]], Table], draw: Callable[[dict[str, Any], Path], None]) -> int:
-    """Do the work with progress on standard error, and show its figures. Returns the exit code."""
+    """Do the work, with progress on standard error, and show the figures. Returns the exit code."""
     try:
         with Progress(console=Console(stderr=True), transient=True) as progress:
             found = work(progress)

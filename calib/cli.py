@@ -9,20 +9,23 @@ from typing import Annotated
 
 import typer
 
+from edge.engines.backends import BACKEND_HELP
+
 app = typer.Typer()
-BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
-                                      "best of what is installed.")]
+BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help=BACKEND_HELP)]
 
 
 @app.command()
 def collect(
     out: Annotated[Path, typer.Option(help="The calibration set.")],
-    source: Annotated[Path | None, typer.Option("--from", metavar="LINE.toml|DIR", help="A line, for its camera, or a folder.")] = None,
-    frames: Annotated[int, typer.Option(help="How many frames it gets, at most.")] = 100,
-    leave_out: Annotated[str | None, typer.Option(help="Instead: numbers of frames that are no good part, as 3,7; or none.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="LINE.toml|DIR",
+                                                help="A line, whose camera is used, or a folder.")] = None,
+    frames: Annotated[int, typer.Option(help="Frames in the set, at most.")] = 100,
+    leave_out: Annotated[str | None, typer.Option(help="After a look at the set: the frames that are not good parts, "
+                                                  "such as 3,7; or none.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
-    """Choose frames for calibration, and show those that are unlike the rest."""
+    """Choose frames for calibration, and show the most unusual ones for review."""
     from rich.console import Console
 
     from calib.collect import collect as run_collection
@@ -31,7 +34,7 @@ def collect(
     from edge.base.errors import InputError
 
     if (source is None) == (leave_out is None):
-        raise InputError("a calibration set is either collected or looked through", got="both" if source else "neither",
+        raise InputError("a calibration set is either collected or reviewed", got="both" if source else "neither",
                          expected="--from LINE.toml|DIR, or --leave-out")
     if source is not None:
         with progress_bars() as progress:
@@ -40,15 +43,16 @@ def collect(
         made = review(out, _numbers(leave_out or ""))
     doubtful = [frame for frame in made.frames if frame.stands_out]
     if as_json:
-        print(json.dumps({"out": str(out), "frames": len(made.frames), "looked_at": made.looked_at, "copies": made.copies,
-                          "near_duplicates": made.near_duplicates, "reviewed": made.reviewed, "unlike": [asdict(f) for f in doubtful]}))
+        print(json.dumps({"out": str(out), "frames": len(made.frames), "looked_at": made.looked_at,
+                          "copies": made.copies, "near_duplicates": made.near_duplicates, "reviewed": made.reviewed,
+                          "unlike": [asdict(f) for f in doubtful]}))
         return
     console = Console()
-    console.print(f"{out}: {len(made.frames)} of {made.looked_at} frames; {made.copies} copies and {made.near_duplicates} near-duplicates "
-                  "left out", highlight=False, soft_wrap=True)
+    console.print(f"{out}: {len(made.frames)} of {made.looked_at} frames; {made.copies} copies and "
+                  f"{made.near_duplicates} near-duplicates dropped", highlight=False, soft_wrap=True)
     if source is not None:
-        console.print(f"{len(doubtful)} are unlike the rest. Look at {out / 'index.html'}, then: lineside collect --out {out} --leave-out "
-                      "NUMBERS, or none", highlight=False, soft_wrap=True)
+        console.print(f"{len(doubtful)} are unusual. Look at {out / 'index.html'}, then: lineside collect --out {out} "
+                      "--leave-out NUMBERS, or none", highlight=False, soft_wrap=True)
 
 
 def _numbers(text: str) -> list[int]:
@@ -66,11 +70,12 @@ def _numbers(text: str) -> list[int]:
 def calibrate(
     bundle: Annotated[Path, typer.Argument(help="The bundle; its decision.toml gets the threshold.")],
     false_reject_rate: Annotated[float, typer.Option(help="The share of good parts that may be rejected.")] = 0.05,
-    good: Annotated[Path | None, typer.Option(help="Good parts not fitted on; those that the fit set aside unless given.")] = None,
+    good: Annotated[Path | None,
+                    typer.Option(help="Good parts not fitted on; default: those that the fit set aside.")] = None,
     backend: BACKEND = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
-    """Work out the threshold from good parts, with a promise about false rejects."""
+    """Calculate the threshold from good parts, with a guaranteed false-reject rate."""
     from calib.threshold import calibrate as run_calibration
     from calib.threshold import describe
     from edge.base.console import progress_bar
@@ -79,19 +84,22 @@ def calibrate(
 
     loaded = load_bundle(bundle)
     with progress_bar("scoring good parts") as progress:
-        result = run_calibration(loaded, good, false_reject_rate, None if backend == "auto" else pick_backend(loaded, backend), progress)
+        result = run_calibration(loaded, good, false_reject_rate, None if backend == "auto"
+                                 else pick_backend(loaded, backend), progress)
     threshold = result.threshold
     if as_json:
-        print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores, "duplicates": result.duplicates,
-                          "precisions": {t.precision: t.value for t in [threshold, *result.others] if t.backend == threshold.backend}}))
+        print(json.dumps({**threshold.model_dump(), "threshold": threshold.value, "scores": result.scores,
+                          "duplicates": result.duplicates, "precisions": {t.precision: t.value
+                                                                          for t in [threshold, *result.others]
+                                                                          if t.backend == threshold.backend}}))
         return
     if result.duplicates:
-        print(f"{len(result.duplicates)} images show the same pixels as another one and were counted once.")
+        print(f"{len(result.duplicates)} images have the same pixels as another one and were counted once.")
     print(f"{bundle}: threshold {threshold.value:.6g} for {threshold.precision} on {threshold.backend}; "
           f"{describe(result.scores, threshold.value)}.")
-    print(f"Promise: at most {threshold.false_reject_rate:g} of good parts rejected, on average over calibrations with "
-          f"{threshold.good_parts} parts; for this one below {threshold.upper_bound_95:.3f} with 95 % confidence, "
-          "as long as parts and light stay as they were.")
+    print(f"Guarantee: at most {threshold.false_reject_rate:g} of good parts rejected, on average over calibrations "
+          f"with {threshold.good_parts} parts; for this one below {threshold.upper_bound_95:.3f} with 95 % confidence, "
+          "while parts and light stay the same.")
     for other in result.others:
         print(f"{other.precision} on {other.backend}: threshold {other.value:.6g}, from the same parts.")
 
@@ -99,11 +107,14 @@ def calibrate(
 @app.command()
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="The bundle.")],
-    data: Annotated[Path, typer.Option(help="Folder with test/good, test/<defect> and ground_truth/<defect> (MVTec AD layout).")],
-    precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
+    data: Annotated[Path, typer.Option(help="Folder with test/good, test/<defect> and ground_truth/<defect> (MVTec AD "
+                                       "layout).")],
+    precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto",
+                                           help="One that passed the gate of `lineside quantize`; "
                                            "auto: the fastest of them.")] = "fp32",
     backend: BACKEND = "auto",
-    ungated: Annotated[bool, typer.Option("--ungated", help="Also measure one that failed, or that was not looked at.")] = False,
+    ungated: Annotated[bool, typer.Option("--ungated",
+                                          help="Also allow one that failed, or that was not measured.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
 ) -> None:
     """Measure a bundle on labelled images."""
@@ -116,13 +127,12 @@ def evaluate(
     from calib.metrics import evaluate as run_evaluation
     from edge.base.console import progress_bar
     from edge.bundle.bundle import load_bundle
-    from edge.inspection.choice import pick_backend
+    from edge.inspection.choice import choose
 
-    loaded = load_bundle(bundle)
-    engine = pick_backend(loaded, backend, precision)
-    chosen = loaded.choose(precision, engine, ungated)
+    chosen = choose(load_bundle(bundle), precision, backend, ungated=ungated)
     with progress_bar("inspecting") as progress:
-        figures = {"precision": chosen, "backend": engine, **asdict(run_evaluation(loaded, data, chosen, engine, progress))}
+        found = run_evaluation(chosen.bundle, data, chosen.precision, chosen.backend, progress)
+    figures = {"precision": chosen.precision, "backend": chosen.backend, **asdict(found)}
     if as_json:
         print(json.dumps(figures))
         return

@@ -1,7 +1,7 @@
-"""Calibration sets: frames that cover what the camera sees, near-duplicates left out, and what is unlike the rest shown first.
+"""Calibration sets: frames that cover what the camera sees, without near-duplicates, the most unusual ones first.
 
-A defect in a calibration set is poison: it widens the ranges of INT8 and raises thresholds. Nothing here knows what a defect is, but what
-occurs in one frame alone is seen (`calib.unlike`), and a person says yes or no.
+A defect in a calibration set does harm: it widens the ranges of INT8 and raises thresholds. Nothing here knows what a
+defect is, but `calib.unlike` finds what occurs in one frame only, and a person then decides.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from edge.line_file import read_line_file
 from edge.part.verdict import Cause
 
 FORMAT = 1
-LOOKED_AT = 5  # frames of a line that are looked at for each one that is wanted
-NEAR_DUPLICATE = 0.2  # of the usual distance of two frames: a frame taken twice, with the noise of a good sensor; parts stay above 0.27
+LOOKED_AT = 5  # frames taken for each frame that is wanted
+# Of the usual distance between two frames. The same part seen twice, with a good sensor's noise, stays below it;
+# different
+# parts are at 0.27 or more.
+NEAR_DUPLICATE = 0.2
 FRAME_TIMEOUT = 10.0  # s
-MOST_FAILED = 5  # frames that a camera may lose
+MOST_FAILED = 5  # frames that the camera may lose
 
-Seen = tuple[Frame, str, str, float]  # frame, its source, its camera, s of the clock when it was taken
+Seen = tuple[Frame, str, str, float]  # frame, source, camera, time at which it was taken (s since the epoch)
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,29 +47,29 @@ class Collected:
 
     file: str  # in good/
     sha256: str  # of its pixels
-    source: str  # the file or the frame's number that it came from
+    source: str  # file name or frame number
     camera: str
     time: str  # when it was taken, ISO 8601 with time zone
-    unlike: float  # times as unlike the other frames as a frame usually is
+    unlike: float  # distance from the other frames; 1: as usual
     stands_out: bool
-    place: tuple[float, float]  # x and y of its most unlike place, in 0..1 of the frame
+    place: tuple[float, float]  # x and y of its most unusual place, 0..1 of the frame
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """A calibration set: its folder, where its frames came from, and the frames, the most unlike first."""
+    """A calibration set: its folder, its source, and its frames, the most unusual first."""
 
     folder: Path
     source: str
     looked_at: int
-    copies: int  # frames left out that show the same pixels as another
-    near_duplicates: int
-    reviewed: bool  # whether a person has said which stay
+    copies: int  # frames dropped because another has the same pixels
+    near_duplicates: int  # frames dropped because another is nearly the same
+    reviewed: bool  # whether a person has decided which frames stay
     frames: list[Collected]
 
     @property
     def images(self) -> Path:
-        """Where the frames are."""
+        """The folder of the frames."""
         return self.folder / "good"
 
 
@@ -75,15 +78,16 @@ def _stamp(seconds: float) -> str:
 
 
 def folder_frames(data: Path, most: int) -> tuple[int, Iterator[Seen]]:
-    """How many good images of a folder are looked at, evenly among all of them, and those images."""
+    """At most ``most`` good images of a folder, spread evenly over all of them: their number, and the images."""
     folder = good_folder(data)
     paths = list_images(folder)
     paths = [paths[i] for i in np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int))]
-    return len(paths), ((read_image(path), path.relative_to(folder).as_posix(), str(folder), path.stat().st_mtime) for path in paths)
+    return len(paths), ((read_image(path), path.relative_to(folder).as_posix(), str(folder), path.stat().st_mtime)
+                        for path in paths)
 
 
 def line_frames(line: Path, most: int) -> tuple[int, Iterator[Seen]]:
-    """The same of a line's camera, which is triggered without its PLC. Raises CameraError when it fails."""
+    """``most`` frames of a line's camera, triggered without the PLC. Raises CameraError if the camera fails."""
     file = read_line_file(line)
     camera = make_camera(file.camera, line.parent)
     camera.open()
@@ -103,21 +107,24 @@ def line_frames(line: Path, most: int) -> tuple[int, Iterator[Seen]]:
                 continue
             failed += 1
             if failed > MOST_FAILED:
-                raise CameraError(f"the camera failed {failed} times", got="no frame in time" if taken is None else taken.text,
-                                  expected="a whole frame for each trigger", next="See that no other program has the camera.")
+                raise CameraError(f"the camera failed {failed} times", got="no frame in time" if taken is None
+                                  else taken.text, expected="a complete frame for each trigger",
+                                  next="Check that no other program uses the camera.")
 
     return most, frames()
 
 
 def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_: None) -> CalibrationSet:
-    """Choose ``wanted`` frames of a folder or of a line's camera, and write the set ``out``: frames, manifest.json, index.html.
+    """Choose ``wanted`` frames from a folder or from a line's camera, and write the set ``out``: frames, manifest.json,
+    index.html.
 
-    Raises InputError for a source without usable frames or an ``out`` that exists, CameraError for a camera that fails.
+    Raises InputError for a source without usable frames or an existing ``out``, CameraError if the camera fails.
     """
     if wanted < 2:
-        raise InputError("a calibration set has at least two frames", got=wanted, expected="2 or more, better 100")
+        raise InputError("a calibration set needs at least two frames", got=wanted, expected="2 or more, better 100")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists already", expected="a folder that does not exist yet", next="Give another --out, or remove it.")
+        raise InputError(f"{out} exists already", expected="a folder that does not exist yet",
+                         next="Give another --out, or remove it.")
     from_line = source.suffix == ".toml" and source.is_file()
     total, frames = (line_frames if from_line else folder_frames)(source, LOOKED_AT * wanted)
     temporary = out.resolve().with_name(f".{out.resolve().name}.{os.getpid()}.part")
@@ -139,7 +146,8 @@ def collect(source: Path, out: Path, wanted: int, progress: Progress = lambda *_
     return replace(made, folder=out)
 
 
-def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, wanted: int, progress: Progress) -> CalibrationSet:
+def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, wanted: int,
+            progress: Progress) -> CalibrationSet:
     embedding = Embedding()
     seen: dict[str, tuple[str, str, float]] = {}
     vectors, looked_at = [], 0
@@ -157,7 +165,8 @@ def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, want
     features = np.stack(vectors).astype(np.float32) if vectors else np.empty((0, 4, 4, 1), np.float32)
     every = k_centres(features, len(seen), NEAR_DUPLICATE) if len(seen) > 1 else list(range(len(seen)))
     if len(every) < 2:
-        raise InputError(f"too few different frames from {source}", got=f"{len(every)} of {looked_at}", expected="at least 2, better 100")
+        raise InputError(f"too few different frames from {source}", got=f"{len(every)} of {looked_at}",
+                         expected="at least 2, better 100")
     chosen = every[:wanted]
     cells = unlike_cells(features, lambda done, total: progress("comparing frames", done, total))
     values = unlikeness(cells)
@@ -167,26 +176,30 @@ def _choose(total: int, frames: Iterator[Seen], source: Path, folder: Path, want
         name, camera, taken = seen[names[index]]
         row, column = np.unravel_index(int(cells[index].argmax()), cells[index].shape)
         place = ((float(column) + 0.5) / cells.shape[2], (float(row) + 0.5) / cells.shape[1])
-        collected.append(Collected(f"{number:04d}.png", names[index], name, camera, _stamp(taken), round(float(values[index]) / usual, 3),
-                                   bool(loud[index]), place))
+        collected.append(Collected(f"{number:04d}.png", names[index], name, camera, _stamp(taken),
+                                   round(float(values[index]) / usual, 3), bool(loud[index]), place))
         (folder / "seen" / f"{names[index]}.png").rename(folder / "good" / f"{number:04d}.png")
     shutil.rmtree(folder / "seen")
-    made = CalibrationSet(folder, str(source), looked_at, looked_at - len(seen), len(seen) - len(every), False, collected)
+    made = CalibrationSet(folder, str(source), looked_at, looked_at - len(seen), len(seen) - len(every), False,
+                          collected)
     _write(made)
     return made
 
 
 def review(folder: Path, leave_out: list[int]) -> CalibrationSet:
-    """Take the frames of these numbers out of a set, into ``left-out/``, and note that a person has looked. Raises InputError.
+    """Take the frames of these numbers out of a set, into ``left-out/``, and note that a person has looked. Raises
+    InputError.
 
     What a stop has left half done is done by the same command.
     """
     old = _read_manifest(folder)
     numbers = {int(Path(frame.file).stem): frame for frame in old.frames}
     if unknown := sorted(set(leave_out) - set(numbers)):
-        raise InputError(f"{folder} has no frame {unknown[0]}", got=", ".join(map(str, unknown)), expected="numbers that its page shows")
+        raise InputError(f"{folder} has no frame {unknown[0]}", got=", ".join(map(str, unknown)),
+                         expected="numbers shown on its page")
     if len(numbers) - len(set(leave_out)) < 2:
-        raise InputError("a calibration set has at least two frames", got=f"{len(set(leave_out))} of {len(numbers)} to leave out")
+        raise InputError("a calibration set needs at least two frames",
+                         got=f"{len(set(leave_out))} of {len(numbers)} to leave out")
     gone = {numbers[number].file for number in leave_out}
     kept = replace(old, reviewed=True, frames=[frame for frame in old.frames if frame.file not in gone])
     try:
@@ -196,8 +209,8 @@ def review(folder: Path, leave_out: list[int]) -> CalibrationSet:
                 (folder / "good" / file).rename(folder / "left-out" / file)
         _write(kept)
     except OSError as error:
-        raise InputError(f"cannot write {folder}", got=f"{error.strerror}: {error.filename}", expected="a writable folder with room",
-                         next="Run the same command again.") from error
+        raise InputError(f"cannot write {folder}", got=f"{error.strerror}: {error.filename}",
+                         expected="a writable folder with room", next="Run the same command again.") from error
     return kept
 
 
@@ -216,15 +229,16 @@ def _read_manifest(folder: Path) -> CalibrationSet:
         frames = [Collected(**{**frame, "place": tuple(frame["place"])}) for frame in data.pop("frames")]
         return CalibrationSet(folder=folder, frames=frames, **data)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder} is no calibration set", got=str(error), expected="a folder that `lineside collect` wrote",
+        raise InputError(f"{folder} is not a calibration set", got=str(error),
+                         expected="a folder that `lineside collect` wrote",
                          next="Collect it: lineside collect --from LINE.toml|DIR --out SET") from error
 
 
 def read_set(folder: Path) -> CalibrationSet:
-    """Read a calibration set and check its frames against their hashes. Raises InputError, naming the frame that does not fit."""
+    """Read a calibration set and check its frames' hashes. Raises InputError, naming a frame that was changed."""
     made = _read_manifest(folder)
     for frame in made.frames:
         if frame_hash(read_image(made.images / frame.file)) != frame.sha256:
-            raise InputError(f"{made.images / frame.file} is not the frame that was collected", got="other pixels",
+            raise InputError(f"{made.images / frame.file} is not the collected frame", got="other pixels",
                              next="Collect the set again.")
     return made

@@ -1,4 +1,6 @@
-"""How well a bundle tells good from bad on labelled images: AUROC, AUPRO, average precision, and the two rates of its threshold."""
+"""How well a bundle tells good from bad on labelled images: AUROC, AUPRO, average precision, false rejects and
+escapes.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from numpy.typing import NDArray
 from edge.base.errors import InputError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import parse_step, smooth
-from edge.engines.engine import Backend, Precision
+from edge.engines.engine import Precision
 from edge.images.files import list_images, read_image
 from edge.images.maps import MapArray
-from edge.inspection.choice import pick_backend
+from edge.inspection.choice import Choice, pick_backend
 from edge.inspection.inspector import Inspector
 
 AUPRO_FPR = 0.3
@@ -25,7 +27,7 @@ AUPRO_FPR = 0.3
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image of a labelled set; ``mask`` is None for a good one, or where the set has no truth for it."""
+    """An image of a labelled set. ``mask`` is None for a good image, or if the set has no ground truth for it."""
 
     path: Path
     defect: str  # "good" or the folder's name
@@ -34,7 +36,9 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of a bundle on a labelled set; None where they cannot be had (no threshold, no truth, one class only)."""
+    """Figures of a bundle on a labelled set; None if they cannot be calculated (no threshold, no masks, one class
+    only).
+    """
 
     image_auroc: float | None
     pixel_auroc: float | None
@@ -44,7 +48,7 @@ class Evaluation:
     escape_rate: float | None
     good: int
     defective: int
-    unmarked: int  # defective images without a mask, or with a black one: not in the pixel figures
+    unmarked: int  # defective images with no mask or a black one: excluded from the pixel figures
     false_rejects: int | None
     escapes: int | None
     threshold: float | None
@@ -52,7 +56,9 @@ class Evaluation:
 
 
 def labelled_images(data: Path) -> list[LabelledImage]:
-    """The test images of an MVTec-AD-style folder: ``test/good``, ``test/<defect>``, ``ground_truth/<defect>/<name>_mask.png``."""
+    """The test images of an MVTec-AD-style folder: ``test/good``, ``test/<defect>``,
+    ``ground_truth/<defect>/<name>_mask.png``.
+    """
     if not (data / "test").is_dir():
         raise InputError(f"no test images in {data}", got="no folder 'test'" if data.is_dir() else "no such folder",
                          expected="test/good/ and test/<defect>/ (MVTec AD layout)")
@@ -60,23 +66,26 @@ def labelled_images(data: Path) -> list[LabelledImage]:
     for path in list_images(data / "test"):
         defect = path.relative_to(data / "test").parts[0]
         if defect == path.name:
-            raise InputError(f"{path} lies in no folder that says what it shows", expected="test/good/ or test/<defect>/")
+            raise InputError(f"{path} is in no folder named after what it shows",
+                             expected="test/good/ or test/<defect>/")
         truth = data / "ground_truth" / defect
         masks = [p for p in (truth / f"{path.stem}_mask.png", truth / f"{path.stem}.png") if p.is_file()]
         if defect != "good" and truth.is_dir() and not masks:
             raise InputError(f"{path} has no mask", expected=f"{truth / path.stem}_mask.png",
-                             next="Add it, or take the folder ground_truth away to do without pixel figures.")
+                             next="Add it, or remove the folder ground_truth to do without pixel figures.")
         images.append(LabelledImage(path, defect, masks[0] if masks and defect != "good" else None))
     return images
 
 
 def read_mask(path: Path, frame_size: tuple[int, int], map_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A truth mask at the map's size (height, width), nearest neighbour; a defect too small for that keeps every px it touches."""
+    """A ground-truth mask at the map's size (height, width), nearest neighbour; if nothing is left of a defect that
+    way, every px that it touches.
+    """
     mask = read_image(path).max(axis=2)
     if mask.shape != frame_size:
         raise InputError(f"{path} does not fit its image", got=f"{mask.shape[1]}x{mask.shape[0]} px",
                          expected=f"{frame_size[1]}x{frame_size[0]} px")
-    binary = (2 * mask.astype(np.int32) > mask.max()).astype(np.uint8)  # also masks of 0 and 1
+    binary = (2 * mask.astype(np.int32) > mask.max()).astype(np.uint8)  # also for masks of 0 and 1
     size = (map_size[1], map_size[0])
     small = cv2.resize(binary, size, interpolation=cv2.INTER_NEAREST) > 0
     if binary.any() and not small.any():
@@ -85,19 +94,22 @@ def read_mask(path: Path, frame_size: tuple[int, int], map_size: tuple[int, int]
 
 
 def smoothing(post_filter: list[str]) -> list[str]:
-    """The steps of a post-filter that only smooth: mean and median, up to the threshold."""
+    """The smoothing steps of a post-filter: mean and median before the threshold."""
     return [step for step in post_filter[:post_filter.index("threshold")] if parse_step(step)[0] in ("mean", "median")]
 
 
 def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple[float, float, float]:
-    """Pixel AUROC, AUPRO up to a false-positive rate of 0.3, and pixel average precision, over maps and masks ``[h, w]``."""
+    """Pixel AUROC, AUPRO up to a false-positive rate of 0.3, and pixel average precision, over maps and masks ``[h,
+    w]``.
+    """
     import torch
     from pyaupro import PerRegionOverlap, auc_compute
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     if len({found.shape for found in maps}) > 1:
-        raise InputError("the maps differ in size, since the frames do and the network sees tiles of them",
-                         got=", ".join(sorted({f"{found.shape[1]}x{found.shape[0]} px" for found in maps})), expected="frames of one size")
+        raise InputError("the maps differ in size, because the frames do and the network sees tiles of them",
+                         got=", ".join(sorted({f"{found.shape[1]}x{found.shape[0]} px" for found in maps})),
+                         expected="frames of one size")
     all_maps, all_masks = np.stack(maps), np.stack(masks)
     overlap = PerRegionOverlap()
     overlap.update(torch.from_numpy(all_maps), torch.from_numpy(all_masks.astype(np.int64)))
@@ -106,18 +118,18 @@ def pixel_figures(maps: list[MapArray], masks: list[NDArray[np.bool_]]) -> tuple
             float(average_precision_score(all_masks.ravel(), all_maps.ravel())))
 
 
-def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend: Backend | None = None,
+def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend: str | None = None,
              progress: Callable[[int, int], None] = lambda *_: None) -> Evaluation:
-    """Inspect all labelled images of ``data``. Pixel figures are on the smoothed map (mean and median), at the map's size.
+    """Inspect all labelled images of ``data``. Pixel figures are on the smoothed map (mean and median), at the map's
+    size.
 
-    precision: of the engine, whether it passed its gate or not. backend: None for the one that `pick_backend` picks.
+    precision: passed by the gate or not. backend: None: `pick_backend` decides.
     """
     from sklearn.metrics import roc_auc_score
 
     images = labelled_images(data)
     backend = backend or pick_backend(bundle, precision=precision)
-    limit = bundle.threshold(precision, backend)
-    threshold = None if limit is None else limit.value
+    threshold = Choice(bundle, precision, backend).threshold_if_any
     steps = smoothing(bundle.decision.post_filter)
     scores, defective, seconds, unmarked = [], [], 0.0, 0
     maps: list[MapArray] = []
@@ -154,6 +166,7 @@ def evaluate(bundle: Bundle, data: Path, precision: Precision = "fp32", backend:
         pixel_auroc=pixel[0], aupro=pixel[1], pixel_ap=pixel[2],
         false_reject_rate=None if false_rejects is None or not good else false_rejects / good,
         escape_rate=None if escapes is None or not wrong else escapes / wrong,
-        good=good, defective=wrong, unmarked=unmarked, false_rejects=false_rejects, escapes=escapes, threshold=threshold,
+        good=good, defective=wrong, unmarked=unmarked, false_rejects=false_rejects, escapes=escapes,
+        threshold=threshold,
         ms_per_image=1000 * seconds / len(images),
     )

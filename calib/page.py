@@ -1,4 +1,4 @@
-"""The page of a calibration set: one self-contained file that shows every frame, the most unlike first, for a yes or no."""
+"""The page of a calibration set: one self-contained file that shows every frame, the most unusual first, for review."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em; color: #222; background: #fafafa }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 1.6em 0 .6em } p { max-width: 60em }
 .frames { display: flex; flex-wrap: wrap; gap: 12px }
-label { background: #fff; border: 2px solid #ddd; border-radius: 6px; padding: 8px; width: 224px; font-size: 13px; cursor: pointer }
+label { background: #fff; border: 2px solid #ddd; border-radius: 6px; padding: 8px; width: 224px; font-size: 13px;
+  cursor: pointer }
 label.out { border-color: #c22; background: #fee } label img { display: block; max-width: 220px; margin: 0 auto 6px }
 .unlike { font-weight: 600 } .source { color: #666; overflow-wrap: anywhere }
-#command { position: sticky; bottom: 0; background: #222; color: #fff; padding: 12px 16px; border-radius: 6px; margin-top: 24px }
+#command { position: sticky; bottom: 0; background: #222; color: #fff; padding: 12px 16px; border-radius: 6px;
+  margin-top: 24px }
 code { font: 14px ui-monospace, monospace }
 """
 SCRIPT = """
@@ -34,13 +36,14 @@ function show() {
 }
 boxes.forEach(box => box.addEventListener('change', show));
 const folder = decodeURI(location.pathname).replace(/\\/index\\.html$/, '');
-if (location.protocol === 'file:') document.getElementById('set').textContent = /^[\\w\\/.-]+$/.test(folder) ? folder : `'${folder}'`;
+if (location.protocol === 'file:')
+  document.getElementById('set').textContent = /^[\\w\\/.-]+$/.test(folder) ? folder : `'${folder}'`;
 show();
 """
 
 
 def thumbnail(path: Path, place: tuple[float, float]) -> str:
-    """A frame as a data URI, with a ring around its most unlike place (x and y in 0..1)."""
+    """A frame as a data URI, with a ring around its most unusual place (x and y in 0..1)."""
     frame = read_image(path)
     scale = SIDE / max(frame.shape[:2])
     size = (max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale)))
@@ -52,9 +55,9 @@ def thumbnail(path: Path, place: tuple[float, float]) -> str:
 
 
 def write_page(path: Path, images: Path, source: str, manifest: Mapping[str, Any]) -> None:
-    """Write the page of a set whose ``manifest`` lists its frames, which lie in ``images``."""
+    """Write the page of the set whose ``manifest`` lists the frames in the folder ``images``."""
     frames = manifest["frames"]
-    groups = [("Unlike the rest: is this a good part?", [f for f in frames if f["stands_out"]]),
+    groups = [("Unusual: is this a good part?", [f for f in frames if f["stands_out"]]),
               ("The others", [f for f in frames if not f["stands_out"]])]
     body = []
     for title, members in groups:
@@ -66,18 +69,19 @@ def write_page(path: Path, images: Path, source: str, manifest: Mapping[str, Any
             body.append(
                 f"<label><img src='{thumbnail(images / frame['file'], tuple(frame['place']))}' alt='frame {number}'>"
                 f"<input type=checkbox value={number}> leave out <b>{number}</b><br>"
-                f"<span class=unlike>{frame['unlike']:.2f} times as unlike as usual</span><br>"
+                f"<span class=unlike>{frame['unlike']:.2f} times the usual distance</span><br>"
                 f"<span class=source>{html.escape(frame['source'])}<br>{frame['time']}</span></label>")
         body.append("</div>")
-    state = "Somebody has looked through it." if manifest["reviewed"] else "Nobody has looked through it yet."
+    state = "It has been reviewed." if manifest["reviewed"] else "It has not been reviewed yet."
     text = f"""<!doctype html><html lang=en><meta charset=utf-8><title>Calibration set</title><style>{STYLE}</style>
 <h1>Calibration set: {len(frames)} frames from {html.escape(source)}</h1>
-<p>{manifest['looked_at']} frames were looked at; {manifest['copies']} were copies of another one and {manifest['near_duplicates']}
-hardly differed from one. {state} A defect in a calibration set is poison: it widens the ranges of INT8 and raises thresholds. Frames
-unlike the rest come first, with a ring around what is unlike in them. Tick those that are no good part, then run the command
-below.</p>
+<p>{manifest['looked_at']} frames were examined; {manifest['copies']} were copies of another one and
+{manifest['near_duplicates']} nearly the same as one. {state} A defect in a calibration set does harm: it widens the
+ranges of INT8 and raises thresholds. The most unusual frames come first, with a ring around their most unusual place.
+Tick those that are not good parts, then run the command below.</p>
 {''.join(body)}
-<div id=command><code>lineside collect --out <span id=set>SET</span> --leave-out <span id=numbers>none</span></code></div>
+<div id=command><code>lineside collect --out <span id=set>SET</span>
+--leave-out <span id=numbers>none</span></code></div>
 <script>{SCRIPT}</script></html>
 """
-    write_text_safely(path, text.encode(errors="replace").decode())  # a file's name may be no UTF-8
+    write_text_safely(path, text.encode(errors="replace").decode())  # a file name may not be valid UTF-8

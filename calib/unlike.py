@@ -1,7 +1,8 @@
-"""How unlike the rest each of many frames is, without knowing what a defect is: nearest neighbours among local features.
+"""How unusual each of many frames is, without knowing what a defect is: nearest neighbours among local features.
 
-PatchCore (Roth et al. 2022) with the first layers of EfficientNet-Lite0 (`calib/embedding.onnx`, written by `export/embedding.py`), and
-with the other frames in the place of known good ones: what occurs in one frame alone is far from all others.
+This is PatchCore (Roth et al. 2022) with the first layers of EfficientNet-Lite0 (`calib/embedding.onnx`, written by
+`export/embedding.py`), comparing each frame with all others instead of with known good ones: what occurs in one frame
+only is far from everything else.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from edge.images.frames import Frame, prepare_frame
 
 GRAPH = Path(__file__).with_name("embedding.onnx")
 SIDE = 256  # px, of the graph's input
-MEAN = 0.4  # brightness to which each frame is brought: light alone is not unlike
-RIDGE = 1e-2  # of the mean variance, added in whitening
-MEMORY = 20_000  # cells kept of all frames to compare with
-LOUDEST = 5  # cells of a frame that say how unlike it is
+MEAN = 0.4  # mean brightness that each frame is scaled to, so that light alone is not unusual
+RIDGE = 1e-2  # share of the mean variance, added in whitening
+MEMORY = 20_000  # cells of all frames together that each frame is compared with
+LOUDEST = 5  # most unusual cells of a frame, whose mean is the frame's distance
 
 Array = NDArray[np.float32]
 
 
 class Embedding:
-    """The packaged features on the CPU."""
+    """The packaged feature network, on the processor."""
 
     def __init__(self, threads: int = 0) -> None:
-        """threads: 0 for as many as there are cores. Raises EngineError."""
+        """threads: 0 for all cores. Raises EngineError."""
         self._engine = OpenVinoEngine(GRAPH, (SIDE, SIDE, 3), precision="fp32", threads=threads, slots=1, batch=1)
         self._slot = self._engine.lease()
 
     def __call__(self, frame: Frame) -> Array:
-        """The features of a frame at 32 x 32 cells: float32 ``[32, 32, 64]``."""
+        """The features of a frame in 32 x 32 cells: float32 ``[32, 32, 64]``."""
         image = self._slot.input[0]
         prepare_frame(frame, image)
         np.copyto(image, np.rint((image * (255 * MEAN / max(float(image.mean()), 5.0))).clip(0, 255)).astype(np.uint8))
@@ -49,17 +50,19 @@ class Embedding:
 
 
 def whitened(features: Array) -> Array:
-    """Features ``[N, h, w, D]`` in directions that do not correlate, in units of their deviations."""
+    """Features ``[N, h, w, D]``, transformed to uncorrelated directions of unit variance."""
     flat = features.reshape(-1, features.shape[-1])
     centred = flat - flat.mean(axis=0)
     values, vectors = np.linalg.eigh((centred.T @ centred / len(flat)).astype(np.float64))
-    return np.asarray((centred @ (vectors / np.sqrt(values.clip(0) + RIDGE * values.mean() + 1e-12))).reshape(features.shape), np.float32)
+    return np.asarray((centred @ (vectors / np.sqrt(values.clip(0) + RIDGE * values.mean()
+                                                    + 1e-12))).reshape(features.shape), np.float32)
 
 
 def unlike_cells(features: Array, progress: Callable[[int, int], None] = lambda *_: None, seed: int = 0) -> Array:
-    """How far each cell is from the nearest cell of any other frame, by the usual distance of its place: ``[N, h, w, D]`` -> ``[N, h, w]``.
+    """The distance of each cell from the nearest cell of any other frame, divided by the median distance at its place.
 
-    At least two frames. Edges of a part, which are never alike, are measured by the edges of other parts.
+    ``[N, h, w, D]`` -> ``[N, h, w]``, for at least two frames. Because of the division, a part's edges, which always
+    differ, are compared with the edges of other parts.
     """
     count, height, width, depth = features.shape
     cells = whitened(features).reshape(count, height * width, depth)
@@ -79,23 +82,26 @@ def unlike_cells(features: Array, progress: Callable[[int, int], None] = lambda 
 
 
 def unlikeness(cells: Array) -> Array:
-    """One number a frame, from its cells ``[N, h, w]``: the mean of its five most unlike ones."""
+    """The distance of each frame: the mean of its five largest cells of ``[N, h, w]``."""
     flat = np.sort(cells.reshape(len(cells), -1), axis=1)
     return np.asarray(flat[:, -LOUDEST:].mean(axis=1), np.float32)
 
 
 def stand_out(values: Array) -> NDArray[np.bool_]:
-    """Which frames are further from the rest than is usual: by 3.5 deviations from the median, themselves a median, at least 5 % of it."""
+    """Which frames are outliers: more than 3.5 deviations above the median. The deviation is 1.4826 times the median
+    absolute deviation, or 5 % of the median if that is larger.
+    """
     middle = np.median(values)
     deviation = 1.4826 * np.median(np.abs(values - middle))
     return np.asarray(values > middle + 3.5 * max(float(deviation), 0.05 * float(middle)))
 
 
 def k_centres(features: Array, wanted: int, duplicate: float) -> list[int]:
-    """Indices of frames that cover all of them: each is the one farthest from those before it (Gonzalez 1985; Sener and Savarese 2018).
+    """Indices of ``wanted`` frames that cover all of them (Gonzalez 1985; Sener and Savarese 2018).
 
-    features: ``[N, h, w, D]``; a frame is compared by its means over 4 x 4 regions. Ends early when what is left is nearer to a chosen one
-    than ``duplicate`` times the usual distance of two frames.
+    Each one is the frame farthest from those already chosen. features: ``[N, h, w, D]``; frames are compared by their
+    means over 4 x 4 regions. Stops early if every remaining frame is closer to a chosen one than ``duplicate`` times
+    the median distance between two frames.
     """
     count, height, width, depth = features.shape
     flat = features.reshape(count, 4, height // 4, 4, width // 4, depth).mean(axis=(2, 4)).reshape(count, -1)

@@ -10,12 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from edge.engines.backends import BACKEND_HELP
+
 app = typer.Typer()
 NO_TROUBLE = ("frames", "completed_buffers", "unasked")  # counters of cameras
 PRECISION = Annotated[str, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="Those that passed the gate of `lineside quantize`; "
                                         "auto: the fastest of them.")]
-BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help="openvino, onnxruntime, onnxruntime-cuda or onnxruntime-tensorrt; auto: the "
-                                      "best of what is installed.")]
+BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help=BACKEND_HELP)]
 
 
 @app.command()
@@ -32,13 +33,11 @@ def inspect(
     from edge.base.errors import InputError
     from edge.bundle.bundle import load_bundle
     from edge.images.files import list_images, read_image, write_image
-    from edge.inspection.choice import pick_backend
+    from edge.inspection.choice import choose
     from edge.inspection.inspector import Inspector
 
-    loaded = load_bundle(bundle)
-    engine = pick_backend(loaded, backend, precision)
-    chosen = loaded.choose(precision, engine)
-    limit = loaded.threshold(chosen, engine)
+    chosen = choose(load_bundle(bundle), precision, backend)
+    value = chosen.threshold_if_any
     paths = [path for given in images for path in (list_images(given) if given.is_dir() else [given])]
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -46,9 +45,8 @@ def inspect(
         raise InputError(f"cannot write overlays to {out}", got=error.strerror, expected="a writable folder") from error
     results: list[dict[str, Any]] = []
     failed = 0
-    value = None if limit is None else limit.value
     names = _overlay_names(paths)
-    with Inspector(loaded, precision=chosen, backend=engine) as inspector, progress_bar("inspecting") as progress:
+    with Inspector(chosen.bundle, precision=chosen.precision, backend=chosen.backend) as inspector, progress_bar("inspecting") as progress:
         for done, (path, name) in enumerate(zip(paths, names, strict=True), 1):
             try:
                 results.append(_inspect_one(inspector, path, read_image(path), value, out, name, write_image))
@@ -61,7 +59,7 @@ def inspect(
     if as_json:
         print(json.dumps(results, indent=1))
     else:
-        _print_verdicts(results, bundle, limit is None)
+        _print_verdicts(results, bundle, value is None)
     if failed:
         raise InputError(f"{failed} of {len(paths)} images could not be inspected", next="The messages above say why.")
 

@@ -1,11 +1,11 @@
-"""What the channels of tensors hold, and how those of one tensor are made alike before it is rounded to eight bits.
+"""Ranges of the channels of tensors, and how a tensor's channels are equalised before it is rounded to eight bits.
 
-One scale for a whole tensor wastes the levels of channels that hold little. So each is divided by a number of its own before the tensor is
-rounded, and the weights that read it are multiplied by the same (Xiao et al., SmoothQuant, ICML 2023, equation 4): OpenVINO rounds
-channels with scales of their own for nothing, and TensorRT takes the multiplication into what is before it.
-What is still the image, but for its scale, loses nothing: its steps are made those of the camera.
+One scale for a whole tensor wastes levels on channels with small values. So each channel is divided by a factor of its
+own before the tensor is rounded, and the weights that read it are multiplied by the same factor (Xiao et al.,
+SmoothQuant, ICML 2023, equation 4). OpenVINO rounds channels with scales of their own at no cost, and TensorRT merges
+the multiplication into the node before. A tensor that is the scaled image loses nothing: its steps are the camera's.
 
-By hand, since the library's calibrators know the range of a tensor, and not those of its channels.
+This is code of our own because the library's calibrators measure ranges of tensors, not of channels.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-EVENNESS = 0.5  # 0: their weights are alike then; 1: what they hold is
-LEAST = 1e-3  # of the largest channel's values, and of the largest weight: what any is taken to be at least
-MIDDLE = 128  # grey level that eight bits with a sign have their zero at
-NEAR = 8  # grey levels from it within which an image's zero may be, so that few of the brightest or darkest values are cut off
+EVENNESS = 0.5  # 0: equalises the channels' weights; 1: equalises the channels' values
+LEAST = 1e-3  # least value assumed of any channel or weight, as a share of the largest
+MIDDLE = 128  # grey level of the zero of signed eight bits
+NEAR = 8  # an image's zero must be this close to it, in grey levels, so that few bright or dark values are clipped
 SCALING = ("Cast", "Identity", "Transpose", "Reshape", "Div", "Mul", "Sub", "Add")
-CUT = 99.9  # percentile of a defective image's channel; what lies beyond may be cut off
+CUT = 99.9  # percentile of a defective image's channel; values above may be clipped
 
 
 @dataclass(frozen=True)
 class Held:
-    """What the channels of a tensor held over images, each ``[C]``."""
+    """The ranges and means of a tensor's channels over images, each ``[C]``."""
 
     lowest: NDArray[np.float32]
     highest: NDArray[np.float32]
@@ -44,7 +44,7 @@ class Held:
         return np.maximum(np.abs(self.lowest), np.abs(self.highest))
 
     def divided(self, by: NDArray[np.float32]) -> Held:
-        """The same of the tensor whose channels are divided by ``by``, ``[C]``."""
+        """The ranges of the tensor with its channels divided by ``by``, ``[C]``."""
         return Held(self.lowest / by, self.highest / by, self.mean / by)
 
 
@@ -56,17 +56,18 @@ class Scaled(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A tensor whose channels were made alike: (``source`` - ``shift``) / ``by``, each ``[C]``, and what it held."""
+    """A tensor with equalised channels: (``source`` - ``shift``) / ``by``, each ``[C]``, and its ranges."""
 
     source: str
     by: NDArray[np.float32]
     shift: NDArray[np.float32]
     held: Held
-    exact: bool = False  # an image, of which each grey level keeps a step of its own
+    exact: bool = False  # a scaled image, of which each grey level keeps its own step
 
 
-def activations(model: ModelProto, names: Iterable[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """A function that gives these tensors of a float32 graph for an image uint8 ``[H, W, C]``."""
+def activations(model: ModelProto,
+                names: Iterable[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """A function that returns these tensors of a float32 graph for an image uint8 ``[H, W, C]``."""
     names, opened = list(names), copy.deepcopy(model)
     del opened.graph.output[:]
     opened.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
@@ -77,10 +78,10 @@ def activations(model: ModelProto, names: Iterable[str]) -> Callable[[NDArray[np
 
 def observe(model: ModelProto, names: Iterable[str], good: NDArray[np.uint8], defective: NDArray[np.uint8],
             progress: Callable[[int, int], None] = lambda *_: None) -> tuple[dict[str, Held], dict[str, Held]]:
-    """What the channels of tensors ``[N, C, ...]`` hold: over good and defective images uint8 ``[N, H, W, C]``, and the same without the
-    outermost values of the defective ones. Means are those of the good ones.
+    """The ranges of the channels of tensors ``[N, C, ...]`` over good and defective images uint8 ``[N, H, W, C]``, once
+    with and once without the outermost values of the defective ones. Means are over the good images.
 
-    What a part must not have drives tensors out of the range that good parts need, and the map is to show it.
+    Defects drive tensors out of the range of good parts, and the map must still show them.
     """
     run = activations(model, names) if (names := list(names)) else lambda _: {}
     whole: dict[str, Held] = {}
@@ -111,11 +112,12 @@ def _hold(held: dict[str, Held], name: str, low: NDArray[np.float32], high: NDAr
 
 
 def scaled_images(model: ModelProto, like: NDArray[np.uint8]) -> dict[str, Scaled]:
-    """The tensors of a graph that are its image, scaled: by name. like: an image, uint8 ``[H, W, C]``."""
+    """The tensors of a graph that are its scaled image, by name. like: an image, uint8 ``[H, W, C]``."""
     constants = {value.name for value in model.graph.initializer}
     known = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == TensorProto.UINT8}
     for node in model.graph.node:
-        if node.op_type in SCALING and node.input[0] in known and (node.op_type == "Reshape" or constants.issuperset(node.input[1:])):
+        if node.op_type in SCALING and node.input[0] in known and (node.op_type == "Reshape"
+                                                                   or constants.issuperset(node.input[1:])):
             known.update(node.output)
     names = [name for node in model.graph.node if node.op_type == "Conv" for name in node.input[:1] if name in known]
     if not names:
@@ -133,10 +135,10 @@ def scaled_images(model: ModelProto, like: NDArray[np.uint8]) -> dict[str, Scale
 
 def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], evenness: float = EVENNESS,
          scaled: Mapping[str, Scaled] | None = None) -> dict[str, Made]:
-    """Let the convolutions ``nodes`` of a graph read tensors whose channels are alike, and weights that make up for it.
+    """Let the convolutions ``nodes`` read tensors with equalised channels, and adapt their weights to that.
 
-    held: what the channels of their inputs hold; scaled: what `scaled_images` says of them. Returns the new tensors by name. Nodes that
-    read the old ones otherwise read them as they were.
+    held: the ranges of their inputs' channels; scaled: the result of `scaled_images`. Returns the new tensors by name.
+    Other nodes keep reading the old tensors.
     """
     constants = {value.name: value for value in model.graph.initializer}
     readers: dict[str, list[NodeProto]] = {}
@@ -147,12 +149,14 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], even
     made = {}
     for name, convolutions in readers.items():
         new = f"{name}_even"
-        plain = all(node.op_type == "Conv" and constants.keys() >= {*filter(None, node.input[2:])} for node in convolutions)
+        plain = all(node.op_type == "Conv" and constants.keys() >= {*filter(None, node.input[2:])}
+                    for node in convolutions)
         image = (scaled or {}).get(name) if plain else None
         exact = None if image is None else _steps(name, held[name], image)
         if exact is None:
             columns = np.max([_columns(node, constants) for node in convolutions], axis=0)
-            apart = all(_as_groups(node, constants).shape[2] == 1 for node in convolutions)  # each channel has weights of its own
+            # depthwise: each channel has its own weights
+            apart = all(_as_groups(node, constants).shape[2] == 1 for node in convolutions)
             by = divisors(held[name].largest, columns, (1 + evenness) / 2 if apart else evenness)
             made[new] = Made(name, by, np.zeros_like(by), held[name].divided(by))
         else:
@@ -171,16 +175,17 @@ def even(model: ModelProto, nodes: Iterable[str], held: Mapping[str, Held], even
         behind[source] = [helper.make_node("Mul", [source, f"{new}_factors"], [new], new)]
         if shift.any():
             model.graph.initializer.append(numpy_helper.from_array(shift.reshape(1, -1, 1, 1), f"{new}_shift"))
-            behind[source].insert(0, helper.make_node("Sub", [source, f"{new}_shift"], [f"{new}_shifted"], f"{new}_shifted"))
+            behind[source].insert(0, helper.make_node("Sub", [source, f"{new}_shift"], [f"{new}_shifted"],
+                                                      f"{new}_shifted"))
             behind[source][1].input[0] = f"{new}_shifted"
     _insert(model, behind)
     return made
 
 
 def _steps(name: str, held: Held, image: Scaled) -> Made | None:
-    """An image in steps of eight bits, each a grey level; None where its zero is at a level that leaves too few of them.
+    """A scaled image in eight-bit steps of one grey level each; None if its zero is too far from the middle level.
 
-    A zero that lies between two levels is moved to one, by half of a level at most, which is all that paddings notice of it.
+    A zero between two levels is moved to the nearest, by half a level at most; only paddings are affected by that.
     """
     largest = float(image.step.max())
     by = np.asarray(image.step / largest, np.float32)
@@ -191,28 +196,33 @@ def _steps(name: str, held: Held, image: Scaled) -> Made | None:
     mean = (held.mean - shift) / by
     if (np.abs(zero - MIDDLE) <= NEAR).all():
         return Made(name, by, shift, Held(-room, room, mean), True)
-    if (zero == 0).all():  # never negative: such tensors have steps half as large on OpenVINO
+    if (zero == 0).all():  # never negative: OpenVINO halves the steps of such tensors
         return Made(name, by, shift, Held(0 * room, 2 * room, mean), True)
     return None
 
 
 def _add_to_bias(model: ModelProto, node: NodeProto, constants: dict[str, TensorProto], weights: NDArray[np.float32],
                  shift: NDArray[np.float32]) -> None:
-    """Give a convolution what it loses by an input from which ``shift``, ``[C]``, was taken. weights: as `_as_groups` gives them."""
+    """Add to a convolution's bias what it loses because ``shift``, ``[C]``, was subtracted from its input.
+
+    weights: in the layout of `_as_groups`.
+    """
     sums = weights.reshape(*weights.shape[:3], -1).sum(3)
     lost = np.einsum("goi,gi->go", sums, shift.reshape(weights.shape[0], -1)).ravel()
     bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 and node.input[2] else np.float32(0)
-    constants[f"{node.name}_bias_shifted"] = numpy_helper.from_array(np.asarray(bias + lost, np.float32), f"{node.name}_bias_shifted")
+    constants[f"{node.name}_bias_shifted"] = numpy_helper.from_array(np.asarray(bias + lost, np.float32),
+                                                                     f"{node.name}_bias_shifted")
     model.graph.initializer.append(constants[f"{node.name}_bias_shifted"])
     del node.input[2:]
     node.input.append(f"{node.name}_bias_shifted")
 
 
-def divisors(largest: NDArray[np.float32], columns: NDArray[np.float32], evenness: float = EVENNESS) -> NDArray[np.float32]:
-    """What to divide channels by, ``[C]``, the largest 1. largest: absolute values; columns: their weights over the largest weight of
-    each output, at most 1.
+def divisors(largest: NDArray[np.float32], columns: NDArray[np.float32],
+             evenness: float = EVENNESS) -> NDArray[np.float32]:
+    """The factors to divide channels by, ``[C]``, the largest being 1.
 
-    A channel that hardly held anything keeps room for more: on a defect it may.
+    largest: absolute values of the channels; columns: their largest weights as a share of each output's largest weight.
+    A channel with hardly any values keeps headroom, because a defect may need it.
     """
     room = np.maximum(largest, LEAST * max(float(largest.max()), 1e-12))
     by = room**evenness / np.maximum(columns, LEAST) ** (1 - evenness)
@@ -228,20 +238,23 @@ def _as_groups(node: NodeProto, constants: Mapping[str, TensorProto]) -> NDArray
 
 
 def _put(node: NodeProto, constants: Mapping[str, TensorProto], weights: NDArray[np.float32]) -> None:
-    """The other way round."""
+    """The inverse of `_as_groups`."""
     weights = weights if node.op_type == "Conv" else weights.swapaxes(1, 2)
-    constants[node.input[1]].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(weights.reshape(-1, *weights.shape[2:])), node.input[1]))
+    array = np.ascontiguousarray(weights.reshape(-1, *weights.shape[2:]))
+    constants[node.input[1]].CopyFrom(numpy_helper.from_array(array, node.input[1]))
 
 
 def _columns(node: NodeProto, constants: Mapping[str, TensorProto]) -> NDArray[np.float32]:
-    """The largest weight that each input channel has, as a share of the largest one of the same output: ``[C]``."""
+    """The largest weight of each input channel, as a share of the largest weight of the same output: ``[C]``."""
     weights = _as_groups(node, constants)
     sizes = np.abs(weights).reshape(*weights.shape[:3], -1).max(3)
     return np.asarray((sizes / np.maximum(sizes.max(2, keepdims=True), 1e-12)).max(1).ravel())
 
 
 def _insert(model: ModelProto, behind: Mapping[str, list[NodeProto]]) -> None:
-    """Put nodes right behind those that give the tensors by whose names they are given; first, where it is an input of the graph."""
+    """Insert nodes directly after the nodes that produce the tensors they are keyed by, or first for an input of the
+    graph.
+    """
     nodes = [node for value in model.graph.input for node in behind.get(value.name, [])]
     for node in model.graph.node:
         nodes += [node, *(other for name in node.output for other in behind.get(name, []))]

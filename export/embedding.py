@@ -1,4 +1,5 @@
-"""Writes `calib/embedding.onnx`: the first layers of an ImageNet network, by which `lineside collect` compares frames without torch.
+"""Writes `calib/embedding.onnx`: the first layers of an ImageNet network, so that `lineside collect` works without
+torch.
 
     python -m export.embedding calib/embedding.onnx
 """
@@ -19,7 +20,8 @@ SIDE = 256  # px of the square input
 
 
 class LocalFeatures(nn.Module):
-    """Image float32 ``[N, 3, 256, 256]`` in 0..1 -> features float32 ``[N, 64, 32, 32]``: EfficientNet-Lite0 at strides 4 and 8.
+    """Image float32 ``[N, 3, 256, 256]`` in 0..1 -> features float32 ``[N, 64, 32, 32]``: EfficientNet-Lite0 at strides
+    4 and 8.
 
     Each is a mean over 3 x 3 positions, as in PatchCore (Roth et al. 2022, section 3.1).
     """

@@ -1,7 +1,7 @@
-"""FP16 graphs, and the same with every half node's tensors rounded, which is how they are measured where no hardware computes in float16.
+"""FP16 graphs, and float32 graphs that round like them, to measure FP16 on hardware without float16.
 
-Runtimes on processors work a float16 graph out in float32 or bfloat16: a sum that overflows float16 stays unseen there. So the graph that
-is *measured* is the float32 one with each tensor around a half node rounded to float16.
+On processors, runtimes compute a float16 graph in float32 or bfloat16, so a sum that overflows float16 goes unnoticed.
+The graph that is *measured* is therefore the float32 one, with each tensor around a half node rounded to float16.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.search import enlarging
 
-# In half: what multiplies, and what passes its results on. Softmax, norms, divisions, powers, means and distances stay in float32.
-HALF = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "LeakyRelu", "PRelu", "Clip", "MaxPool", "Concat", "Add", "Pad"})
+# In half: products, and the operators that pass their results on. Softmax, norms, divisions, powers, means and
+# distances
+# stay in float32.
+HALF = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "LeakyRelu", "PRelu", "Clip", "MaxPool", "Concat",
+                  "Add", "Pad"})
 MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
-    """The nodes that run in float16: products but those in ``keep``, and what passes their results on to further products.
-
-    What comes behind the last product makes the map, and stays in float32.
+    """The nodes that run in float16: products except those in ``keep``, and the nodes that pass their results on to
+    further products. The nodes after the last product make the map, and stay in float32.
     """
     multiply = {node.name for node in model.graph.node if node.op_type in MULTIPLY} - enlarging(model)
     readers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    feeds: dict[str, bool] = {}  # whether a product comes behind a node
+    feeds: dict[str, bool] = {}  # whether a product follows a node
     for node in reversed(model.graph.node):
         feeds[node.name] = any(reader.name in multiply or feeds.get(reader.name, False)
                                for name in node.output for reader in readers.get(name, []))
@@ -49,21 +51,23 @@ def half_nodes(model: ModelProto, keep: Iterable[str]) -> list[NodeProto]:
 
 
 def _float_tensors(model: ModelProto) -> set[str]:
-    """The names of all float32 tensors that nodes put out. What cannot be inferred is left out, and stays float32."""
+    """The names of all float32 outputs of nodes. A tensor whose type cannot be inferred is not listed, and stays as it
+    is.
+    """
     inferred = onnx.shape_inference.infer_shapes(model)
     values = [*inferred.graph.value_info, *inferred.graph.output]
     return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
 
 
 def products(model: ModelProto) -> list[str]:
-    """The nodes that a search may give float32 back to."""
+    """The nodes that a search may keep in float32."""
     return [node.name for node in half_nodes(model, ()) if node.op_type in MULTIPLY]
 
 
 def write_fp16(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
-    """Write the graph with its half nodes in float16, casts at their borders, and everything else as it is.
+    """Write the graph with its half nodes in float16, casts at their borders, and everything else unchanged.
 
-    By hand, since ONNX Runtime's converter rounds the results of the nodes that stay float32 as well.
+    ONNX Runtime's converter is not used because it also rounds the results of nodes that stay float32.
     """
     half = {node.name for node in half_nodes(model, keep)}
     written = copy.deepcopy(model)
@@ -104,7 +108,7 @@ def write_fp16(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
 
 
 def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
-    """Put these nodes in place of a graph's, and drop constants that none of them reads."""
+    """Replace a graph's nodes by these, and drop constants that none of them reads."""
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     read = {name for node in nodes for name in node.input}
@@ -114,15 +118,16 @@ def _replace_nodes(model: ModelProto, nodes: list[NodeProto]) -> None:
 
 
 def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
-    """Write the float32 graph with every tensor that a half node reads or gives rounded to float16.
+    """Write the float32 graph with every input and output of a half node rounded to float16.
 
-    Rounded in float32 arithmetic, to the last bit: casts to float16 and back are what OpenVINO takes out of a graph.
+    The rounding is done in float32 arithmetic, exact to the last bit, because OpenVINO removes casts to float16 and
+    back.
     """
     rounded = copy.deepcopy(model)
     constants = {value.name: value for value in rounded.graph.initializer}
     half = {node.name for node in half_nodes(model, keep)}
     nodes: list[NodeProto] = []
-    known: dict[str, str] = {}  # tensor -> the same, rounded
+    known: dict[str, str] = {}  # tensor -> its rounded copy
 
     def through_half(name: str) -> str:
         if name not in known:
@@ -152,18 +157,22 @@ def write_rounded(model: ModelProto, path: Path, keep: Iterable[str]) -> None:
                     continue
                 made.output[0] = f"{name}_exact"
                 nodes.extend(rounding(f"{name}_exact", name))
-    rounded.graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name, value in ROUNDING.items())
+    rounded.graph.initializer.extend(numpy_helper.from_array(np.float32(value), name) for name,
+                                     value in ROUNDING.items())
     del rounded.graph.value_info[:]
     _replace_nodes(rounded, nodes)
     onnx.save(rounded, path)
 
 
-ROUNDING = {"half_split": 2.0**13 + 1, "half_grid": 0.75, "half_least": 2.0**-14, "half_beyond": 65520.0, "half_overflow": 3e38}
+ROUNDING = {"half_split": 2.0**13 + 1, "half_grid": 0.75, "half_least": 2.0**-14, "half_beyond": 65520.0,
+            "half_overflow": 3e38}
 
 
 def rounding(source: str, target: str) -> list[NodeProto]:
-    """Nodes that round float32 to the nearest float16, ties to even: to 11 bits (Dekker's split, by Veltkamp's constant); below the least
-    normal number to multiples of 2^-24, which is what a sum with 0.75 leaves of them in float32; from 65520 on to infinity.
+    """Nodes that round float32 to the nearest float16, ties to even.
+
+    To 11 bits by Dekker's split with Veltkamp's constant; below the smallest normal number to multiples of 2^-24, which
+    are what a sum with 0.75 keeps in float32; from 65520 on to infinity.
     """
     def node(kind: str, inputs: list[str], output: str) -> NodeProto:
         return helper.make_node(kind, [f"{target}_{name[1:]}" if name[0] == "." else name for name in inputs],
@@ -174,7 +183,7 @@ def rounding(source: str, target: str) -> list[NodeProto]:
         node("Sub", [".product", source], "rest"),
         node("Sub", [".product", ".rest"], "normal"),
         node("Abs", [source], "size"),
-        node("Max", [".size", "half_grid"], "grid"),  # the constant, wherever it is used; OpenVINO would fold a sum with two constants
+        node("Max", [".size", "half_grid"], "grid"),  # the constant itself, but OpenVINO cannot fold it into a sum
         node("Add", [source, ".grid"], "raised"),
         node("Sub", [".raised", ".grid"], "subnormal"),
         node("Less", [".size", "half_least"], "small"),

@@ -1,4 +1,4 @@
-"""The frames that a gate decides on: views of good parts, and defects from a generator that no fit knows, over a ladder of contrasts."""
+"""The frames of a gate: views of good parts, and painted defects that no fit uses, at a ladder of contrasts."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from edge.images.frames import Frame, prepare_frame
 from simulation.render.defects import changed_pixels, draw_flaw, paint
 
 LADDER = tuple(float(c) for c in np.geomspace(0.04, 1.0, 10))  # shares of a defect's full strength
-DEFECTIVE = 0.4  # of all frames; most parts of a line are good
-SHIFT = 3  # px that a part lies elsewhere at most
-LIGHT = 0.03  # by which the light is stronger or weaker at most
-DRAWS = 50  # of a defect, until it shows where the rule looks
-MOST_BYTES = 3_000_000_000  # of the frames of a gate; the search holds as many again
-NOISE = 1.5  # grey levels of sensor noise at most (standard deviation)
+DEFECTIVE = 0.4  # share of all frames; most parts on a line are good
+SHIFT = 3  # px by which a view is shifted, at most
+LIGHT = 0.03  # by which a view is brighter or darker, at most
+DRAWS = 50  # attempts to place a defect in the region of interest
+MOST_BYTES = 3_000_000_000  # of a gate's frames; the search's frames need as much again
+NOISE = 1.5  # grey levels of added noise (standard deviation), at most
 
 
 @dataclass(frozen=True)
 class GateFrame:
-    """A frame as the network sees it, and what it shows."""
+    """A frame as the network sees it, and its truth."""
 
-    image: NDArray[np.uint8]  # [H, W, C] of the input's size
+    image: NDArray[np.uint8]  # [H, W, C], the network's input
     frame_size: tuple[int, int]  # height, width of the camera's frame
     source: str
-    defect: int | None  # its number: the same one at every contrast; None on a good part
+    defect: int | None  # number of the defect, the same at every contrast; None for a good part
     contrast: float
-    mask: NDArray[np.bool_] | None  # [h, w] of the map, at full contrast only
+    mask: NDArray[np.bool_] | None  # [h, w] of the map; only at full contrast
 
 
 def view(frame: Frame, rng: np.random.Generator) -> Frame:
-    """The same part a moment later: a little shifted, in slightly other light, with other noise."""
+    """The same part a moment later: slightly shifted, in slightly different light, with different noise."""
     height, width = frame.shape[:2]
     dx, dy = rng.integers(-SHIFT, SHIFT + 1, 2)
     move = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
@@ -49,7 +49,7 @@ def view(frame: Frame, rng: np.random.Generator) -> Frame:
 
 
 def flawed(frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
-    """A frame with a scratch or a stain at full strength, float32 ``[H, W, C]`` in 0..255, from the renderer's own generator."""
+    """A frame with a scratch or a stain at full strength, float32 ``[H, W, C]`` in 0..255, painted by the renderer."""
     height, width = frame.shape[:2]
     name = "scratch" if rng.random() < 0.5 else "stain"
     flaw = draw_flaw(name, rng, 0.45 * width, 0.45 * height, min(height, width))
@@ -62,15 +62,17 @@ def flawed(frame: Frame, rng: np.random.Generator) -> NDArray[np.float32]:
 
 def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
                 progress: Callable[[int, int], None] = lambda *_: None) -> list[GateFrame]:
-    """``count`` or a few more frames, or tiles, from good images that nobody fitted on; the same seed gives the same ones.
+    """At least ``count`` frames, or tiles, from good images that were not fitted on; the same seed gives the same
+    frames.
 
-    Defects lie where the rule looks. Raises InputError where the frames would not fit into memory.
+    Defects lie in the region of interest. Raises InputError if none can be placed there, or if the frames would not fit
+    into memory.
     """
     rng = np.random.default_rng(seed)
     card = bundle.card
     size = (card.input.height, card.input.width, card.input.channels)
     if count * int(np.prod(size)) > MOST_BYTES:
-        raise InputError("the gate's frames are too large to be held at once", got=f"{count} of {size[1]}x{size[0]} px",
+        raise InputError("the gate's frames do not fit into memory", got=f"{count} of {size[1]}x{size[0]} px",
                          expected=f"at most {MOST_BYTES // int(np.prod(size))}", next="Run again with fewer --frames.")
     good = []
     for path in paths:
@@ -105,20 +107,24 @@ def make_frames(bundle: Bundle, paths: Sequence[Path], count: int, seed: int,
             if most >= 0.8:
                 break
         if not most:
-            raise InputError("no painted defect can be placed where the rule looks",
+            raise InputError("no painted defect can be placed in the region of interest",
                              got=f"{int(region.sum())} of {region.size} pixels of the map",
                              expected=f"a region that one of {DRAWS} scratches and stains touches",
-                             next="Widen roi or polygon in decision.toml, then run `lineside calibrate` and `lineside quantize` again.")
+                             next="Widen roi or polygon in decision.toml, then run `lineside calibrate` and `lineside "
+                             "quantize` again.")
         difference = bad - part
         for contrast in LADDER:
             image = prepared(np.asarray(np.rint(np.clip(part + np.float32(contrast) * difference, 0, 255)), np.uint8))
-            frames.append(GateFrame(image, frame_size, name, number, contrast, mask if contrast == LADDER[-1] else None))
+            frames.append(GateFrame(image, frame_size, name, number, contrast, mask if contrast == LADDER[-1]
+                                    else None))
         progress(min(len(frames), count), count)
     return frames
 
 
 def _where(good: Frame, bad: NDArray[np.float32], map_size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels of the map (height, width) that a defect changes; those that it touches at all where it fills none by half."""
+    """The pixels of the map (height, width) that a defect changes by at least half, or those it touches most if there
+    are none.
+    """
     changed = changed_pixels(np.asarray(good.transpose(2, 0, 1), np.float32), bad.transpose(2, 0, 1))
     share = cv2.resize(changed.astype(np.float32), (map_size[1], map_size[0]), interpolation=cv2.INTER_AREA)
     return np.asarray((share > 0) & (share >= min(0.5, float(share.max()))))

@@ -1,4 +1,4 @@
-"""The maps of a graph that is not in a bundle yet, in each precision and on each runtime that can work them out here."""
+"""The maps of a graph that is not in a bundle yet, on OpenVINO and on ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMEOUT = 60.0  # s for one inference
 
 
 class OpenVinoMaps:
-    """A graph on the line's own engine."""
+    """A graph on OpenVINO, the line's own engine."""
 
     def __init__(self, graph: Path, size: tuple[int, int, int], precision: str, threads: int = 0) -> None:
         """size: (height, width, channels) of the input. Raises EngineError."""
@@ -34,13 +34,14 @@ class OpenVinoMaps:
     def __enter__(self) -> OpenVinoMaps:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self._slot.release()
         self._engine.close()
 
 
 class OnnxRuntimeMaps:
-    """A graph on ONNX Runtime's processor path."""
+    """A graph on ONNX Runtime, on the processor."""
 
     def __init__(self, graph: Path, *, threads: int = 0) -> None:
         """Raises EngineError."""
@@ -49,7 +50,7 @@ class OnnxRuntimeMaps:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the library's own kinds derive from nothing else
+        except Exception as error:  # the library's errors have no narrower base class
             raise EngineError("ONNX Runtime cannot load the graph", got=str(error).splitlines()[0]) from error
         self._input = self._session.get_inputs()[0].name
 
@@ -60,5 +61,6 @@ class OnnxRuntimeMaps:
     def __enter__(self) -> OnnxRuntimeMaps:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
         del self._session

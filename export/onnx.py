@@ -1,4 +1,6 @@
-"""A run becomes a bundle: the float graph, proved on OpenVINO and ONNX Runtime against torch before anything is written."""
+"""Turns a run into a bundle: its float graph must give torch's maps on OpenVINO and ONNX Runtime before it is
+written.
+"""
 
 from __future__ import annotations
 
@@ -35,48 +37,61 @@ from export.maps import OpenVinoMaps
 OPSET = 18
 TOLERANCE = 1e-3  # of the map's range
 PARITY_IMAGES = 16
-FOLDED = 2**26  # elements of a constant that is worked out beforehand, at most
+FOLDED = 2**26  # elements of a folded constant, at most
 
 
 class Deployed(nn.Module):
-    """The graph as it is deployed: uint8 ``[N, H, W, C]`` in, cast and scaled inside, raw map float32 ``[N, 1, H, W]`` out."""
+    """The graph as it is deployed: uint8 ``[N, H, W, C]`` in, cast and scaled inside, raw map float32 ``[N, 1, H, W]``
+    out.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        result: Tensor = self.network(image.to(torch.float32).permute(0, 3, 1, 2) / 255.0)  # TensorRT moves no uint8
+        # the cast first: TensorRT cannot transpose uint8
+        result: Tensor = self.network(image.to(torch.float32).permute(0, 3, 1, 2) / 255.0)
         return result
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """A copy of a network in evaluation mode whose batch norms right behind a convolution are part of its weights."""
+    """A copy of a network in evaluation mode, with batch norms that follow a convolution folded into its weights."""
     folded = copy.deepcopy(network).eval()
     for module in folded.modules():
         if isinstance(module, nn.Sequential):
             for i, (conv, norm) in enumerate(itertools.pairwise(list(module))):
                 if isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) and isinstance(norm, nn.BatchNorm2d):
-                    module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose2d)), nn.Identity()
+                    module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm,
+                                                                 isinstance(conv, nn.ConvTranspose2d)), nn.Identity()
     return folded
 
 
 def without_plain_transposes(network: nn.Module) -> nn.Module:
-    """``network``, in whose sequences transposed convolutions that change no size are convolutions: their weights turned round."""
+    """In every ``Sequential``, replace transposed convolutions that keep the size by flipped convolutions."""
     for module in network.modules():
         if isinstance(module, nn.Sequential):
             for i, layer in enumerate(module):
-                if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (1, 1) and layer.groups == 1 and layer.dilation == (1, 1) \
-                        and all(2 * p == k - 1 for p, k in zip(layer.padding, layer.kernel_size, strict=True)):  # type: ignore[operator]
-                    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding,  # type: ignore[arg-type]
-                                     bias=layer.bias is not None)
-                    conv.weight, conv.bias = nn.Parameter(layer.weight.flip(2, 3).transpose(0, 1).contiguous()), layer.bias
+                if isinstance(layer, nn.ConvTranspose2d) and _keeps_size(layer):
+                    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size,  # type: ignore[arg-type]
+                                     padding=layer.padding, bias=layer.bias is not None)  # type: ignore[arg-type]
+                    conv.weight = nn.Parameter(layer.weight.flip(2, 3).transpose(0, 1).contiguous())
+                    conv.bias = layer.bias
                     module[i] = conv
     return network
 
 
+def _keeps_size(layer: nn.ConvTranspose2d) -> bool:
+    """Whether a transposed convolution is the same as a convolution with flipped weights."""
+    sides = zip(layer.padding, layer.kernel_size, strict=True)
+    return layer.stride == (1, 1) and layer.groups == 1 and layer.dilation == (1, 1) and all(
+        2 * padding == kernel - 1 for padding, kernel in sides)  # type: ignore[operator]
+
+
 def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, output: str = "map") -> None:
-    """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of its output."""
+    """Write ``network`` as ONNX with a dynamic batch. size: (height, width, channels) of its input; output: the name of
+    its output.
+    """
     example = torch.zeros((2, *size), dtype=torch.uint8)
     deployed = without_plain_transposes(fold_batch_norms(network))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
@@ -85,7 +100,8 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         torch.onnx.export(
             Deployed(deployed), (example,), path, input_names=["image"], output_names=[output], opset_version=OPSET,
-            dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},), verbose=False,
+            dynamo=True, external_data=False, dynamic_shapes=({0: torch.export.Dim("N", min=1, max=256)},),
+            verbose=False,
         )
     model = onnx.load(path)
     onnxscript.optimizer.fold_constants(model, input_size_limit=FOLDED, output_size_limit=FOLDED)
@@ -95,7 +111,9 @@ def write_graph(network: nn.Module, size: tuple[int, int, int], path: Path, outp
 
 
 def strip_origin(path: Path) -> None:
-    """Take the exporter's notes out of a graph: source paths and stack traces would make its hash depend on the checkout."""
+    """Remove the exporter's notes from a graph: source paths and stack traces would make its hash depend on the
+    checkout.
+    """
     model = onnx.load(path)
     graph = model.graph
     for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node, graph, model]:
@@ -105,42 +123,45 @@ def strip_origin(path: Path) -> None:
 
 
 def torch_maps(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The maps of uint8 images ``[N, H, W, C]`` as torch works them out in float32: ``[N, 1, H, W]``."""
+    """Torch's maps of uint8 images ``[N, H, W, C]`` in float32: ``[N, 1, H, W]``."""
     deployed = Deployed(network).eval()
     with torch.inference_mode():
         return np.concatenate([deployed(torch.from_numpy(image[None])).numpy() for image in images])
 
 
 def openvino_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The maps of uint8 images ``[N, H, W, C]`` as the line's own engine works them out in float32: ``[N, 1, H, W]``."""
+    """OpenVINO's maps of uint8 images ``[N, H, W, C]`` in float32: ``[N, 1, H, W]``."""
     with OpenVinoMaps(graph, (images.shape[1], images.shape[2], images.shape[3]), "fp32") as run:
         return np.stack([run(image) for image in images])[:, None]
 
 
 def onnxruntime_maps(graph: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The maps of uint8 images ``[N, H, W, C]`` as ONNX Runtime works them out, all in one batch: ``[N, 1, H, W]``."""
+    """ONNX Runtime's maps of uint8 images ``[N, H, W, C]``, all in one batch: ``[N, 1, H, W]``."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     (maps,) = session.run(None, {"image": images})
     return np.asarray(maps, np.float32)
 
 
 def check_parity(expected: NDArray[np.float32], got: NDArray[np.float32], runtime: str) -> float:
-    """The largest difference of two sets of maps as a share of the expected range. Raises BundleError above 1e-3."""
+    """The largest difference between two sets of maps, as a share of the expected range. Raises BundleError above
+    1e-3.
+    """
     if expected.shape != got.shape:
-        raise BundleError(f"the exported graph on {runtime} gives maps of another shape", got=got.shape, expected=expected.shape,
-                          next="The bundle was not written.")
+        raise BundleError(f"the exported graph on {runtime} gives maps of another shape", got=got.shape,
+                          expected=expected.shape, next="The bundle was not written.")
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise BundleError("the network's map is not finite", got="NaN or infinity", expected="finite numbers",
                           next="Run `lineside fit` again with another --seed, or mend your network.")
     difference = float(np.abs(got - expected).max()) / max(float(np.ptp(expected)), 1e-12)
     if difference > TOLERANCE:
-        raise BundleError(f"the exported graph on {runtime} differs from the network", got=f"{difference:.2e} of the map's range",
-                          expected=f"at most {TOLERANCE:g}", next="The bundle was not written. Report this with the run or the network.")
+        raise BundleError(f"the exported graph on {runtime} differs from the network",
+                          got=f"{difference:.2e} of the map's range", expected=f"at most {TOLERANCE:g}",
+                          next="The bundle was not written. Report this with the run or the network.")
     return difference
 
 
 def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
-    """Up to 16 held-out images as they are, and as many with artificial defects, so that the whole range of the map is met."""
+    """Up to 16 held-out images, each without and with artificial defects, so that the whole range of the map occurs."""
     folder = good_folder(Path(record.data))
     channels: int = network.channels  # type: ignore[assignment]
     images: list[NDArray[np.uint8]] = []
@@ -159,10 +180,11 @@ def parity_images(record: RunRecord, network: nn.Module) -> NDArray[np.uint8]:
 
 
 def choose_golden(scores: Sequence[float]) -> dict[int, Kind]:
-    """Up to eight golden parts among parity images, good and defective by turns, by their scores; index -> what it shows.
+    """Choose up to eight golden parts by score, among images that are good and defective in turn; index -> what it
+    shows.
 
-    The good ones with the lowest, the middle and the highest score; the defective ones with the highest and the middle one; and the three
-    defective ones that come nearest to the highest good one, where a small difference may turn a verdict round.
+    The good images with the lowest, median and highest score; the defective ones with the highest and median score; and
+    the three defective ones closest to the highest good score, where a small difference can flip a verdict.
     """
     order = sorted(range(len(scores)), key=lambda i: scores[i])
     good, defective = [i for i in order if i % 2 == 0], [i for i in order if i % 2]
@@ -174,7 +196,7 @@ def choose_golden(scores: Sequence[float]) -> dict[int, Kind]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a bundle says of its network beside the graph."""
+    """What a bundle records about its network apart from the graph."""
 
     detector: str
     size: tuple[int, int, int]  # height, width, channels of the input
@@ -184,14 +206,16 @@ class Fitted:
     fitted: Sequence[GoodImage]
     held_out: Sequence[GoodImage]
     post_filter: tuple[str, ...]
-    tile: tuple[int, int] | None = None  # width, height in px of the frame that it was fitted on, where that was not whole frames
+    tile: tuple[int, int] | None = None  # width, height of the tiles fitted on, px of the frame; None: whole frames
 
 
-def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8], expected: NDArray[np.float32], fitted: Fitted,
-             name: str | None = None) -> tuple[Bundle, float]:
-    """Prove ``graph`` in ``temporary`` against the network's own maps of ``images``, good and defective by turns, and make it a bundle.
+def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8], expected: NDArray[np.float32],
+             fitted: Fitted, name: str | None = None) -> tuple[Bundle, float]:
+    """Check the graph in ``temporary`` against the network's own maps of ``images``, good and defective in turn, and
+    make it a bundle.
 
-    Returns the bundle ``out`` and the largest difference, as a share of the map's range. Raises BundleError when a runtime differs.
+    Returns the bundle ``out`` and the largest difference, as a share of the map's range. Raises BundleError if a
+    runtime gives other maps.
     """
     difference = max(check_parity(expected, openvino_maps(graph, images), "OpenVINO"),
                      check_parity(expected, onnxruntime_maps(graph, images), "ONNX Runtime"))
@@ -200,7 +224,8 @@ def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8],
     golden = choose_golden([rule.score(rule.grey(values[0])) for values in expected])
     write_golden(graph.parent, [images[i] for i in golden], expected[list(golden)], list(golden.values()))
     bundle = write_bundle(
-        temporary, out, name=name or out.resolve().name, detector=fitted.detector, input_size=fitted.size, map_size=map_size,
+        temporary, out, name=name or out.resolve().name, detector=fitted.detector, input_size=fitted.size,
+        map_size=map_size,
         sizes=fitted.sizes, fit={**fitted.fit, "parity": difference}, post_filter=fitted.post_filter, tile=fitted.tile,
         images={"data": fitted.data, "fitted": _listing(fitted.fitted), "held_out": _listing(fitted.held_out)},
     )
@@ -208,9 +233,10 @@ def complete(temporary: Path, out: Path, graph: Path, images: NDArray[np.uint8],
 
 
 def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, float]:
-    """Write the bundle ``out`` from a run. Returns it with the largest difference to torch, as a share of the map's range.
+    """Write the bundle ``out`` from a run. Returns it with the largest difference to torch, as a share of the map's
+    range.
 
-    Raises InputError for a damaged run or images that are gone, BundleError when a runtime and torch disagree.
+    Raises InputError for a damaged run or missing images, BundleError if a runtime and torch disagree.
     """
     record, network = read_run(run)
     size = (record.height, record.width, int(network.channels))  # type: ignore[arg-type]
@@ -221,13 +247,15 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         graph.parent.mkdir()
         write_graph(network, size, graph)
         fit = {
-            "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed, "steps": record.steps,
-            "minutes": record.minutes, "interrupted": record.interrupted, "precision": record.precision, "torch": record.torch,
-            "backbone": record.backbone or "none", "natural_images": record.natural_images,
+            "arguments": record.arguments, "fingerprint": record.fingerprint, "seed": record.seed,
+            "steps": record.steps, "minutes": record.minutes, "interrupted": record.interrupted,
+            "precision": record.precision, "torch": record.torch, "backbone": record.backbone or "none",
+            "natural_images": record.natural_images,
             "images_fitted": len(record.fitted), "images_held_out": len(record.held_out),
         }
-        fitted = Fitted(record.detector, size, record.sizes, fit, str(good_folder(Path(record.data))), record.fitted, record.held_out,
-                        tuple(network.post_filter), None if record.tile is None else (record.tile, record.tile))  # type: ignore[arg-type]
+        tile = None if record.tile is None else (record.tile, record.tile)
+        fitted = Fitted(record.detector, size, record.sizes, fit, str(good_folder(Path(record.data))), record.fitted,
+                        record.held_out, tuple(network.post_filter), tile)  # type: ignore[arg-type]
         return complete(temporary, out, graph, images, torch_maps(network, images), fitted, name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

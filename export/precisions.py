@@ -1,4 +1,6 @@
-"""Each precision of a bundle, made and measured: bfloat16, FP16 and INT8, searched until the gate holds, timed, with golden maps."""
+"""Makes and measures each precision of a bundle: a search for nodes that must stay float, the gate, speed, golden
+maps.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from edge.base.errors import EngineError, InputError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import smooth
 from edge.engines.engine import Precision
-from edge.engines.openvino import BACKEND, runs_bfloat16
+from edge.engines.openvino import OpenVino
+from edge.engines.openvino_graphs import runs_bfloat16
 from edge.images.files import read_image
 from edge.images.frames import prepare_frame
 from edge.images.maps import MapArray
@@ -33,53 +36,55 @@ from export.search import Cost, Kept, NodeLoss, Write, as_arrays, kept_by, last_
 from export.timing import Stopwatch, shares
 
 Progress = Callable[[str, int, int], None]
-SEED = 20_000  # of the gate's frames; those of the search have their own, so that nothing is chosen on what is reported
+# of the gate's frames; the search has frames of its own, so that nothing is tuned on the reported figures
+SEED = 20_000
 GOOD_IN_SEARCH, BAD_IN_SEARCH = 8, 12
 FEWER = 3  # nodes are ranked on every third image of the search
-EVENNESSES = (0.25, 0.5, 0.75)  # to which channels are made alike, each with each way to ranges
-WORTH_TRYING = 0.01  # of an inference: a node that costs that much more than in the precision is tried again
+EVENNESSES = (0.25, 0.5, 0.75)  # degrees of channel equalisation that are tried, each with each way to find ranges
+WORTH_TRYING = 0.01  # a float node that costs more than this share of an inference is tried again in the precision
 TIMINGS = 30  # images in each precision, in turn
 CALIBRATED_ON = 200  # frames of a calibration set, at most
-PAINTED = 400  # frames with painted defects among them, over which INT8's ranges have to reach
+PAINTED = 400  # gate frames drawn to get defects whose values INT8's ranges must include
 
 
 @dataclass
 class Result:
-    """What is known of a precision."""
+    """What is known about a precision."""
 
     precision: Precision
-    findings: Findings | None  # None: it never came as far as a whole measurement
-    measured: Measured | None = None  # with the findings
+    findings: Findings | None  # None: it was never measured completely
+    measured: Measured | None = None  # set together with the findings
     reason: str = ""  # why it did not pass
-    kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32, or in bfloat16
+    kept: list[NodeLoss] = field(default_factory=list)  # nodes that stayed in float32 or bfloat16
     nodes: int = 0  # that could be in this precision
-    searched: bool = True  # whether the search ended by itself, and not because its time was up
-    way: int = 0  # of those that were tried, by which it was made
+    searched: bool = True  # whether the search finished before its time was up
+    way: int = 0  # index of the way by which its graph was made
     ranges: Ranges | None = None
-    evenness: float = 0.0  # to which channels were made alike
-    saturating: dict[str, float] = field(default_factory=dict)  # activation -> largest share of values cut off on a defective frame
+    evenness: float = 0.0  # degree of channel equalisation
+    # activation -> largest share clipped on a defective frame
+    saturating: dict[str, float] = field(default_factory=dict)
     ms_per_image: float | None = None
     golden: float = 0.0  # tolerance of its golden maps
-    golden_on_device: float = 0.0  # the same on the device at hand
+    golden_on_device: float = 0.0  # the same on this device
 
     @property
     def passed(self) -> bool:
-        """Whether it is offered."""
+        """Whether it may be offered."""
         return not self.reason and self.findings is not None and self.findings.passed
 
 
 class Quantiser:
-    """One `lineside quantize`: what it works on, and where."""
+    """One run of `lineside quantize`: its frames, its gate, and a folder for graphs."""
 
-    def __init__(self, bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits], frames: int, minutes: float,
-                 folder: Path, progress: Progress) -> None:
+    def __init__(self, bundle: Bundle, calibration: Path | None, good: Path | None, limits: dict[str, Limits],
+                 frames: int, minutes: float, folder: Path, progress: Progress) -> None:
         self.bundle, self.limits, self.folder, self.progress = bundle, limits, folder, progress
         self.begin = time.monotonic()
         self.minutes, self.deadline = minutes, 0.0
         card = bundle.card
         self.size = (card.input.height, card.input.width, card.input.channels)
         self.graph = bundle.graph("fp32")
-        threshold = bundle.calibrated_threshold("fp32", BACKEND)
+        threshold = bundle.calibrated_threshold("fp32", OpenVino.name)
         self.rate = threshold.false_reject_rate
         self.paths, self.hashes, _ = calibration_images(bundle, good)
         if digest_of(self.hashes) != threshold.good_parts_sha256:
@@ -94,13 +99,15 @@ class Quantiser:
             if not made.reviewed:
                 doubtful = sum(frame.stands_out for frame in made.frames)
                 raise InputError(
-                    f"nobody has looked through {calibration}", got=f"{doubtful} frames that are unlike the rest",
-                    expected="a set without defects", next=f"Look at {calibration / 'index.html'}, then run `lineside collect --out "
+                    f"nobody has reviewed {calibration}", got=f"{doubtful} unusual frames",
+                    expected="a set without defects", next=f"Look at {calibration / 'index.html'}, then run `lineside "
+                    f"collect --out "
                     f"{calibration} --leave-out NUMBERS`, or none")
             self.calibration, ranged = str(calibration), [made.images / frame.file for frame in made.frames]
         step = max(1, -(-len(ranged) // CALIBRATED_ON))
         self.ranged = np.stack([image for path in ranged[::step] for image in self._prepared(path)[0]])
-        self.ranged = self.ranged[::max(1, -(-len(self.ranged) // CALIBRATED_ON))]  # of tiles as many as of whole frames
+        # frames in tiles give more images than frames
+        self.ranged = self.ranged[::max(1, -(-len(self.ranged) // CALIBRATED_ON))]
         good_parts = [self._prepared(path) for path in self.paths]
         self.search_images, self.expected = self._search_set()
         k = rank(len(self.paths), self.rate)
@@ -113,7 +120,7 @@ class Quantiser:
         self.gate, self.trial = gate(SEED, "the gate's frames"), gate(SEED + 3, "the search's frames")
 
     def _prepared(self, path: Path) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """What the network sees of an image, uint8 ``[N, H, W, C]``, and the image's (height, width)."""
+        """The network's inputs for an image, uint8 ``[N, H, W, C]``, and the image's (height, width)."""
         frame = read_image(path)
         self.bundle.check(frame)
         views = self.bundle.views(frame)
@@ -130,29 +137,33 @@ class Quantiser:
         return images, self._maps(self.graph, "fp32", images)
 
     def _maps(self, graph: Path, precision: str, images: NDArray[np.uint8] | None = None) -> list[MapArray]:
-        """Smoothed maps of the search's images on the line's engine."""
+        """Smoothed maps of the search's images, or of ``images``, on OpenVINO."""
         steps = self.bundle.decision.post_filter
         chosen = self.search_images if images is None else images
         with OpenVinoMaps(graph, self.size, _measured_as(precision)) as run:
             return [smooth(values, steps) for values in as_arrays(chosen, run)]
 
     def bf16(self) -> Result:
-        """bfloat16 is the float32 graph, run otherwise."""
+        """bfloat16: the float32 graph, which OpenVINO runs in bfloat16."""
         return self._gated(Result("bf16", None), self.graph, self.gate, whole=True)
 
     def fp16(self) -> Result:
-        """FP16, searched and measured on the graph with every half tensor rounded."""
+        """FP16: searched and measured on a graph that rounds every half tensor."""
         model = load_named(self.graph)
         nodes = products(model)
         return self._searched("fp16", nodes, [(lambda path, kept: write_rounded(model, path, kept),
                                                lambda path, kept: write_fp16(model, path, kept))])
 
     def int8(self) -> Result:
-        """INT8, over ranges and with channels made alike as far as measures best."""
-        painted = [frame.image for frame in make_frames(self.bundle, self.paths, PAINTED, SEED + 2) if frame.contrast in LADDER[-2:]]
-        graphs = Int8Graphs(self.graph, self.ranged, np.stack(painted), lambda d, t: self.progress("int8: ranges", d, t))
-        ways: list[tuple[Ranges, float]] = [(ranges, evenness) for ranges in ("minmax", "percentile") for evenness in EVENNESSES]
-        writes: list[Write] = [lambda path, kept, way=way: graphs.write(path, kept, *way) for way in ways]  # type: ignore[misc]
+        """INT8, with the ranges and the channel equalisation that measure best."""
+        painted = [frame.image for frame in make_frames(self.bundle, self.paths, PAINTED, SEED + 2)
+                   if frame.contrast in LADDER[-2:]]
+        graphs = Int8Graphs(self.graph, self.ranged, np.stack(painted),
+                            lambda d, t: self.progress("int8: ranges", d, t))
+        ways: list[tuple[Ranges, float]] = [(ranges, evenness) for ranges in ("minmax", "percentile")
+                                            for evenness in EVENNESSES]
+        writes: list[Write] = [
+            lambda path, kept, way=way: graphs.write(path, kept, *way) for way in ways]  # type: ignore[misc]
         errors = []
         for write in writes:
             write(self.folder / "ranges.onnx", {})
@@ -167,11 +178,14 @@ class Quantiser:
         result.saturating = saturating(limits, activations(graphs.model, list(limits)), good, full) if limits else {}
         return result
 
-    def _searched(self, precision: Precision, nodes: list[str], ways: Sequence[tuple[Write, Write]], halves: bool = False) -> Result:
-        """From all nodes in the precision, give one step after the other to those that spoil most, until the gate holds or the time is up.
+    def _searched(self, precision: Precision, nodes: list[str], ways: Sequence[tuple[Write, Write]],
+                  halves: bool = False) -> Result:
+        """Start with all nodes in the precision, and give a higher one to the most harmful nodes until the gate passes
+        or time is up.
 
-        What is tried is chosen on frames of the search's own; the gate's are for what was chosen. ways: how the graphs are written that
-        are measured, and the final one, best first; halves: steps lead by bfloat16.
+        Candidates are chosen on the search's own frames; the gate's frames are only for what was chosen. ways: pairs of
+        functions that write the graph to measure and the final graph, best first. halves: whether a node may become
+        bfloat16 before float32.
         """
         final, few = self.folder / f"{precision}.onnx", self.search_images[::FEWER]
 
@@ -197,22 +211,23 @@ class Quantiser:
                 cost_of = self._costs(nodes, write, halves) if precision == "int8" else None
                 write(self.folder / "timed.onnx", dict.fromkeys(nodes, "fp32"))
                 parts = shares(self.folder / "timed.onnx", self.size, nodes, self.search_images[0])
-                steps = rank_nodes(parts, cost_of, write, maps, self.expected[::FEWER], self.folder, time.monotonic() + 0.5 * self._left(),
-                                   lambda d, t: self.progress(f"{precision}: what each node does to the map", d, t), halves)
+                steps = rank_nodes(parts, cost_of, write, maps, self.expected[::FEWER], self.folder,
+                                   time.monotonic() + 0.5 * self._left(),
+                                   lambda d, t: self.progress(f"{precision}: error of each node", d, t), halves)
                 result.searched = all(step.error is not None for step in steps)
             number += 1
             self.progress(f"{precision}: steps to float", number, len(steps))
         result.searched &= len(kept) >= len(nodes)
-        if nodes and len(kept) < len(nodes):  # what it turns is to be seen
+        if nodes and len(kept) < len(nodes):  # measure it completely, so that the report can show what it changes
             result = self._tried(replace(result, kept=kept), write, self.gate, whole=True)
             write_final(final, kept_by(kept))
         else:
             write_final(final, {})
-            result.kept, result.reason = [], "no node can be in it: each spoils the map" if nodes else "it has no node that could be in it"
+            result.kept, result.reason = [], "every node harms the map in it" if nodes else "no node could be in it"
         return result
 
     def _costs(self, nodes: list[str], write: Write, halves: bool) -> Callable[[str], Cost]:
-        """A function that measures what a node costs that is not in INT8."""
+        """A function that measures what it costs to keep a node out of INT8."""
         timed = self.folder / "timed.onnx"
         write(timed, {})
         watch = Stopwatch(timed, self.size, self.search_images[0])
@@ -228,9 +243,10 @@ class Quantiser:
         return cost_of
 
     def _fewer_kept(self, result: Result, write: Write, halves: Callable[[str], Cost] | None) -> Result:
-        """Of the nodes that stay float, those that cost most are tried in the precision again, one after the other, while there is time.
+        """Try the nodes that were kept in float in the precision again, the most expensive first, while there is time.
 
-        halves: what a node costs, where it may be in bfloat16; those that have to stay in float32 are tried in it.
+        halves: gives a node's cost, if it may be in bfloat16; nodes that must stay out of the precision are then tried
+        in bfloat16.
         """
         for loss in sorted(result.kept, key=lambda loss: -loss.cost):
             others = [other for other in result.kept if other is not loss]
@@ -247,7 +263,7 @@ class Quantiser:
         return result
 
     def _tried(self, result: Result, write: Write, gate: Gate, whole: bool = False) -> Result:
-        """What a gate says of the nodes that ``result`` keeps in float."""
+        """Write the graph in which the nodes of ``result.kept`` stay in float, and measure it on a gate."""
         graph = self.folder / f"measured-{result.precision}.onnx"
         write(graph, kept_by(result.kept))
         return self._gated(result, graph, gate, whole)
@@ -256,7 +272,9 @@ class Quantiser:
         return self.deadline - time.monotonic()
 
     def _gated(self, result: Result, graph: Path, gate: Gate, whole: bool = False) -> Result:
-        """Put what a gate finds about ``graph`` into ``result``. Unless ``whole``, a measurement that cannot pass any more is stopped."""
+        """Measure ``graph`` on a gate, and put the findings into ``result``. Stops early once it cannot pass, unless
+        ``whole``.
+        """
         limits = self.limits[result.precision]
         most = int(limits.flips * len(gate.frames))
         title = f"{result.precision}: {result.nodes - len(result.kept)} nodes" if result.nodes else result.precision
@@ -265,7 +283,7 @@ class Quantiser:
             with OpenVinoMaps(graph, self.size, _measured_as(result.precision)) as run:
                 measured = gate.measure(run, None if whole else most, lambda d, t: self.progress(title, d, t))
                 if measured is None:
-                    result.reason = f"more than {most} of {len(gate.frames)} decisions turn"
+                    result.reason = f"more than {most} of {len(gate.frames)} decisions flip"
                     return result
         except EngineError as error:
             result.reason = f"it cannot be measured: {str(error).splitlines()[0]}"
@@ -275,11 +293,11 @@ class Quantiser:
         return result
 
     def graph_of(self, precision: Precision) -> Path:
-        """The graph that the line's engine runs."""
+        """The graph that the line would run."""
         return self.graph if precision in ("fp32", "bf16") else self.folder / f"{precision}.onnx"
 
     def time(self, results: dict[Precision, Result]) -> None:
-        """Measure the speed of all, in turn, on the line's engine; one that it cannot load does not pass."""
+        """Measure the speed of all precisions, in turn, on OpenVINO. One that OpenVINO cannot load does not pass."""
         engines: dict[Precision, OpenVinoMaps] = {}
         for precision, result in results.items():
             try:
@@ -300,10 +318,12 @@ class Quantiser:
             engine.__exit__(None, None, None)
 
     def golden(self, result: Result) -> MapArray:
-        """Work out the golden maps of a precision, ``[N, h, w]``, and their tolerances: twice what was seen to differ.
+        """Calculate the golden maps of a precision, ``[N, h, w]``, and set their tolerances: twice the difference seen
+        here.
 
-        On this device: between one thread and all. On others, INT8: between OpenVINO and ONNX Runtime on its graph, since each rounds at
-        its own places; bfloat16: to float32, which is what runs on a processor without it; FP16: to its map with the roundings in it.
+        For this device, that is the difference between one thread and all threads. For other devices: INT8: between
+        OpenVINO and ONNX Runtime, which round in different places; bfloat16: from float32, which runs on processors
+        without bfloat16; FP16: from the map with all roundings.
         """
         precision, graph = result.precision, self.graph_of(result.precision)
         _, frames, float32 = read_golden(self.bundle)
@@ -329,5 +349,5 @@ class Quantiser:
 
 
 def _measured_as(precision: str) -> str:
-    """FP16 is measured on a float32 graph that has the roundings in it."""
+    """The precision that a graph is run in: FP16 is measured on a float32 graph that contains the roundings."""
     return "fp32" if precision == "fp16" else precision

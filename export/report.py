@@ -1,4 +1,4 @@
-"""``report.html`` of a bundle: what each precision changes, in figures and pictures, on one self-contained page."""
+"""A bundle's ``report.html``: what each precision changes, in figures and pictures, on one self-contained page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.base.errors import BundleError
 from edge.base.files import write_text_safely
-from edge.engines.openvino import BACKEND
+from edge.engines.openvino import OpenVino
 from edge.images.maps import MapArray
 from export.gate_frames import LADDER
 from export.precisions import Result
@@ -28,12 +28,16 @@ FLIPS_SHOWN = 24
 SIDE = 160  # px of a picture's longer side
 NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "FP16", "int8": "INT8"}
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222; background: #fafafa }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em;
+  color: #222; background: #fafafa }
 h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 1.8em 0 .5em } p { max-width: 60em }
-table { border-collapse: collapse; background: #fff } th, td { border: 1px solid #ddd; padding: 5px 10px; text-align: right }
+table { border-collapse: collapse; background: #fff } th, td { border: 1px solid #ddd; padding: 5px 10px;
+  text-align: right }
 th:first-child, td:first-child { text-align: left } th { background: #f0f0f0; font-weight: 600 }
-.yes { color: #17692f; font-weight: 600 } .no { color: #b3261e; font-weight: 600 } .small { color: #555; font-size: 13px }
-.pictures { display: flex; flex-wrap: wrap; gap: 10px } figure { margin: 0; background: #fff; border: 1px solid #ddd; padding: 6px }
+.yes { color: #17692f; font-weight: 600 } .no { color: #b3261e; font-weight: 600 }
+.small { color: #555; font-size: 13px }
+.pictures { display: flex; flex-wrap: wrap; gap: 10px }
+figure { margin: 0; background: #fff; border: 1px solid #ddd; padding: 6px }
 figcaption { font-size: 12px; max-width: 160px; overflow-wrap: anywhere } img { display: block }
 """
 
@@ -53,13 +57,14 @@ def small(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def heat(values: MapArray, low: float, high: float) -> NDArray[np.uint8]:
-    """A map ``[h, w]`` in false colours between two levels."""
+    """A map ``[h, w]`` in false colours from ``low`` to ``high``."""
     grey = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    return np.asarray(cv2.applyColorMap(small(np.asarray(np.rint(255 * grey), np.uint8)[..., None]), cv2.COLORMAP_INFERNO), np.uint8)
+    return np.asarray(cv2.applyColorMap(small(np.asarray(np.rint(255 * grey), np.uint8)[..., None]),
+                                        cv2.COLORMAP_INFERNO), np.uint8)
 
 
 def chart(draw: Any, size: tuple[float, float] = (6.2, 3.4)) -> str:
-    """What ``draw(axes)`` draws, as an image tag."""
+    """An image tag with what ``draw(axes)`` draws."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -70,50 +75,55 @@ def chart(draw: Any, size: tuple[float, float] = (6.2, 3.4)) -> str:
 
 
 def write_report(made: Quantisation) -> None:
-    """Write the page into the bundle. Raises BundleError where there is no room for it."""
+    """Write the page into the bundle. Raises BundleError if the disk is full."""
     results = list(made.results.values())
     card = made.bundle.card
     parts = [
         f"<h1>{html.escape(card.name)}: what each precision changes</h1>",
-        f"<p>{html.escape(card.detector)}, {card.input.width}x{card.input.height} px. Measured against float32 on {len(made.gate.frames)} "
-        f"frames: views of {len(made.gate.good)} good parts that nobody fitted on, and scratches and stains painted on them by a generator "
-        f"that no fit uses, at {len(LADDER)} contrasts from {LADDER[0]:g} to {LADDER[-1]:g} of their full strength. A precision that does "
-        "not hold the limits is not offered.</p>",
+        f"<p>{html.escape(card.detector)}, {card.input.width}x{card.input.height} px. Compared with float32 on "
+        f"{len(made.gate.frames)} "
+        f"frames: views of {len(made.gate.good)} good parts that were not fitted on, and scratches and stains painted "
+        f"on them by a "
+        f"generator that no fit uses, at {len(LADDER)} contrasts from {LADDER[0]:g} to {LADDER[-1]:g} of their full "
+        f"strength. A precision "
+        "outside the limits is not offered.</p>",
         _remark(made), _table(made, results), _speed(made, results), _nodes(results), _guarantee(made),
         "<h2>Good parts and threshold</h2><div class=pictures>", _scores(made, results), _curves(results), "</div>",
         "<h2>The same frame in each precision</h2>", _samples(made, results), _flips(made, results),
         f"<p class=small>Took {made.seconds / 60:.1f} min. Ranges of INT8 from {made.calibration_frames} frames of "
         f"{html.escape(made.calibration)}.</p>",
     ]
-    text = (f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(card.name)}: precision</title><style>{STYLE}</style>"
-            + "\n".join(parts) + "</html>\n")
+    text = (f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(card.name)}: "
+            f"precision</title><style>{STYLE}</style>" + "\n".join(parts) + "</html>\n")
     path = made.bundle.folder / "report.html"
     try:
         write_text_safely(path, text.encode(errors="replace").decode())
     except OSError as error:
-        raise BundleError(f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
-                          next="The precisions are measured and in the bundle; for the page, run `lineside quantize` again.") from error
+        raise BundleError(
+            f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
+            next="The precisions are in the bundle; for the page, run `lineside quantize` again.") from error
 
 
 def _table(made: Quantisation, results: Sequence[Result]) -> str:
     rows = []
     for result in results:
         found, name = result.findings, NAMES[result.precision]
-        verdict = "<span class=yes>offered</span>" if result.precision in made.bundle.offered() else "<span class=no>not offered</span>"
+        offered = result.precision in made.bundle.offered()
+        verdict = "<span class=yes>offered</span>" if offered else "<span class=no>not offered</span>"
         speed = "-" if result.ms_per_image is None else f"{result.ms_per_image:.1f}"
         if found is None:
             cells = ["-"] * 8
         else:
             cells = [f"{found.threshold:.5g}", f"{len(found.flips)} ({len(found.flips) / found.decisions:.2%})",
-                     _contrast(found.contrast_50), _contrast(found.contrast_90), f"{found.pixel_auroc:.4f}", f"{found.aupro:.4f}",
-                     f"{found.largest_difference:.4f}", f"{found.mean_difference:.5f}"]
+                     _contrast(found.contrast_50), _contrast(found.contrast_90), f"{found.pixel_auroc:.4f}",
+                     f"{found.aupro:.4f}", f"{found.largest_difference:.4f}", f"{found.mean_difference:.5f}"]
         rows.append(f"<tr><td>{name}<td>{verdict}" + "".join(f"<td>{cell}" for cell in [*cells, speed])
                     + f"<td style='text-align:left;max-width:22em'>{html.escape(result.reason)}")
-    head = ("precision", "gate", "threshold", "decisions turned", "50 % found at", "90 % found at", "pixel AUROC", "AUPRO",
-            "largest map difference", "mean", "ms an image", "why not")
-    return (f"<table><tr>{''.join(f'<th>{text}' for text in head)}</tr>{''.join(rows)}</table><p class=small>Map differences are shares of "
-            "float32's range. All are measured on OpenVINO, FP16 with every node's tensors rounded to float16. "
-            "AUROC and AUPRO are on the painted defects at full contrast.</p>")
+    head = ("precision", "gate", "threshold", "flipped decisions", "50 % found at", "90 % found at", "pixel AUROC",
+            "AUPRO", "largest map difference", "mean", "ms/image", "why not")
+    return (f"<table><tr>{''.join(f'<th>{text}' for text in head)}</tr>{''.join(rows)}</table><p class=small>Map "
+            "differences are shares of float32's range. All precisions were measured on OpenVINO, FP16 with every "
+            "node's tensors rounded to float16. AUROC and AUPRO are for the painted defects at full contrast.</p>")
 
 
 def _remark(made: Quantisation) -> str:
@@ -126,18 +136,20 @@ def _contrast(value: float | None) -> str:
 
 def _speed(made: Quantisation, results: Sequence[Result]) -> str:
     times = {result.precision: result.ms_per_image for result in results if result.ms_per_image is not None}
-    chosen = made.bundle.choose("auto", BACKEND)
-    lines = [f"<h2>Speed</h2><p>One image at a time on OpenVINO, in turn, median, on {html.escape(made.device)}. "
-             f"<code>--precision auto</code> takes the fastest that is offered: <b>{NAMES[chosen]}</b>."]
+    chosen = made.bundle.choose("auto", OpenVino.name)
+    lines = [f"<h2>Speed</h2><p>Median of single images on OpenVINO, all precisions in turn, on "
+             f"{html.escape(made.device)}. <code>--precision auto</code> takes the fastest that is offered: "
+             f"<b>{NAMES[chosen]}</b>."]
     int8 = made.results.get("int8")
     if int8 is not None and "int8" in times and "fp32" in times:
         ratio = times["fp32"] / times["int8"]
         share = sum(loss.share for loss in int8.kept)
         lines.append(f" INT8 runs {ratio:.2f} times as fast as float32.")
         if ratio < 2:
-            lines.append(f" It is less than 2 because {len(int8.kept)} of {int8.nodes} products, with {share:.0%} of their time in "
-                         f"float32, had to stay in {_in_what(int8.kept)}, and what is no product is never in INT8.")
-    lines.append(" OpenVINO works FP16 out in float32 on a processor; its gain is on a GPU.</p>")
+            lines.append(f" It is less than 2 because {len(int8.kept)} of {int8.nodes} products, with {share:.0%} of "
+                         f"their time in float32, had to stay in {_in_what(int8.kept)}, and other nodes are never in "
+                         f"INT8.")
+    lines.append(" On a processor, OpenVINO computes FP16 in float32; FP16 is faster on a GPU.</p>")
     return "".join(lines)
 
 
@@ -146,21 +158,24 @@ def _nodes(results: Sequence[Result]) -> str:
     for result in results:
         if not result.nodes:
             continue
-        how = "" if result.searched else " The search ran out of time: more of them might be possible with more --minutes."
-        ways = (f" Ranges by {result.ranges}, channels made alike with an exponent of {result.evenness:g}, which measured best or held the "
-                "gate first.") if result.ranges else ""
-        parts.append(f"<h2>Nodes in {NAMES[result.precision]}</h2><p>{result.nodes - len(result.kept)} of {result.nodes}.{ways}{how}</p>")
+        how = "" if result.searched else " The search ran out of time: with more --minutes there might be more."
+        ways = (f" Ranges by {result.ranges}, channels equalised with an exponent of {result.evenness:g}: the first of "
+                "the best ways that passed the gate.") if result.ranges else ""
+        parts.append(f"<h2>Nodes in {NAMES[result.precision]}</h2><p>{result.nodes - len(result.kept)} of "
+                     f"{result.nodes}.{ways}{how}</p>")
         if result.kept:
-            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{NAMES[loss.precision]}<td>{_noise(loss.error)}<td>{loss.share:.1%}"
+            rows = "".join(f"<tr><td>{html.escape(loss.name)}<td>{NAMES[loss.precision]}<td>{_noise(loss.error)}"
+                           f"<td>{loss.share:.1%}"
                            f"<td>{loss.cost:.1%}" for loss in result.kept)
-            parts.append(f"<details><summary>{len(result.kept)} stayed in {_in_what(result.kept)}</summary><table><tr><th>node<th>in"
-                         "<th>noise it adds to the map, alone (1: as much as the signal)<th>of all products' time in float32"
-                         f"<th>of an inference, what one takes longer so</tr>{rows}</table></details>")
+            parts.append(f"<details><summary>{len(result.kept)} stayed in "
+                         f"{_in_what(result.kept)}</summary><table><tr><th>node<th>in<th>noise that it alone adds to "
+                         "the map (1: as much as the signal)<th>share of all products' time in float32<th>extra time, "
+                         f"as a share of an inference</tr>{rows}</table></details>")
         if result.saturating:
             rows = "".join(f"<tr><td>{html.escape(name)}<td>{share:.2%}" for name, share in result.saturating.items())
-            parts.append("<p>These activations leave their range on the gate's defects. What counts is the figures "
-                         "above; a set with more variety widens it.</p><table><tr><th>activation<th>cut off, at most</tr>"
-                         f"{rows}</table>")
+            parts.append("<p>These activations leave their range on the gate's defects. The figures above include "
+                         "that; a calibration set with more variety widens the "
+                         f"range.</p><table><tr><th>activation<th>clipped, at most</tr>{rows}</table>")
     return "".join(parts)
 
 
@@ -177,16 +192,18 @@ def _noise(error: float | None) -> str:
 def _guarantee(made: Quantisation) -> str:
     rows = []
     for precision in made.bundle.offered():
-        limit = made.bundle.threshold(precision, BACKEND)
+        limit = made.bundle.threshold(precision, OpenVino.name)
         if limit is not None:
-            rows.append(f"<tr><td>{NAMES[precision]}<td>{limit.value:.6g}<td>{limit.false_reject_rate:g}<td>{limit.upper_bound_95:.3f}"
+            rows.append(f"<tr><td>{NAMES[precision]}<td>{limit.value:.6g}<td>{limit.false_reject_rate:g}"
+                        f"<td>{limit.upper_bound_95:.3f}"
                         f"<td>{limit.good_parts}")
-    head = ("precision", "threshold", "good parts rejected, on average at most", "with 95 % confidence below", "good parts behind it")
+    head = ("precision", "threshold", "good parts rejected, on average at most", "with 95 % confidence below",
+            "good parts used")
     titles = "".join(f"<th>{text}" for text in head)
-    return (f"<h2>Thresholds on OpenVINO, and what they promise</h2><table><tr>{titles}</tr>{''.join(rows)}"
-            "</table><p class=small>As long as parts and light stay as they were. OpenVINO on a processor works FP16 out in more than "
-            "that, so its threshold here is not the one above. Where the same good parts also gave INT8's ranges, its promise leans on "
-            "them twice.</p>")
+    return (f"<h2>Thresholds on OpenVINO, and what they guarantee</h2><table><tr>{titles}</tr>{''.join(rows)}"
+            "</table><p class=small>While parts and light stay the same. On a processor, OpenVINO computes FP16 more "
+            "precisely than float16, so its threshold here differs from the one above. If INT8's ranges come from the "
+            "same good parts, they were used twice, and INT8's guarantee is weaker.</p>")
 
 
 def _scores(made: Quantisation, results: Sequence[Result]) -> str:
@@ -194,7 +211,8 @@ def _scores(made: Quantisation, results: Sequence[Result]) -> str:
         whole = [i for i, frame in enumerate(made.gate.frames) if frame.defect is None]
         for result in results:
             if result.measured is not None and result.findings is not None:
-                line = axes.hist(result.measured.scores[whole], 40, histtype="step", label=NAMES[result.precision])[2][0]
+                line = axes.hist(result.measured.scores[whole], 40, histtype="step",
+                                 label=NAMES[result.precision])[2][0]
                 axes.axvline(result.findings.threshold, color=line.get_edgecolor(), linestyle="--", linewidth=1)
         axes.set(xlabel="score of views of good parts (dashed: threshold)", ylabel="frames")
         axes.legend(frameon=False)
@@ -209,7 +227,8 @@ def _curves(results: Sequence[Result]) -> str:
                 axes.plot(LADDER, result.findings.found, marker="o", markersize=3, label=NAMES[result.precision])
         for share in (0.5, 0.9):
             axes.axhline(share, color="#bbb", linewidth=0.8)
-        axes.set(xscale="log", xlabel="contrast of painted defects (1: full strength)", ylabel="share found", ylim=(0, 1.02))
+        axes.set(xscale="log", xlabel="contrast of painted defects (1: full strength)", ylabel="share found",
+                 ylim=(0, 1.02))
         axes.legend(frameon=False)
 
     return chart(draw)
@@ -226,11 +245,13 @@ def _samples(made: Quantisation, results: Sequence[Result]) -> str:
         reference = gate.reference.maps[i]
         low, high = float(reference.min()), float(reference.max())
         cells = "".join(f"<td><img src='{embedded(heat(result.measured.maps[i], low, high))}' alt='map'>"
-                        f"<span class=small>{result.measured.scores[i]:.4g}</span>" for result in measured if result.measured is not None)
+                        f"<span class=small>{result.measured.scores[i]:.4g}</span>" for result in measured
+                        if result.measured is not None)
         what = "good" if gate.frames[i].defect is None else "painted defect"
         rows.append(f"<tr><td><img src='{embedded(small(gate.frames[i].image))}' alt='frame'><span class=small>{what}, "
                     f"{html.escape(gate.frames[i].source)}</span>{cells}</tr>")
-    return "".join(rows) + "</table><p class=small>Below each map its score. Colours span float32's map of that frame.</p>"
+    return ("".join(rows) + "</table><p class=small>The score is below each map. Colours span float32's map of that "
+            "frame.</p>")
 
 
 def _flips(made: Quantisation, results: Sequence[Result]) -> str:
@@ -239,20 +260,23 @@ def _flips(made: Quantisation, results: Sequence[Result]) -> str:
         if result.precision == "fp32" or result.findings is None or result.measured is None:
             continue
         flips = result.findings.flips
-        parts.append(f"<h2>Decisions that turn in {NAMES[result.precision]}: {len(flips)} of {result.findings.decisions}</h2>")
+        parts.append(f"<h2>Decisions flipped in {NAMES[result.precision]}: {len(flips)} of "
+                     f"{result.findings.decisions}</h2>")
         if not flips:
             continue
         reference, measured = made.gate.reference, result.measured
-        far = sorted(flips, key=lambda i: -abs(measured.scores[i] / measured.threshold - reference.scores[i] / reference.threshold))
+        far = sorted(flips, key=lambda i: -abs(measured.scores[i] / measured.threshold
+                                               - reference.scores[i] / reference.threshold))
         parts.append("<div class=pictures>")
         for i in far[:FLIPS_SHOWN]:
             frame = made.gate.frames[i]
             what = "good part" if frame.defect is None else f"defect at contrast {frame.contrast:.2f}"
             turn = "PASS &rarr; REJECT" if measured.scores[i] > measured.threshold else "REJECT &rarr; PASS"
-            parts.append(f"<figure><img src='{embedded(small(frame.image))}' alt='frame'><figcaption><b>{turn}</b><br>{what}<br>"
-                         f"{reference.scores[i] / reference.threshold:.3f} &rarr; {measured.scores[i] / measured.threshold:.3f} of the "
+            before, after = reference.scores[i] / reference.threshold, measured.scores[i] / measured.threshold
+            parts.append(f"<figure><img src='{embedded(small(frame.image))}' alt='frame'><figcaption><b>{turn}</b><br>"
+                         f"{what}<br>{before:.3f} &rarr; {after:.3f} of the "
                          f"threshold<br>{html.escape(frame.source)}</figcaption></figure>")
         parts.append("</div>")
         if len(flips) > FLIPS_SHOWN:
-            parts.append(f"<p class=small>The {FLIPS_SHOWN} that moved most, of {len(flips)}.</p>")
+            parts.append(f"<p class=small>The {FLIPS_SHOWN} of {len(flips)} whose scores changed most.</p>")
     return "".join(parts)

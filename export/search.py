@@ -1,4 +1,6 @@
-"""The precision search: from all nodes in the low precision, a higher one is given to those that spoil the map most for what they cost."""
+"""The precision search: ranks nodes by how much they harm the map in the low precision, relative to what it costs to
+raise theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,45 +17,49 @@ from onnx import ModelProto
 
 from edge.images.maps import MapArray
 
-Maps = Callable[[Path], list[MapArray]]  # of a graph, for the images of the search
+Maps = Callable[[Path], list[MapArray]]  # runs a graph on the search's images
 Higher = Literal["bf16", "fp32"]
-Kept = Mapping[str, Higher]  # nodes that are not in the low precision, and what they are in
-Write = Callable[[Path, Kept], None]  # a graph with all nodes in the low precision but those
-LEAST = 1e-4  # what a node is taken to cost at least
-WORTH_MEASURING = 1e-3  # of all nodes' squared errors: what a node that adds less costs is not measured
-WORST = 1e6  # the error of a map that is not finite
+Kept = Mapping[str, Higher]  # the nodes that are not in the low precision, and their precision
+Write = Callable[[Path, Kept], None]  # writes a graph with all other nodes in the low precision
+LEAST = 1e-4  # least cost that a node is assumed to have
+WORTH_MEASURING = 1e-3  # a node's cost is measured if it causes at least this share of all squared errors
+WORST = 1e6  # the error of a map with NaN or infinite values
 
 
 @dataclass(frozen=True)
 class NodeLoss:
-    """A node that is given a higher precision."""
+    """A step of the search: a node that gets a higher precision."""
 
     name: str
-    error: float | None  # what it does to the map in the low precision, alone; None: there was no time to measure it
-    share: float  # of the time that all products take in float32
-    precision: Higher = "fp32"  # that it is given
-    cost: float = 0.0  # share of an inference with all nodes in the low precision by which one takes longer so
+    error: float | None  # the map's error with only this node in the low precision; None: not measured for lack of time
+    share: float  # of the time of all products in float32
+    precision: Higher = "fp32"  # that it gets
+    cost: float = 0.0  # extra time, as a share of an inference with all nodes in the low precision
 
 
 class Cost(NamedTuple):
-    """By what an inference takes longer with a node in a higher precision: shares of one with all nodes in the low one."""
+    """The extra time of a node in bfloat16 and in float32, as shares of an inference with all nodes in the low
+    precision.
+    """
 
     half: float
     full: float
 
 
 def last_steps(steps: Sequence[NodeLoss]) -> list[NodeLoss]:
-    """The nodes of these steps, each with its last one."""
+    """The last step of each node."""
     return list({step.name: step for step in steps}.values())
 
 
 def kept_by(kept: Sequence[NodeLoss]) -> dict[str, Higher]:
-    """What these nodes are in, by name."""
+    """The precision of each of these nodes, by name."""
     return {step.name: step.precision for step in kept}
 
 
 def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
-    """The noise of maps over the signal in the expected ones: root mean square of both, each over all maps."""
+    """The error of maps relative to the signal of the expected ones: the ratio of both root mean squares over all
+    maps.
+    """
     noise, signal = [], []
     for reference, values in zip(expected, got, strict=True):
         if not np.isfinite(values).all():
@@ -64,23 +70,27 @@ def map_error(expected: Sequence[MapArray], got: Sequence[MapArray]) -> float:
 
 
 def enlarging(model: ModelProto) -> set[str]:
-    """The names of matrix products of planes, four dimensions, with a constant: these enlarge a map (`detectors.enlarge`).
+    """The names of matrix products of four-dimensional tensors with a constant: these upsample a map
+    (`detectors.enlarge`).
 
-    They cost little and pass every rounding on to the map.
+    They cost little, and every rounding in them reaches the map.
     """
     constants = {value.name for value in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model).graph
-    planes = {value.name for value in [*inferred.value_info, *inferred.output] if len(value.type.tensor_type.shape.dim) == 4}
+    planes = {value.name for value in [*inferred.value_info, *inferred.output] if len(value.type.tensor_type.shape.dim)
+              == 4}
     return {node.name for node in model.graph.node
             if node.op_type == "MatMul" and node.output[0] in planes and not constants.isdisjoint(node.input)}
 
 
-def rank_nodes(shares: Mapping[str, float], cost_of: Callable[[str], Cost] | None, write: Write, maps: Maps, expected: Sequence[MapArray],
-               folder: Path, deadline: float, progress: Callable[[int, int], None], halves: bool = False) -> list[NodeLoss]:
-    """The steps to float32, those first that take most off the map's error for their cost. halves: by way of bfloat16, where that helps.
+def rank_nodes(shares: Mapping[str, float], cost_of: Callable[[str], Cost] | None, write: Write, maps: Maps,
+               expected: Sequence[MapArray], folder: Path, deadline: float, progress: Callable[[int, int], None],
+               halves: bool = False) -> list[NodeLoss]:
+    """All steps to float32, those that reduce the map's error most for their cost first.
 
-    shares: of all nodes; cost_of: measures what a node costs, and is asked for those that spoil something; None: what it usually costs.
-    Behind ``deadline`` (monotonic s) nothing is measured any more: the rest comes last, the cheap ones first.
+    shares: of each node, see `NodeLoss`; cost_of: measures a node's cost, called only for harmful nodes; None: use
+    typical costs. halves: use bfloat16 as a step in between where that helps. After ``deadline`` (monotonic, s) nothing
+    more is measured; the remaining nodes come last, cheapest first.
     """
     graph = folder / "one.onnx"
     errors: dict[str, tuple[float, float]] = {}
@@ -101,23 +111,24 @@ def rank_nodes(shares: Mapping[str, float], cost_of: Callable[[str], Cost] | Non
     for done, (name, (low, half)) in enumerate(errors.items(), 1):
         measured = low**2 > WORTH_MEASURING * all_of_it and time.monotonic() < deadline
         cost = cost_of(name) if cost_of is not None and measured else usual_cost(shares[name])
-        ordered += [(worth, NodeLoss(name, low, shares[name], precision, cost.half if precision == "bf16" else cost.full))
-                    for precision, worth in steps_of(low, half, cost)]
+        ordered += [(worth, NodeLoss(name, low, shares[name], precision, cost.half if precision == "bf16"
+                                     else cost.full)) for precision, worth in steps_of(low, half, cost)]
         progress(len(shares) + done, 2 * len(shares))
-    late = [NodeLoss(name, None, share, cost=usual_cost(share).full) for name, share in shares.items() if name not in errors]
+    late = [NodeLoss(name, None, share, cost=usual_cost(share).full) for name, share in shares.items()
+            if name not in errors]
     return [step for _, step in sorted(ordered, key=lambda step: -step[0])] + sorted(late, key=lambda step: step.cost)
 
 
 def usual_cost(share: float) -> Cost:
-    """What a node costs that was not measured: bfloat16 takes twice as long as eight bits, float32 four times as long."""
+    """The assumed cost of a node: bfloat16 takes twice as long as eight bits, float32 four times as long."""
     return Cost(share, 3 * share)
 
 
 def steps_of(low: float, half: float, cost: Cost) -> list[tuple[Higher, float]]:
-    """The steps of a node from the low precision to float32, and what each takes off the squared error for what it costs.
+    """A node's steps from the low precision to float32, and how much each reduces the squared error per cost.
 
-    low, half: its error in the low precision and in bfloat16, alone. bfloat16 is left out where it takes off less for its cost than
-    float32 does behind it.
+    low, half: the error with only this node in the low precision, or in bfloat16. bfloat16 is skipped if it reduces
+    less per cost than the following step to float32.
     """
     by_half = (low**2 - half**2) / max(cost.half, LEAST)
     by_float = half**2 / max(cost.full - cost.half, LEAST)

@@ -1,4 +1,6 @@
-"""TensorRT plans: a bundle's typed graphs, built for the GPU at hand, given thresholds, and looked at by their golden parts."""
+"""TensorRT plans of a bundle's graphs: built for this machine's GPU, checked by golden parts, with thresholds of their
+own.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from edge.base.files import file_sha256
 from edge.bundle.bundle import Bundle, load_bundle, write_card
 from edge.bundle.decision import drop_threshold, write_threshold
 from edge.engines.engine import Precision
+from edge.engines.gpu import import_tensorrt, make_logger, this_device
+from edge.engines.openvino import OpenVino
 from edge.engines.plans import Device, PlanKey, find_plan, plan_folder, write_plan
-from edge.engines.tensorrt import BACKEND, TensorRtEngine, import_tensorrt, make_logger, this_device
+from edge.engines.tensorrt import TensorRt, TensorRtEngine
 from edge.images.files import read_image
 from edge.images.frames import prepare_frame
 from edge.inspection.golden import golden_scores, judge_golden, read_golden
@@ -34,49 +38,53 @@ LAYER_RUNS = 20
 
 @dataclass
 class Built:
-    """What came of one precision."""
+    """The result for one precision."""
 
     precision: Precision
     plan: Path | None = None
-    cached: bool = False  # whether the plan was there already
+    cached: bool = False  # whether the plan was already in the cache
     seconds: float = 0.0
     reason: str = ""  # why it is not offered
     threshold: float | None = None
     ms_per_image: float | None = None
     without_graphs: str | None = None  # why its inferences are not launched as CUDA graphs
-    layers: dict[str, float] | None = None  # ms by layer, on request
+    layers: dict[str, float] | None = None  # ms by layer, if requested
 
 
 def parse_batch(text: str) -> tuple[int, int, int]:
     """``1:4:16`` as (least, best, most) images at once. Raises InputError."""
     parts = text.split(":")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts) or not 1 == int(parts[0]) <= int(parts[1]) \
-            <= int(parts[2]) <= 256:
-        raise InputError("--batch is not one", got=text, expected="1:BEST:MOST images at once, such as 1:4:16, up to 256")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit()
+                                  for part in parts) or not 1 == int(parts[0]) <= int(parts[1]) <= int(parts[2]) <= 256:
+        raise InputError("--batch is invalid", got=text,
+                         expected="1:BEST:MOST images at once, such as 1:4:16, up to 256")
     return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def parse_graph(trt: Any, builder: Any, graph: Path, log: Any) -> tuple[Any, Any]:
-    """The strongly typed network of an ONNX graph, and its parser. Raises EngineError with what the parser said."""
+    """The strongly typed network of an ONNX graph, and its parser. Raises EngineError with the parser's reasons."""
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(graph.read_bytes()):
         reasons = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        raise EngineError(f"TensorRT does not take {graph}", got="; ".join(reasons) or log.last, expected="a graph of TensorRT's operators",
+        raise EngineError(f"TensorRT does not accept {graph}", got="; ".join(reasons) or log.last,
+                          expected="a graph of TensorRT's operators",
                           next="Run `lineside export` and `lineside quantize` again, with this version.")
     return network, parser
 
 
-def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_mb: int, timing_cache: Path | None = None,
-               progress: Callable[[int, int], None] = lambda *_: None, configure: Callable[[Any], None] = lambda _: None) -> bytes:
-    """A strongly typed plan of an ONNX graph, for the GPU at hand unless ``configure`` changes the builder's configuration.
+def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_mb: int,
+               timing_cache: Path | None = None, progress: Callable[[int, int], None] = lambda *_: None,
+               configure: Callable[[Any], None] = lambda _: None) -> bytes:
+    """A strongly typed plan of an ONNX graph, for this machine's GPU unless ``configure`` changes the builder's
+    settings.
 
-    trt: the module `tensorrt`, or one with its names. The graph says which node runs in what; TF32 is off, so that float32 is float32.
-    Raises EngineError with what the parser or the builder said.
+    trt: the module `tensorrt`, or one with the same names. The graph determines the precision of each node; TF32 is
+    off, so that float32 stays float32. Raises EngineError with the reason of the parser or the builder.
     """
     log = make_logger(trt)
     builder = trt.Builder(log)
-    network, _parser = parse_graph(trt, builder, graph, log)  # the parser holds the weights that the network reads
+    network, _parser = parse_graph(trt, builder, graph, log)  # the parser owns the weights that the network reads
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mb << 20)
     config.clear_flag(trt.BuilderFlag.TF32)
@@ -84,13 +92,13 @@ def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_
     config.progress_monitor = _monitor(trt, progress)
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache.read_bytes() if timing_cache.exists() else b"")
-        if cache is None or not config.set_timing_cache(cache, False):  # of another driver or power mode, or damaged
+        if cache is None or not config.set_timing_cache(cache, False):  # from another driver or power mode, or damaged
             config.set_timing_cache(config.create_timing_cache(b""), False)
     profile = builder.create_optimization_profile()
     tensor = network.get_input(0)
     profile.set_shape(tensor.name, *((n, *tuple(tensor.shape)[1:]) for n in batch))
     if config.add_optimization_profile(profile) < 0:
-        raise EngineError("TensorRT does not take the batch", got=str(batch), expected="least <= best <= most")
+        raise EngineError("TensorRT does not accept the batch", got=str(batch), expected="least <= best <= most")
     configure(config)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -104,7 +112,7 @@ def build_plan(trt: Any, graph: Path, batch: tuple[int, int, int], *, workspace_
 
 
 def _monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
-    """TensorRT's progress monitor over the outermost phase."""
+    """A TensorRT progress monitor that reports the outermost phase."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -127,32 +135,36 @@ def _monitor(trt: Any, progress: Callable[[int, int], None]) -> Any:
     return Monitor()
 
 
-def make_engines(bundle: Bundle, *, precision: str = "auto", batch: tuple[int, int, int] = (1, 4, 16), workspace_mb: int = 1024,
-                 good: Path | None = None, layers: bool = False,
+def make_engines(bundle: Bundle, *, precision: str = "auto", batch: tuple[int, int, int] = (1, 4, 16),
+                 workspace_mb: int = 1024, good: Path | None = None, layers: bool = False,
                  progress: Progress = lambda *_: None) -> tuple[Bundle, Device, list[Built]]:
-    """Build what the bundle offers (``auto``) or one precision, for the GPU at hand. Returns the bundle, the GPU, and what came of each.
+    """Build all precisions that the bundle offers (``auto``), or one, for this machine's GPU. Returns bundle, GPU and
+    results.
 
-    A plan is offered once its golden parts came out as they should and it has a threshold from the good parts of `calibrate`.
-    Raises InputError, BundleError or EngineError; what was offered until then stays so.
+    A plan is offered once it reproduces the golden parts and has a threshold from the good parts of `calibrate`.
+    Raises InputError, BundleError or EngineError; what was offered by then stays offered.
     """
     if precision == "auto":
         wanted = [name for name in bundle.offered() if name in PRECISIONS]
-    elif (chosen := bundle.choose(precision, BACKEND)) in PRECISIONS:
+    elif (chosen := bundle.choose(precision, TensorRt.name)) in PRECISIONS:
         wanted = [chosen]
     else:
-        raise InputError("TensorRT has no graph of that precision here", got=precision, expected=", ".join([*PRECISIONS, "auto"]))
-    base = bundle.calibrated_threshold("fp32", "openvino")
+        raise InputError("TensorRT does not run this precision", got=precision,
+                         expected=", ".join([*PRECISIONS, "auto"]))
+    base = bundle.calibrated_threshold("fp32", OpenVino.name)
     paths, hashes, _ = calibration_images(bundle, good)
     if digest_of(hashes) != base.good_parts_sha256:
-        raise InputError(f"the threshold of {bundle.folder} rests on other good parts", got=f"{len(paths)}", expected=f"{base.good_parts}",
+        raise InputError(f"the threshold of {bundle.folder} rests on other good parts", got=f"{len(paths)}",
+                         expected=f"{base.good_parts}",
                          next="Give the folder that `lineside calibrate --good` got, or calibrate again.")
     device, folder = this_device(), plan_folder()
     with lock_bundle(bundle.folder):
-        return _make(bundle, wanted, device, folder, batch, workspace_mb, paths, hashes, base.false_reject_rate, layers, progress)
+        return _make(bundle, wanted, device, folder, batch, workspace_mb, paths, hashes, base.false_reject_rate, layers,
+                     progress)
 
 
-def _make(bundle: Bundle, wanted: Sequence[Precision], device: Device, folder: Path, batch: tuple[int, int, int], workspace_mb: int,
-          paths: Sequence[Path], hashes: Sequence[str], rate: float, layers: bool,
+def _make(bundle: Bundle, wanted: Sequence[Precision], device: Device, folder: Path, batch: tuple[int, int, int],
+          workspace_mb: int, paths: Sequence[Path], hashes: Sequence[str], rate: float, layers: bool,
           progress: Progress) -> tuple[Bundle, Device, list[Built]]:
     timing_cache = folder / f"timing-{device.gpu.replace(' ', '-').replace('/', '-')}-{device.tensorrt}.cache"
     made = [_build(bundle, name, device, folder, batch, workspace_mb, timing_cache, progress) for name in wanted]
@@ -166,14 +178,14 @@ def _make(bundle: Bundle, wanted: Sequence[Precision], device: Device, folder: P
     cards = dict(bundle.card.precisions)
     for built in offered:
         if built.precision in cards and built.ms_per_image is not None:
-            times = {**cards[built.precision].ms_per_image, BACKEND: built.ms_per_image}
+            times = {**cards[built.precision].ms_per_image, TensorRt.name: built.ms_per_image}
             cards[built.precision] = cards[built.precision].model_copy(update={"ms_per_image": times})
     write_card(bundle.folder / "model", bundle.card.model_copy(update={"precisions": cards}))
     return load_bundle(bundle.folder), device, made
 
 
-def _build(bundle: Bundle, precision: Precision, device: Device, folder: Path, batch: tuple[int, int, int], workspace_mb: int,
-           timing_cache: Path, progress: Progress) -> Built:
+def _build(bundle: Bundle, precision: Precision, device: Device, folder: Path, batch: tuple[int, int, int],
+           workspace_mb: int, timing_cache: Path, progress: Progress) -> Built:
     built = Built(precision)
     graph = bundle.graph(precision)
     key = PlanKey(file_sha256(graph), device, batch)
@@ -197,28 +209,29 @@ def _build(bundle: Bundle, precision: Precision, device: Device, folder: Path, b
     return built
 
 
-def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequence[str], rate: float, rule: str) -> None:
-    """Golden parts, then a threshold; what does not reproduce them is deleted."""
+def _look_at(bundle: Bundle, built: Built, paths: Sequence[Path], hashes: Sequence[str], rate: float,
+             rule: str) -> None:
+    """Check the golden parts and set a threshold; delete a plan that does not reproduce them."""
     try:
-        with Inspector(bundle, precision=built.precision, backend=BACKEND) as inspector:
+        with Inspector(bundle, precision=built.precision, backend=TensorRt.name) as inspector:
             scores = golden_scores(inspector)
             parts = sorted(inspector.inspect(read_image(path), None).score for path in paths)
-        threshold = make_threshold(parts, hashes, built.precision, BACKEND, rate)
+        threshold = make_threshold(parts, hashes, built.precision, TensorRt.name, rate)
         judge_golden(bundle, scores, threshold.value)
     except EngineLostError:
         raise
     except (BundleError, EngineError) as error:
         built.reason = str(error)
-        # A plan of before that is only short of memory now, say, beside a line that runs, stays.
+        # An older plan that fails only now, say for lack of memory beside a running line, stays.
         if built.plan is not None and (isinstance(error, BundleError) or not built.cached):
             built.plan.unlink(missing_ok=True)
-            drop_threshold(bundle.folder, built.precision, BACKEND)
+            drop_threshold(bundle.folder, built.precision, TensorRt.name)
         return
     built.threshold = write_threshold(bundle.folder, threshold, bundle.graph_sha256(built.precision), rule).value
 
 
 def _time(bundle: Bundle, made: Sequence[Built], layers: bool, progress: Progress) -> None:
-    """The speed of all, in turn, one image at a time."""
+    """Measure the speed of all precisions, in turn, one image at a time."""
     device, folder = this_device(), plan_folder()
     size = (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels)
     image = np.empty(size, np.uint8)

@@ -1,4 +1,4 @@
-"""How long graphs take on the line's engine, and each product in them."""
+"""Times graphs on OpenVINO, and each product in them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edge.base.errors import EngineError
-from edge.engines.openvino import BFLOAT16, PRECISION_HINTS, compile_model
+from edge.engines.openvino_graphs import BFLOAT16, PRECISION_HINTS, compile_model
 
-ROUNDS = 10  # inferences at least, of which the fastest counts: others share the processor
-SECONDS = 0.4  # that they take at least
+ROUNDS = 10  # least number of inferences, of which the fastest counts, because other programs use the processor too
+SECONDS = 0.4  # least time that they take together
 
 
 def _compiled(graph: Path, size: tuple[int, int, int], settings: dict[str, Any]) -> ov.CompiledModel:
@@ -29,7 +29,7 @@ def _compiled(graph: Path, size: tuple[int, int, int], settings: dict[str, Any])
 
 
 class Stopwatch:
-    """How much longer than a first graph others take for an image, on one core, both in turn: others share the processor."""
+    """Compares other graphs with a first one, for one image on one core; both run in turn."""
 
     def __init__(self, graph: Path, size: tuple[int, int, int], image: NDArray[np.uint8]) -> None:
         """size: (height, width, channels); image: uint8 ``[H, W, C]``. Raises EngineError."""
@@ -37,7 +37,7 @@ class Stopwatch:
         self._first = _compiled(graph, size, {}).create_infer_request()
 
     def longer(self, graph: Path) -> float:
-        """By how much longer an inference of ``graph`` takes, as a share of one of the first; below 0 where it is faster."""
+        """How much longer ``graph`` takes than the first graph, as a share of the first; negative if it is faster."""
         other = _compiled(graph, self._size, {}).create_infer_request()
         begin, done, first, second = time.perf_counter(), 0, math.inf, math.inf
         while done < ROUNDS or time.perf_counter() - begin < SECONDS:
@@ -51,10 +51,11 @@ class Stopwatch:
         return time.perf_counter() - start
 
 
-def shares(graph: Path, size: tuple[int, int, int], nodes: Collection[str], image: NDArray[np.uint8]) -> dict[str, float]:
-    """Of the time that ``nodes`` take on one core what each takes, with all that was fused into it.
+def shares(graph: Path, size: tuple[int, int, int], nodes: Collection[str],
+           image: NDArray[np.uint8]) -> dict[str, float]:
+    """The share of each of ``nodes`` in the time that they take together on one core, with everything fused into it.
 
-    Convolutions that the engine gave other names share the time of all such ones. Raises EngineError.
+    Convolutions that OpenVINO renamed share their time equally. Raises EngineError.
     """
     compiled = _compiled(graph, size, {"PERF_COUNT": True})
     owners = {op.friendly_name: _products(op, nodes) for op in compiled.get_runtime_model().get_ordered_ops()}
@@ -74,7 +75,7 @@ def shares(graph: Path, size: tuple[int, int, int], nodes: Collection[str], imag
 
 
 def _products(op: ov.Node, nodes: Collection[str]) -> set[str]:
-    """Those of ``nodes`` that a layer of a compiled model works out."""
+    """Those of ``nodes`` that a layer of a compiled model computes."""
     value: Any = op.get_rt_info()["originalLayersNames"]
     names = value.astype(str) if hasattr(value, "astype") else str(value)
     return {name.split("/")[0].removesuffix(BFLOAT16) for name in names.split(",")} & set(nodes)

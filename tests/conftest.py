@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+MADE = json.loads(os.environ.get("LINESIDE_TEST_FIXTURES", "{}"))  # paths, from a test that runs pytest itself
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +19,8 @@ def cloth(tmp_path_factory) -> Path:
     """Rendered cloth in MVTec AD layout, 96 px: 24 + 24 good, 8 defective images."""
     from simulation.render.surface import Surface, render_folder
 
+    if "cloth" in MADE:
+        return Path(MADE["cloth"])
     folder = tmp_path_factory.mktemp("cloth") / "woven"
     render_folder(folder, Surface("woven", 3, 96), train_good=24, test_good=24, defective=8)
     return folder
@@ -34,12 +37,14 @@ def fitted_run(cloth, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(fitted_run, tmp_path_factory) -> Path:
+def exported(request, tmp_path_factory) -> Path:
     """The run's bundle, without a threshold. Not to be changed: see `bundle`."""
+    if "exported" in MADE:
+        return Path(MADE["exported"])
     from export.onnx import export_run
 
     out = tmp_path_factory.mktemp("bundle") / "bundle"
-    export_run(fitted_run, out)
+    export_run(request.getfixturevalue("fitted_run"), out)
     return out
 
 
@@ -61,8 +66,14 @@ def calibrated(bundle, cloth) -> Path:
 
 @pytest.fixture(scope="session")
 def quantised(exported, cloth, tmp_path_factory) -> tuple[Path, dict]:
-    """A quantised bundle whose limits all precisions hold, and what the command printed. Not to be changed: see `bundle_of`."""
+    """A bundle quantised over a calibration set, within limits that all precisions pass, and what the command printed.
+
+    Not to be changed: see `bundle_of`.
+    """
+    if "quantised" in MADE:
+        return Path(MADE["quantised"]), {}
     import lineside
+    from calib.collect import collect, review
     from calib.threshold import calibrate
     from edge.bundle.bundle import load_bundle
 
@@ -70,7 +81,10 @@ def quantised(exported, cloth, tmp_path_factory) -> tuple[Path, dict]:
     shutil.copytree(exported, folder)
     good = cloth / "test" / "good"
     calibrate(load_bundle(folder), good, 0.1)
-    words = ["quantize", str(folder), "--good", str(good), "--frames", "120", "--limits", "flips=1,contrast=1,auroc=1,aupro=1", "--json"]
+    collect(cloth, folder.with_name("set"), 8)
+    review(folder.with_name("set"), [])
+    words = ["quantize", str(folder), "--good", str(good), "--calibration", str(folder.with_name("set")), "--frames",
+             "120", "--limits", "flips=1,contrast=1,auroc=1,aupro=1", "--json"]
     result = CliRunner().invoke(lineside.app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     return folder, json.loads(result.stdout)

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Each TensorRT, PyCUDA and CUDA driver call in the sources, beside the versions that have it. Exit code 1 where a supported one lacks it.
+"""Each TensorRT, PyCUDA and CUDA driver call in the sources, beside the versions that have it. Exit code 1 where a
+supported one lacks it.
 
-TensorRT: NVIDIA's own Python bindings of each version, loaded over empty libraries. PyCUDA: the module that is installed. Driver calls: the
-declarations in each version's cuda.h. What a name in the sources stands for is the table below.
+TensorRT: NVIDIA's own Python bindings of each version, loaded over empty libraries. PyCUDA: the module that is
+installed. Driver calls: the declarations in each version's cuda.h. What a name in the sources stands for is the table
+below.
 
     tests/tensorrt_api.py [--json]
 """
@@ -21,12 +23,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 GPU = Path(sys.prefix) / "gpu"
-SOURCES = ("edge/engines/tensorrt.py", "edge/engines/cuda_graphs.py", "export/tensorrt.py", "tests/export/test_gpu.py")
-TENSORRT = {"trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser", "config": "IBuilderConfig",
-            "profile": "IOptimizationProfile", "tensor": "ITensor", "cache": "ITimingCache", "_runtime": "Runtime",
-            "_engine": "ICudaEngine", "context": "IExecutionContext"}
+SOURCES = ("edge/engines/gpu.py", "edge/engines/tensorrt.py", "edge/engines/cuda_graphs.py", "export/tensorrt.py",
+           "tests/export/test_gpu.py")
+TENSORRT = {"trt": "", "builder": "Builder", "network": "INetworkDefinition", "parser": "OnnxParser",
+            "config": "IBuilderConfig", "profile": "IOptimizationProfile", "tensor": "ITensor", "cache": "ITimingCache",
+            "_runtime": "Runtime", "_engine": "ICudaEngine", "context": "IExecutionContext"}
 RETURNED = {"OnnxParser.get_error": "ParserError", "IBuilderConfig.get_timing_cache": "ITimingCache"}
-PYCUDA = {"cuda": "", "_stream": "Stream", "stream": "Stream", "_done": "Event", "_context": "Context", "allocation": "DeviceAllocation"}
+PYCUDA = {"cuda": "", "_stream": "Stream", "stream": "Stream", "_done": "Event", "_context": "Context",
+          "allocation": "DeviceAllocation"}
 LIST = """
 import json, sys
 import tensorrt_bindings as trt
@@ -92,11 +96,11 @@ def bindings() -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         for name in ("nvinfer", "nvonnxparser", "nvinfer_plugin"):
             for major in (10, 11):
-                subprocess.run(["gcc", "-shared", "-fPIC", "-w", f"-Wl,-soname,lib{name}.so.{major}", ROOT / "tests/mocks/nvinfer.c", "-o",
-                                f"{folder}/lib{name}.so.{major}"], check=True)
+                subprocess.run(["gcc", "-shared", "-fPIC", "-w", f"-Wl,-soname,lib{name}.so.{major}",
+                                ROOT / "tests/mocks/nvinfer.c", "-o", f"{folder}/lib{name}.so.{major}"], check=True)
         for path in sorted(GPU.glob("tensorrt-*"), key=lambda path: [int(part) for part in path.name[9:].split(".")]):
-            done = subprocess.run([sys.executable, "-W", "ignore", "-c", LIST], capture_output=True, text=True, check=True,
-                                  env={**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": str(path)})
+            done = subprocess.run([sys.executable, "-W", "ignore", "-c", LIST], capture_output=True, text=True,
+                                  check=True, env={**os.environ, "LD_LIBRARY_PATH": folder, "PYTHONPATH": str(path)})
             found[f"TensorRT {path.name[9:]}"] = json.loads(done.stdout)
     return found
 
@@ -116,12 +120,14 @@ def table() -> dict[str, dict[str, bool]]:
     pycuda: set[str] = set()
     driver: set[str] = set()
     for source in SOURCES:
-        for collected, found in zip((tensorrt, pycuda, driver), calls(ast.parse((ROOT / source).read_text())), strict=True):
+        for collected, found in zip((tensorrt, pycuda, driver), calls(ast.parse((ROOT / source).read_text())),
+                                    strict=True):
             collected |= found
     versions = bindings()
-    rows = {f"tensorrt {name}": {version: has(names, name) for version, names in versions.items()} for name in sorted(tensorrt)}
-    done = subprocess.run([sys.executable, "-c", ASK_PYCUDA, *sorted(pycuda)],
-                          capture_output=True, text=True, env={**os.environ, "LD_LIBRARY_PATH": os.environ.get("MOCK_DRIVER", "")})
+    rows = {f"tensorrt {name}": {version: has(names, name) for version, names in versions.items()}
+            for name in sorted(tensorrt)}
+    done = subprocess.run([sys.executable, "-c", ASK_PYCUDA, *sorted(pycuda)], capture_output=True, text=True,
+                          env={**os.environ, "LD_LIBRARY_PATH": os.environ.get("MOCK_DRIVER", "")})
     if done.returncode:
         raise SystemExit(f"PyCUDA cannot be loaded: {done.stderr}")
     version, found = json.loads(done.stdout)
@@ -143,7 +149,8 @@ def main() -> int:
         print(json.dumps(rows))
     else:
         for name, versions in rows.items():
-            print(f"{name:58} " + ", ".join(version if there else f"NOT IN {version}" for version, there in versions.items()))
+            print(f"{name:58} " + ", ".join(version if there else f"NOT IN {version}" for version,
+                                            there in versions.items()))
         print(f"{len(rows)} calls; {sum(map(bool, lacking.values()))} that a supported version lacks")
     return 1 if any(lacking.values()) else 0
 

@@ -1,7 +1,8 @@
-"""``decision.toml``: what is decided about a network's map. The threshold carries its guarantee and a seal.
+"""``decision.toml``: the rule and the thresholds that turn a network's map into a verdict.
 
-The seal is a hash over everything that the threshold was worked out for. Whoever changes the rule by hand has to calibrate
-again: a bundle whose seal does not fit gives no verdict.
+Each threshold carries the guarantee that it was calibrated for, and a seal: a hash over everything that it depends on.
+After a change to the rule by hand, the seal no longer matches and the bundle gives no verdict until it is calibrated
+again.
 """
 
 from __future__ import annotations
@@ -13,39 +14,41 @@ from pathlib import Path
 from typing import Annotated
 
 import tomlkit
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from edge.base.errors import BundleError
 from edge.base.files import write_text_safely
 from edge.base.settings import Settings, read_toml, validate
 from edge.bundle.rule import Rule, check_post_filter
-from edge.engines.engine import Backend, Precision
+from edge.engines.backends import check_backend_name
+from edge.engines.engine import Precision
 from edge.images.files import read_image
 
-OVERLAP = 8  # of a fitted tile's side: what a fresh bundle's tiles overlap by
+OVERLAP = 8  # the tiles of a new bundle overlap by one eighth of their side
 Pixels = Annotated[int, Field(ge=0)]
 
 COMMENTS = {
-    "post_filter": "In this order, on the map: mean:K, median:3, median:5, threshold, then open:K, close:K, erode:K, dilate:K.",
-    "min_area_px": "Smaller blobs are no defect. In px of the camera frame.",
-    "tile": "For frames larger than what the network was fitted on: width and height in px of the frame that it sees at once.",
-    "overlap": "Of tiles side by side, in px of the frame at least.",
+    "post_filter": "In this order, on the map: mean:K, median:3, median:5, threshold, then open:K, close:K, erode:K, "
+    "dilate:K.",
+    "min_area_px": "Smaller blobs are not defects. In px of the camera frame.",
+    "tile": "For frames larger than the network was fitted on: width and height of a tile, in px of the camera frame.",
+    "overlap": "Least overlap of neighbouring tiles, in px of the camera frame.",
     "mm_per_px": "Scale of the camera frame; needed for areas in mm2.",
     "roi": "Region of interest: x, y, width, height in px of the camera frame.",
-    "ignore_mask": "Image beside this file, as large as the camera frame: where it is not black, nothing is inspected.",
+    "ignore_mask": "Image beside this file, as large as the camera frame: pixels that are not black are not inspected.",
 }
 
 
 class Threshold(Settings):
-    """A threshold for one precision and backend, with the guarantee that it carries."""
+    """A threshold for one precision and backend, with its guarantee."""
 
     precision: Precision
-    backend: Backend
+    backend: Annotated[str, AfterValidator(check_backend_name)]
     value: float = Field(allow_inf_nan=False)
-    false_reject_rate: float = Field(gt=0, lt=1)  # promised: over calibrations of this size, on average
-    upper_bound_95: float = Field(gt=0, le=1)  # of this calibration's own false-reject rate, with 95 % confidence
+    false_reject_rate: float = Field(gt=0, lt=1)  # guaranteed on average over calibrations of this size
+    upper_bound_95: float = Field(gt=0, le=1)  # of the false-reject rate of this calibration, with 95 % confidence
     good_parts: int = Field(ge=1)
-    good_parts_sha256: str  # over the hashes of the good frames behind it
+    good_parts_sha256: str  # over the hashes of the good frames
     seal: str = ""
 
 
@@ -83,20 +86,23 @@ class Decision(Settings):
         return self
 
     def rule(self, folder: Path, map_size: tuple[int, int], frame_size: tuple[int, int]) -> Rule:
-        """The rule for frames and maps of these sizes (height, width); ``folder`` is where the ignore mask lies."""
+        """The rule for frames and maps of these sizes (height, width); ``folder`` contains the ignore mask."""
         ignore = None if self.ignore_mask is None else read_image(folder / self.ignore_mask).max(axis=2) > 0
-        return Rule(self.post_filter, map_size=map_size, frame_size=frame_size, min_area_px=self.min_area_px, roi=self.roi,
-                    ignore=ignore, mm_per_px=self.mm_per_px)
+        return Rule(self.post_filter, map_size=map_size, frame_size=frame_size, min_area_px=self.min_area_px,
+                    roi=self.roi, ignore=ignore, mm_per_px=self.mm_per_px)
 
     def rule_sha256(self, folder: Path) -> str:
-        """SHA-256 over the rule: all but the thresholds and the scale, with the ignore mask's bytes in place of its name."""
+        """SHA-256 over the rule: everything but thresholds and scale, and the ignore mask's content instead of its
+        name.
+        """
         rule = self.model_dump(exclude={"threshold", "mm_per_px", *(() if self.tile else ("tile", "overlap"))})
         if self.ignore_mask is not None:
             try:
                 rule["ignore_mask"] = hashlib.sha256((folder / self.ignore_mask).read_bytes()).hexdigest()
             except OSError as error:
-                raise BundleError(f"cannot read the ignore mask {folder / self.ignore_mask}", got=error.strerror,
-                                  next="Put it beside decision.toml, or take `ignore_mask` out and calibrate again.") from error
+                raise BundleError(
+                    f"cannot read the ignore mask {folder / self.ignore_mask}", got=error.strerror,
+                    next="Put it beside decision.toml, or remove `ignore_mask` and calibrate again.") from error
         return hashlib.sha256(json.dumps(rule, sort_keys=True).encode()).hexdigest()
 
     def seal(self, threshold: Threshold, folder: Path, graph_sha256: str) -> str:
@@ -105,13 +111,14 @@ class Decision(Settings):
         return hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
 
     def threshold_for(self, precision: str, backend: str, folder: Path, graph_sha256: str) -> Threshold | None:
-        """The threshold for a precision and backend, or None. Raises BundleError when its seal does not fit any more."""
+        """The threshold for a precision and backend, or None. Raises BundleError if its seal no longer matches."""
         for threshold in self.threshold:
             if (threshold.precision, threshold.backend) == (precision, backend):
                 if threshold.seal != self.seal(threshold, folder, graph_sha256):
                     raise BundleError(
                         f"{folder / 'decision.toml'} was changed after it was calibrated",
-                        got=f"a rule that the threshold {threshold.value:.6g} was not worked out for", expected="the calibrated rule",
+                        got=f"another rule than the one behind the threshold {threshold.value:.6g}",
+                        expected="the calibrated rule",
                         next=f"Run `lineside calibrate {folder}` again.",
                     )
                 return threshold
@@ -121,24 +128,27 @@ class Decision(Settings):
 def read_decision(folder: Path) -> Decision:
     """The decision of the bundle in ``folder``. Raises BundleError naming the wrong key."""
     path = folder / "decision.toml"
-    advice = f"Mend {path}, or export the bundle again."
+    advice = f"Correct {path}, or export the bundle again."
     return validate(Decision, read_toml(path, BundleError, advice), path, BundleError, advice)
 
 
 def new_decision(folder: Path, post_filter: tuple[str, ...], tile: tuple[int, int] | None = None) -> None:
-    """Write the ``decision.toml`` of a fresh bundle: the detector's post-filter, everything else open and explained.
+    """Write the ``decision.toml`` of a new bundle: the detector's post-filter, and the other keys as explained
+    comments.
 
-    tile: (width, height) in px of the frame that the network was fitted on, where that was not whole frames.
+    tile: (width, height) of the tiles that the network was fitted on, in px of the frame; None for whole frames.
     """
     document = tomlkit.document()
-    document.add(tomlkit.comment("What is decided about the map. After a change: `lineside calibrate`, or no verdict is given."))
+    document.add(tomlkit.comment("The rule for verdicts. After a change, run `lineside calibrate`: until then there "
+                                 "are none."))
     tiling = {} if tile is None else {"tile": list(tile), "overlap": min(tile) // OVERLAP}
     for key, value in {"post_filter": list(post_filter), "min_area_px": 1.0, **tiling}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(key, value)
     tiling_example = {} if tiling else {"tile": "[512, 512]", "overlap": "64"}
-    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"', **tiling_example}.items():
+    for key, example in {"mm_per_px": "0.05", "roi": "[0, 0, 640, 480]", "ignore_mask": '"ignore.png"',
+                         **tiling_example}.items():
         document.add(tomlkit.nl())
         document.add(tomlkit.comment(COMMENTS[key]))
         document.add(tomlkit.comment(f"{key} = {example}"))
@@ -146,15 +156,16 @@ def new_decision(folder: Path, post_filter: tuple[str, ...], tile: tuple[int, in
 
 
 def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_sha256: str) -> Threshold:
-    """Put a threshold into ``decision.toml`` in place of the one for its precision and backend, sealed; comments stay.
+    """Replace the threshold for a precision and backend in ``decision.toml`` by this one, sealed. Comments stay.
 
-    rule_sha256: of the rule that the threshold was worked out for. Raises BundleError when the file says another one by now, or
-    cannot be written. Thresholds of other precisions and backends stay as they are: their seals say whether they still hold.
+    rule_sha256: the rule that the threshold was calibrated for. Raises BundleError if the file has another rule by now,
+    or cannot be written. Other thresholds are left alone: their own seals tell whether they still hold.
     """
     path = folder / "decision.toml"
     decision = read_decision(folder)
     if decision.rule_sha256(folder) != rule_sha256:
-        raise BundleError(f"{path} was changed while the good parts were scored", next=f"Run `lineside calibrate {folder}` again.")
+        raise BundleError(f"{path} was changed while the good parts were scored",
+                          next=f"Run `lineside calibrate {folder}` again.")
     sealed = threshold.model_copy(update={"seal": decision.seal(threshold, folder, graph_sha256)})
     kept = [t for t in decision.threshold if (t.precision, t.backend) != (sealed.precision, sealed.backend)]
     _write_thresholds(path, [*kept, sealed])
@@ -162,7 +173,9 @@ def write_threshold(folder: Path, threshold: Threshold, graph_sha256: str, rule_
 
 
 def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
-    """Take the thresholds of all other precisions out of ``decision.toml``. Raises BundleError when it cannot be written."""
+    """Remove the thresholds of all other precisions from ``decision.toml``. Raises BundleError if it cannot be
+    written.
+    """
     decision = read_decision(folder)
     kept = [threshold for threshold in decision.threshold if threshold.precision in precisions]
     if len(kept) < len(decision.threshold):
@@ -170,9 +183,10 @@ def keep_thresholds(folder: Path, precisions: Collection[str]) -> None:
 
 
 def drop_threshold(folder: Path, precision: str, backend: str) -> None:
-    """Take one threshold out of ``decision.toml``, if it is there. Raises BundleError when it cannot be written."""
+    """Remove one threshold from ``decision.toml``, if it is there. Raises BundleError if it cannot be written."""
     decision = read_decision(folder)
-    kept = [threshold for threshold in decision.threshold if (threshold.precision, threshold.backend) != (precision, backend)]
+    kept = [threshold for threshold in decision.threshold if (threshold.precision,
+                                                              threshold.backend) != (precision, backend)]
     if len(kept) < len(decision.threshold):
         _write_thresholds(folder / "decision.toml", kept)
 

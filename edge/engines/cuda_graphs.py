@@ -1,4 +1,6 @@
-"""CUDA graphs by the driver's own functions: PyCUDA has no calls for them. A captured graph is launched as one."""
+"""CUDA graphs, by calls to the driver library, since PyCUDA does not offer them. A captured graph is launched by one
+call.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate meanwhile
+THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may allocate during the capture
 
 
 class CaptureError(Exception):
-    """A driver call around a graph that failed; the text says which, and how."""
+    """A driver call for a graph failed; the text names the call and the error."""
 
 
 @cache
@@ -27,15 +29,18 @@ def _checked(name: str, code: int) -> None:
 
 
 def pop_context() -> None:
-    """Take the current context off this thread's stack."""
+    """Remove the current context from this thread's stack."""
     _driver().cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
 
 class CudaGraph:
-    """Work captured from a stream. The context must be current in every call."""
+    """Work captured from a stream. The CUDA context must be current in every call."""
 
     def __init__(self, stream: int, enqueue: Callable[[], None]) -> None:
-        """stream: its handle; enqueue: puts the work on it, and must not wait. Raises CaptureError, or what ``enqueue`` raises."""
+        """stream: a handle; enqueue: a function that puts the work on it without waiting.
+
+        Raises CaptureError, and whatever ``enqueue`` raises.
+        """
         handle, graph, runnable = ctypes.c_void_p(stream), ctypes.c_void_p(), ctypes.c_void_p()
         _checked("cuStreamBeginCapture", _driver().cuStreamBeginCapture_v2(handle, THREAD_LOCAL))
         try:
@@ -47,7 +52,8 @@ class CudaGraph:
             raise
         _checked("cuStreamEndCapture", _driver().cuStreamEndCapture(handle, ctypes.byref(graph)))
         try:
-            _checked("cuGraphInstantiate", _driver().cuGraphInstantiateWithFlags(ctypes.byref(runnable), graph, ctypes.c_ulonglong(0)))
+            _checked("cuGraphInstantiate", _driver().cuGraphInstantiateWithFlags(ctypes.byref(runnable), graph,
+                                                                                 ctypes.c_ulonglong(0)))
         finally:
             _driver().cuGraphDestroy(graph)
         self._graph, self._stream = runnable, handle
@@ -57,5 +63,5 @@ class CudaGraph:
         _checked("cuGraphLaunch", _driver().cuGraphLaunch(self._graph, self._stream))
 
     def close(self) -> None:
-        """Free it; its work must have ended."""
+        """Free the graph; its work must have ended."""
         _driver().cuGraphExecDestroy(self._graph)

@@ -1,7 +1,9 @@
-"""The cache of TensorRT plans: what a plan was built for stands in front of it, and is read before TensorRT sees a byte of it.
+"""The cache of TensorRT plans. Each file begins with what its plan was built for, which is checked before TensorRT sees
+the plan.
 
-A plan is machine code for one GPU, driver and TensorRT. TensorRT would refuse some that do not fit, crash on some, and run some with
-other results; and whoever can write one can run code here. So a plan is taken from this user's own cache alone, whole, and for this device.
+A plan is machine code for one GPU, driver and TensorRT version. Of plans that do not fit, TensorRT refuses some,
+crashes on others, and runs others with wrong results; and whoever can write a plan can run code here. So a plan is
+loaded only from this user's own cache, only undamaged, and only on the device that it was built for.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ LONGEST_HEADER = 10_000
 
 @dataclass(frozen=True)
 class Device:
-    """What a plan depends on beside its graph."""
+    """What a plan depends on apart from its graph."""
 
     gpu: str
     compute_capability: str  # "8.6"
@@ -40,7 +42,7 @@ class Device:
 
 @dataclass(frozen=True)
 class PlanKey:
-    """What a plan was built from and for. batch: least, best and most images at once."""
+    """What a plan was built from and for. batch: (least, best, most) images at once."""
 
     graph_sha256: str
     device: Device
@@ -48,19 +50,19 @@ class PlanKey:
 
     @property
     def file(self) -> str:
-        """The plan's name in the cache."""
+        """The plan's file name in the cache."""
         return f"{self.graph_sha256[:16]}-{hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]}.plan"
 
 
 def plan_folder() -> Path:
-    """This user's cache of plans. Raises EngineError where somebody else may write into it."""
+    """The folder of this user's plans. Raises EngineError if somebody else may write into it."""
     folder = cache_folder("engines")
     _check_owner(folder)
     return folder
 
 
 def write_plan(folder: Path, key: PlanKey, plan: bytes) -> Path:
-    """Put a plan into the cache, in place of every other of the same graph and GPU. Raises OSError."""
+    """Put a plan into the cache; it replaces all others of the same graph and GPU. Raises OSError."""
     path = folder / key.file
     header = {**asdict(key), "plan_sha256": hashlib.sha256(plan).hexdigest(), "bytes": len(plan)}
     temporary = folder / f".{key.file}.part"
@@ -82,23 +84,27 @@ def write_plan(folder: Path, key: PlanKey, plan: bytes) -> Path:
 
 
 def has_plan(folder: Path, graph_sha256: str) -> bool:
-    """Whether there is a plan of a graph, for whatever device."""
+    """Whether there is a plan of a graph, for any device."""
     return any(True for _ in _plans(folder, graph_sha256))
 
 
 def find_plan(folder: Path, graph_sha256: str, device: Device, batch: int) -> tuple[PlanKey, bytes]:
-    """The plan of a graph for this device that takes ``batch`` images. Raises EngineError naming why what is there does not fit."""
+    """The plan of a graph for this device that takes ``batch`` images at once.
+
+    Raises EngineError with the reason why each plan of the graph does not fit.
+    """
     advice = "Run `lineside engine BUNDLE` on this machine."
     reasons = []
     for path, key in _plans(folder, graph_sha256):
         if key is None:
-            reasons.append(f"{path.name} is no plan that this version wrote")
+            reasons.append(f"{path.name} was not written by this version")
         elif key.graph_sha256 != graph_sha256:
-            reasons.append(f"{path.name} is of another graph")
+            reasons.append(f"{path.name} belongs to another graph")
         elif key.device != device:
             there, here = asdict(key.device), asdict(device)
             reasons.append(f"{path.name} is stale: " + ", ".join(
-                f"built for {name.replace('_', ' ')} {there[name]}, here is {here[name]}" for name in there if there[name] != here[name]))
+                f"built for {name.replace('_', ' ')} {there[name]}, this machine has {here[name]}"
+                for name in there if there[name] != here[name]))
         elif not key.batch[0] <= batch <= key.batch[2]:
             reasons.append(f"{path.name} takes {key.batch[0]} to {key.batch[2]} images at once, not {batch}")
         else:
@@ -111,7 +117,7 @@ def find_plan(folder: Path, graph_sha256: str, device: Device, batch: int) -> tu
 
 
 def _plans(folder: Path, graph_sha256: str) -> Iterator[tuple[Path, PlanKey | None]]:
-    """The plans of a graph by name, and what each says it is; None for what cannot be read."""
+    """The files named after a graph, each with the key in its header; None for an unreadable one."""
     for path in sorted(folder.glob(f"{graph_sha256[:16]}-*.plan")):
         try:
             header, _ = _header(path)
@@ -121,7 +127,7 @@ def _plans(folder: Path, graph_sha256: str) -> Iterator[tuple[Path, PlanKey | No
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header of a plan, and where the plan begins. Raises OSError or ValueError."""
+    """A plan's header, and the offset at which the plan begins. Raises OSError or ValueError."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise ValueError("not a plan")
@@ -130,7 +136,7 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def _read(path: Path) -> bytes:
-    """The plan in a file, after it was found to be whole and this user's. Raises EngineError."""
+    """The plan in a file. Raises EngineError unless the file is undamaged and belongs to this user alone."""
     advice = f"Delete {path} and run `lineside engine BUNDLE` again."
     _check_owner(path)
     try:
@@ -139,14 +145,15 @@ def _read(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise EngineError(f"cannot read {path}", got=str(error), next=advice) from error
     if hashlib.sha256(plan).hexdigest() != header.get("plan_sha256"):
-        raise EngineError(f"{path} is damaged", got=f"{len(plan)} bytes of another SHA-256", expected=f"{header.get('bytes')} bytes",
-                          next=advice)
+        raise EngineError(f"{path} is damaged", got=f"{len(plan)} bytes with another SHA-256",
+                          expected=f"{header.get('bytes')} bytes", next=advice)
     return plan
 
 
 def _check_owner(path: Path) -> None:
     if not is_ours_alone(path):
         found = path.stat()
-        raise EngineError(f"{path} is not this user's alone", got=f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}",
+        raise EngineError(f"others may write to {path}",
+                          got=f"owner {found.st_uid}, mode {stat.filemode(found.st_mode)}",
                           expected=f"owner {os.geteuid()}, writable by nobody else",
                           next=f"Delete it, or: chown {os.geteuid()} {path}; chmod go-w {path}")

@@ -1,17 +1,15 @@
-"""TensorRT on a GPU, through PyCUDA: each slot has its stream, its pinned and its device memory, so that the copies of one slot run while
-another one computes. The work of a slot is captured as a CUDA graph where that is possible.
+"""TensorRT on a GPU, through PyCUDA. Each slot has its own stream, pinned memory and device memory, so that one slot
+copies while another computes. A slot's work is captured as a CUDA graph if possible.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import re
 import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,95 +17,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.base.errors import EngineError, EngineLostError
+from edge.base.files import file_sha256
+from edge.base.finding import Finding
 from edge.engines.cuda_graphs import CaptureError, CudaGraph, pop_context
-from edge.engines.engine import Backend
-from edge.engines.plans import Device
+from edge.engines.engine import Backend, Engine, Layout, Mode, Precision
+from edge.engines.gpu import find_driver, find_packages, import_cuda, import_tensorrt, make_logger, this_device
+from edge.engines.plans import find_plan, has_plan, plan_folder
 from edge.images.maps import MapArray
 
-BACKEND: Backend = "tensorrt"
-POLL = 5e-5  # s between looks at whether an inference has ended
-AGAIN = "The runtime has to be started again; its supervisor does that."
-CLOSING = 10.0  # s that closing waits for inferences under way
+GPU_BATCH = 4  # images in a slot in throughput mode; one alone does not fill a GPU
+POLL = 5e-5  # s between checks whether an inference has ended
+RESTART = "The runtime must be restarted; its supervisor does that."
+CLOSING = 10.0  # s that closing waits for running inferences
 
 
-def import_cuda() -> Any:
-    """PyCUDA's driver module, initialised: `cuInit` comes before any TensorRT object. Raises EngineError where no GPU answers."""
-    try:
-        import pycuda.driver as cuda
-    except ImportError as error:
-        raise EngineError("TensorRT needs PyCUDA", got=str(error), next="`lineside doctor` says how to install it.") from error
-    try:
-        cuda.init()
-        if cuda.Device.count() < 1:
-            raise EngineError("no GPU is visible", next="`lineside doctor` says what is missing.")
-    except cuda.Error as error:
-        raise EngineError("the CUDA driver does not start", got=str(error), next="`lineside doctor` says what is missing.") from error
-    return cuda
+class TensorRt(Backend):
+    """TensorRT. It runs plans that `lineside engine` built on this machine."""
 
+    name = "tensorrt"
+    package = "tensorrt"  # PyCUDA as well, which `import_cuda` asks for
+    install = "`lineside doctor` says how to install it."
+    precisions = ("fp32", "fp16", "int8")
+    automatic = True
+    needs_plan = True
+    groups = False
+    tiles_ahead = 0
 
-def import_tensorrt() -> Any:
-    """The TensorRT package. Raises EngineError where it is not installed or too old."""
-    try:
-        import tensorrt as trt
-    except ImportError as error:
-        raise EngineError("TensorRT is not installed", got=str(error), next="`lineside doctor` says how to install it.") from error
-    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 3):
-        raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
-                          next="See docs/jetson.md and docs/gpu-pc.md.")
-    return trt
+    def can_run(self, precision: Precision, graph_sha256: str) -> bool:
+        return precision in self.precisions and self.installed() and has_plan(plan_folder(), graph_sha256)
 
-
-def driver_version(root: Path = Path("/")) -> str:
-    """The version of the GPU's kernel driver; of L4T on a Jetson without one; empty where neither says it."""
-    for name, pattern in (("proc/driver/nvidia/version", r"Kernel Module.*?\s(\d+(?:\.\d+)+)"),
-                          ("etc/nv_tegra_release", r"R(\d+).*?REVISION: (\d+(?:\.\d+)*)")):
+    def plan_fits(self, graph_sha256: str) -> bool:
         try:
-            if (found := re.search(pattern, (root / name).read_text())) is not None:
-                return ".".join(found.groups())
-        except OSError:
-            continue
-    return ""
+            find_plan(plan_folder(), graph_sha256, this_device(), 1)
+        except EngineError:
+            return False
+        return True
 
+    def layout(self, mode: Mode, threads: int) -> Layout:
+        return Layout(1, 2, GPU_BATCH) if mode == "throughput" else super().layout(mode, threads)
 
-@cache
-def this_device() -> Device:
-    """The GPU at hand, and the versions that a plan depends on. Raises EngineError."""
-    cuda, trt = import_cuda(), import_tensorrt()
-    device = cuda.Device(0)
-    driver = f"{driver_version()} ({cuda.get_driver_version()})".strip()
-    return Device(device.name(), ".".join(map(str, device.compute_capability())), trt.__version__,
-                  ".".join(map(str, cuda.get_version())), driver)
+    def device_name(self) -> str:
+        return this_device().name
 
+    def make_engine(self, graph: Path, input_size: tuple[int, int, int], *, precision: Precision, threads: int,
+                    slots: int, batch: int, streams: int = 1, cached: bool = False) -> Engine:
+        _, plan = find_plan(plan_folder(), file_sha256(graph), this_device(), batch)
+        return TensorRtEngine(plan, input_size, slots=slots, batch=batch)
 
-@cache
-def make_logger(trt: Any) -> Any:
-    """The process's logger, which TensorRT may keep. It keeps the last error, which is all that TensorRT's calls say of why they failed."""
-
-    class Log(trt.ILogger):
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = ""
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.last = text.strip()
-
-    return Log()
+    def doctor(self, root: Path) -> Iterator[Finding]:
+        yield from find_driver(root)
+        yield from find_packages(root)
 
 
 class EngineRefusedError(EngineError):
-    """A TensorRT call that said no."""
+    """A TensorRT call returned an error."""
 
 
 class TensorRtSlot:
     """Pinned host memory, device memory, a stream and an event. ``input``: uint8 ``[batch, H, W, C]``, pinned.
 
-    There is an execution context, and a CUDA graph, for a batch of ``batch`` images, of half as many, and so on: n images run in the
-    smallest that holds them. So no shape changes while the line runs, and no graph has to be captured anew.
+    There is one execution context, with its CUDA graph, for ``batch`` images, one for half as many, and so on; n images
+    run in the smallest that holds them. So no shape changes and no graph is captured while the line runs.
     """
 
     def __init__(self, owner: TensorRtEngine, batch: int) -> None:
-        owner.slots.append(self)  # so that closing finds what there is, should the rest fail
+        owner.slots.append(self)  # first, so that `close` frees what was allocated if the rest fails
         self._owner, self._n, self.in_flight = owner, 0, False
         self._enqueue: dict[int, Callable[[], None]] = {}
         self._graphs: dict[int, CudaGraph] = {}
@@ -133,7 +107,8 @@ class TensorRtSlot:
             raise owner.refused(f"TensorRT does not take {n} images at once")
         context.set_tensor_address(owner.input_name, int(device_input))
         context.set_tensor_address(owner.output_name, int(device_output))
-        given, got, into, out_of = self.input[:n], self._output[:n], owner.cuda.memcpy_htod_async, owner.cuda.memcpy_dtoh_async
+        given, got = self.input[:n], self._output[:n]
+        into, out_of = owner.cuda.memcpy_htod_async, owner.cuda.memcpy_dtoh_async
 
         def enqueue() -> None:
             into(device_input, given, self._stream)
@@ -144,7 +119,7 @@ class TensorRtSlot:
         return enqueue
 
     def warm_up(self) -> None:
-        """Run each number of images once, then capture it, unless capturing failed before."""
+        """Run each batch size once, then capture it, unless an earlier capture failed."""
         for n, enqueue in self._enqueue.items():
             enqueue()
             self._owner.finish(self._stream)
@@ -159,7 +134,7 @@ class TensorRtSlot:
         with owner.current():
             try:
                 if self.in_flight and not self._done.query():
-                    raise EngineError("the slot's inference before this one has not ended")
+                    raise EngineError("the slot's previous inference has not ended")
                 self._n, size, self.in_flight = n, self._size[n - 1], True
                 if size in self._graphs:
                     self._graphs[size].launch()
@@ -192,38 +167,37 @@ class TensorRtSlot:
     def _idle(self) -> bool:
         try:
             return bool(self._stream.is_done())
-        except self._owner.cuda.Error:  # of other work, if it passes
+        except self._owner.cuda.Error:  # if the second call succeeds, it was the error of other work
             return bool(self._stream.is_done())
 
     def close(self, deadline: float) -> None:
-        """Wait for what is on the stream until ``deadline`` (monotonic s), then let go of everything but memory, which the engine frees.
-
-        Raises EngineLostError where it does not end.
+        """Wait for the stream's work until ``deadline`` (monotonic, s), then free everything but memory, which the
+        engine frees. Raises EngineLostError if the work does not end.
         """
         while self._stream is not None and not self._idle():
             if time.monotonic() > deadline:
-                raise EngineLostError("the GPU does not end its work", next=AGAIN)
+                raise EngineLostError("the GPU does not finish its work", next=RESTART)
             time.sleep(POLL)
         for graph in self._graphs.values():
             graph.close()
         self._graphs.clear()
         self._enqueue.clear()
         self._stream = self._done = None
-        self.input = self._output = np.empty(0)  # type: ignore[assignment]  # what they showed is freed
+        self.input = self._output = np.empty(0)  # type: ignore[assignment]  # their memory is freed
         self._views = []
 
 
 class TensorRtEngine:
-    """A deserialised plan with a number of slots, on the first GPU. May be used from any thread, one at a time for each slot."""
-
-    backend: Backend = BACKEND
+    """A deserialised plan with a number of slots, on the first GPU. Any thread may use it, but only one at a time a
+    slot.
+    """
 
     def __init__(self, plan: bytes, input_size: tuple[int, int, int], *, slots: int, batch: int) -> None:
-        """input_size: (height, width, channels). Raises EngineError, and leaves nothing allocated then."""
+        """input_size: (height, width, channels). Raises EngineError, with everything freed."""
         self.input_size = input_size
         self.free: queue.SimpleQueue[TensorRtSlot] = queue.SimpleQueue()
         self.slots: list[TensorRtSlot] = []
-        self.without_graphs: str | None = None  # why inferences are launched call by call, if they are
+        self.without_graphs: str | None = None  # why inferences are not launched as CUDA graphs; None if they are
         self._memory: list[Any] = []
         self._lost = self._closed = False
         self.cuda = import_cuda()
@@ -237,11 +211,12 @@ class TensorRtEngine:
             with self.current():
                 self._open(trt, plan, slots, batch)
         except BaseException as error:
-            traceback.clear_frames(error.__traceback__)  # they hold streams and events, which must end before the context
+            # they hold streams and events, which must be destroyed before the context
+            traceback.clear_frames(error.__traceback__)
             self.close()
             if isinstance(error, (self.cuda.Error, CaptureError)):
-                raise EngineError("the TensorRT engine cannot be made ready", got=str(error),
-                                  expected="room in the GPU's memory, and a plan that fits it") from error
+                raise EngineError("the TensorRT engine cannot start", got=str(error),
+                                  expected="enough free GPU memory, and a plan that fits this GPU") from error
             raise
 
     def _open(self, trt: Any, plan: bytes, slots: int, batch: int) -> None:
@@ -258,11 +233,12 @@ class TensorRtEngine:
         if len(given) != 1 or given[0][1][0] not in (-1, batch) or given[0][1][1:] != self.input_size \
                 or given[0][2] != trt.DataType.UINT8 or len(got) != 1 \
                 or got[0][2] != trt.DataType.FLOAT or len(got[0][1]) != 4 or got[0][1][1] not in (-1, 1):
-            raise EngineError("the plan is of another network", got=f"{given} to {got}", next="Run `lineside engine` again.",
+            raise EngineError("the plan belongs to another network", got=f"{given} to {got}",
+                              next="Run `lineside engine` again.",
                               expected=f"uint8 {(-1, *self.input_size)} to one float32 map (-1, 1, h, w)")
         self.input_name, (self.output_name, output_shape, _) = given[0][0], got[0]
         self.output_size = output_shape[1:]
-        if min(self.output_size) < 1:  # free in the graph, and fixed by the input's size
+        if min(self.output_size) < 1:  # dynamic in the graph, but determined by the input's size
             context = self.execution()
             context.set_input_shape(self.input_name, (1, *self.input_size))
             self.output_size = tuple(context.get_tensor_shape(self.output_name))[1:]
@@ -273,9 +249,9 @@ class TensorRtEngine:
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
-        """Make the GPU's context this thread's, for a while."""
+        """Make the GPU's context current in this thread, for the duration of a ``with`` block."""
         if self._lost:
-            raise EngineLostError("the GPU was lost", next=AGAIN)
+            raise EngineLostError("the GPU was lost", next=RESTART)
         self._twice(self._context.push)
         try:
             yield
@@ -284,7 +260,7 @@ class TensorRtEngine:
                 self._twice(self._context.pop)
 
     def _twice(self, call: Callable[[], None]) -> None:
-        """Push or pop the context; again where the call gave the error of other work. Raises EngineLostError."""
+        """Push or pop the context; once more if the call returned an error of earlier work. Raises EngineLostError."""
         try:
             call()
         except self.cuda.Error:
@@ -292,17 +268,17 @@ class TensorRtEngine:
                 call()
             except self.cuda.Error as error:
                 self._lost = True
-                raise EngineLostError("the GPU's context is gone", got=str(error), next=AGAIN) from error
+                raise EngineLostError("the GPU's context is gone", got=str(error), next=RESTART) from error
 
     def execution(self) -> Any:
-        """An execution context of its own. Raises EngineError, mostly for want of memory."""
+        """A new execution context. Raises EngineError, mostly for lack of memory."""
         context = self._engine.create_execution_context()
         if context is None:
             raise self.refused("TensorRT has no room for an execution context")
         return context
 
     def pinned(self, shape: tuple[int, ...], dtype: type) -> Any:
-        """Host memory that the GPU copies from and to beside other work."""
+        """Pinned host memory, which the GPU copies while other work runs."""
         array = self.cuda.pagelocked_empty(shape, dtype)
         self._memory.append(array.base)
         array[:] = 0
@@ -322,23 +298,28 @@ class TensorRtEngine:
             raise self.failed("an inference failed on the GPU", error) from error
 
     def refused(self, what: str) -> EngineError:
-        """The error of a TensorRT call that failed, with what TensorRT logged."""
-        return EngineRefusedError(what, got=self._log.last or "no reason in its log", next="Run `lineside engine` again on this machine.")
+        """The error for a failed TensorRT call, with what TensorRT logged."""
+        return EngineRefusedError(what, got=self._log.last or "no reason in its log",
+                                  next="Run `lineside engine` again on this machine.")
 
     def failed(self, what: str, error: BaseException) -> EngineError:
-        """The error of a call that failed. One that stays with the context is EngineLostError: no call works any more in this process."""
+        """The error for a failed CUDA call. EngineLostError if the context stays broken: then no call works in this
+        process.
+        """
         try:
-            self._context.synchronize()  # also: nothing reads `input` any more
+            self._context.synchronize()  # afterwards nothing reads `input` any more
         except self.cuda.Error as again:
             self._lost = True
-            return EngineLostError("the GPU was lost", got=str(again), next=AGAIN)
+            return EngineLostError("the GPU was lost", got=str(again), next=RESTART)
         return error if isinstance(error, EngineError) else EngineError(what, got=str(error))
 
     def lease(self) -> TensorRtSlot:
         return self.free.get()
 
     def close(self) -> None:
-        """Free everything, after waiting for inferences under way. Nothing can be freed from a lost GPU: its process has to end."""
+        """Wait for running inferences, then free everything. On a lost GPU nothing can be freed: the process must
+        end.
+        """
         if self._closed or self._context is None or self._lost:
             return
         self._closed = True
@@ -359,14 +340,16 @@ class TensorRtEngine:
             self._detach()
 
     def _detach(self) -> None:
-        """Release the context. PyCUDA releases one in the thread that pushed it last, and only while it is current; it then forgets it."""
+        """Release the context. PyCUDA does that only in the thread that pushed it last, while it is current, and then
+        leaves it on the thread's stack.
+        """
         with contextlib.suppress(EngineLostError):
             self._twice(self._context.push)
             self._context.detach()
             pop_context()
 
     def layer_times(self, runs: int) -> dict[str, float]:
-        """Milliseconds of each layer for one image, medians of ``runs``, those that take longest first. Raises EngineError."""
+        """ms of each layer for one image, the median of ``runs``, slowest layer first. Raises EngineError."""
         trt: Any = import_tensorrt()
         times: dict[str, list[float]] = {}
 
@@ -388,4 +371,5 @@ class TensorRtEngine:
                     raise self.refused("TensorRT could not start an inference")
                 self.finish(stream)
             del context, stream
-        return dict(sorted(((name, round(statistics.median(found), 4)) for name, found in times.items()), key=lambda item: -item[1]))
+        return dict(sorted(((name, round(statistics.median(found), 4)) for name, found in times.items()),
+                           key=lambda item: -item[1]))

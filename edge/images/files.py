@@ -41,7 +41,8 @@ def good_folder(data: Path) -> Path:
         return data / "train" / "good"
     if (data / "good").is_dir():
         return data / "good"
-    inner = [path.name for path in sorted(data.iterdir()) if path.is_dir() and path.name[0] != "."] if data.is_dir() else []
+    inner = [path.name for path in sorted(data.iterdir()) if path.is_dir()
+             and path.name[0] != "."] if data.is_dir() else []
     if inner:
         raise InputError(f"{data} does not say which of its images are good", got="folders " + ", ".join(inner[:5]),
                          expected="a folder of good images alone, or one with train/good/ or good/")
@@ -88,7 +89,9 @@ def read_image(path: Path) -> Frame:
 
 
 def write_image(path: Path, frame: NDArray[np.uint8]) -> None:
-    """Write uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) under a temporary name, then rename it to ``path``."""
+    """Write uint8 ``[H, W]``, ``[H, W, 1]`` or ``[H, W, 3]`` (RGB) under a temporary name, then rename it to
+    ``path``.
+    """
     if frame.ndim == 3 and frame.shape[2] == 3:
         frame = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), dtype=np.uint8)
     ok, data = cv2.imencode(path.suffix, frame)

@@ -1,4 +1,5 @@
-"""Camera frames as arrays: what they are, and how they become a network's input. The same code for fitting and for the line.
+"""Camera frames as arrays: what they are, and how they become a network's input. The same code for fitting and for the
+line.
 
 A *frame* is a C-contiguous uint8 array ``[H, W, C]`` with C = 1 (grey) or 3 (RGB order).
 """
@@ -21,7 +22,7 @@ Frame = NDArray[np.uint8]
 def frame_hash(frame: Frame) -> str:
     """SHA-256 of a frame's pixels and shape: the same for a copy under another name or in another lossless format.
 
-    Grey counts as one channel, also where a format stores it as three.
+    Grey counts as one channel even if the file stores three.
     """
     if is_grey(frame):
         frame = frame[..., :1]
@@ -31,7 +32,7 @@ def frame_hash(frame: Frame) -> str:
 
 
 def is_grey(frame: Frame) -> bool:
-    """Whether a frame carries no colour: one channel, or three that are equal everywhere."""
+    """Whether a frame has no colour: one channel, or three equal ones."""
     if frame.shape[2] == 1:
         return True
     return bool(np.array_equal(frame[..., 0], frame[..., 1]) and np.array_equal(frame[..., 1], frame[..., 2]))
@@ -49,33 +50,38 @@ class FrameSizes:
 
     @staticmethod
     def of(sizes: Sequence[tuple[int, int]], grey: Sequence[bool]) -> FrameSizes:
-        """Of frames given by (height, width) and `is_grey`. Raises InputError when grey and colour are mixed."""
+        """The sizes of frames, given the (height, width) and `is_grey` of each. Raises InputError if grey and colour
+        are mixed.
+        """
         if any(grey) and not all(grey):
-            raise InputError("grey and colour images are mixed", got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
-                             expected="all of one kind, as the camera delivers them")
+            raise InputError("grey and colour images are mixed",
+                             got=f"{sum(grey)} grey and {len(grey) - sum(grey)} colour",
+                             expected="only grey or only colour images, as the camera delivers them")
         heights, widths = zip(*sizes, strict=True)
         return FrameSizes(min(widths), max(widths), min(heights), max(heights), not grey[0])
 
     def check(self, frame: Frame, seen: tuple[int, int] | None = None) -> None:
-        """Raise InputError when a frame's size or channels are so unlike the fitted ones that a verdict means nothing.
+        """Raise InputError for a frame whose size or channels differ so much from the fitted ones that a verdict would
+        be meaningless.
 
-        seen: (height, width) of what the network sees of it at once, where that is not all of it.
+        seen: (height, width) of a tile, if the network sees tiles instead of whole frames.
         """
         height, width = seen or frame.shape[:2]
-        if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height <= 4 * self.max_height):
+        if not (self.min_width <= 2 * width <= 4 * self.max_width and self.min_height <= 2 * height
+                <= 4 * self.max_height):
             raise InputError(
                 "the frame's size does not fit the model" if seen is None else "the tiles' size does not fit the model",
                 got=f"{width}x{height} px",
                 expected=f"between half and double of the fitted {self.min_width}-{self.max_width} x "
                          f"{self.min_height}-{self.max_height} px",
-                next="Use the camera settings of the fit, or run `lineside fit` on frames of this size.",
+                next="Use the camera settings that the fit used, or run `lineside fit` on frames of this size.",
             )
         if (self.colour and frame.shape[2] != 3) or (not self.colour and not is_grey(frame)):
             raise InputError(
                 "the frame has a wrong channel count",
                 got="a grey frame (1 channel)" if frame.shape[2] == 1 else "a colour frame (3 channels)",
                 expected="colour (3 channels)" if self.colour else "grey (1 channel)",
-                next="Use the camera's pixel format of the fit, or run `lineside fit` on such frames.",
+                next="Use the pixel format that the fit used, or run `lineside fit` on such frames.",
             )
 
 

@@ -1,4 +1,6 @@
-"""Arrays for maps that are used again as soon as nobody holds them: a large one, new for each frame, costs more than work on it."""
+"""Arrays for maps, reused as soon as nobody holds them: allocating a large one for each frame costs more than filling
+it.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 MapArray = NDArray[np.float32]  # an anomaly map, [h, w]
-HELD_HERE = 2  # references to an array that only the list and the question itself hold
-MOST = 16  # arrays that are kept for later
+HELD_HERE = 2  # references to an array that nobody else holds: the pool's list and the call that counts
+MOST = 16  # arrays kept for reuse
 
 
 class MapPool:
-    """Arrays float32 of the shapes that were asked for. Not for several threads at once."""
+    """float32 arrays of the shapes that were asked for. For one thread at a time."""
 
     def __init__(self) -> None:
         self._arrays: list[NDArray[np.float32]] = []
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """An array of that shape with anything in it. It is given out again when neither it nor a view of it is held any more."""
+        """An array of that shape with arbitrary content. It is reused once nobody holds it or a view of it."""
         arrays: list[Any] = self._arrays
         for i in range(len(arrays)):
             if arrays[i].shape == shape and sys.getrefcount(arrays[i]) == HELD_HERE:

@@ -1,38 +1,62 @@
-"""Which backend a bundle runs on."""
+"""What a bundle runs with: its backend, precision and threshold."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from typing import get_args
+from dataclasses import dataclass
 
-from edge.base.errors import EngineError, InputError
+from edge.base.errors import EngineError
 from edge.bundle.bundle import Bundle
-from edge.engines.backends import can_run, make_engine, processor_backend
-from edge.engines.engine import Backend, Engine
+from edge.engines.backends import all_backends, get_backend, processor_backend
+from edge.engines.engine import Precision
 
 
-def pick_backend(bundle: Bundle, name: str = "auto", precision: str = "fp32") -> Backend:
-    """The backend of that name; ``auto``: TensorRT where `lineside engine` built a plan of the precision (``auto``: of any that the bundle
-    offers), else OpenVINO where it is installed, else ONNX Runtime. Raises InputError or EngineError.
+@dataclass(frozen=True)
+class Choice:
+    """A bundle with the precision and the backend that it runs in."""
+
+    bundle: Bundle
+    precision: Precision
+    backend: str
+
+    @property
+    def threshold(self) -> float:
+        """The calibrated threshold. Raises BundleError if there is none, or if the rule was changed after it was
+        calibrated.
+        """
+        return self.bundle.calibrated_threshold(self.precision, self.backend).value
+
+    @property
+    def threshold_if_any(self) -> float | None:
+        """The same, but None if the bundle is not calibrated for this precision and backend."""
+        found = self.bundle.threshold(self.precision, self.backend)
+        return None if found is None else found.value
+
+
+def choose(bundle: Bundle, precision: str = "fp32", backend: str = "auto", *, ungated: bool = False) -> Choice:
+    """Choose the backend, then the precision on it. ``auto``: see `pick_backend` and `Bundle.choose`.
+
+    ungated: also a precision that did not pass its gate. Raises InputError, EngineError or BundleError.
+    """
+    picked = pick_backend(bundle, backend, precision)
+    return Choice(bundle, bundle.choose(precision, picked, ungated), picked)
+
+
+def pick_backend(bundle: Bundle, name: str = "auto", precision: str = "fp32") -> str:
+    """The name of the backend to use.
+
+    ``auto`` is the first of the registry that may be picked automatically: one that needs plans (TensorRT) if `lineside
+    engine` has built one of the precision (with precision ``auto``: of any that the bundle offers), otherwise the first
+    one installed. Raises InputError for an unknown name, EngineError for a backend that is not installed.
     """
     if name == "auto":
-        wanted = [offered for offered in bundle.offered() if precision in (offered, "auto")]
-        if any(can_run("tensorrt", offered, bundle.graph_sha256(offered)) for offered in wanted):
-            return "tensorrt"
+        wanted = [(offered, bundle.graph_sha256(offered)) for offered in bundle.offered()
+                  if precision in (offered, "auto")]
+        for backend in all_backends():
+            if backend.automatic and backend.needs_plan and any(backend.can_run(*graph) for graph in wanted):
+                return backend.name
         return processor_backend()
-    for known in get_args(Backend):
-        if name == known:
-            package = name.partition("-")[0]
-            if find_spec(package) is None:
-                raise EngineError(f"{name} cannot run here", got=f"no package {package}", expected="an installed one",
-                                  next="Run `pip install 'lineside[onnxruntime]'`." if package == "onnxruntime" else None)
-            return known
-    raise InputError("there is no such backend", got=repr(name), expected=", ".join([*get_args(Backend), "auto"]))
-
-
-def pick_engine(bundle: Bundle, *, backend: Backend, precision: str = "fp32", threads: int = 0, slots: int = 2, batch: int = 1,
-                streams: int = 1, cached: bool = False) -> Engine:
-    """A bundle's graph of ``precision`` on a backend. threads 0: as many as cores. Raises EngineError or BundleError."""
-    size = (bundle.card.input.height, bundle.card.input.width, bundle.card.input.channels)
-    return make_engine(backend, bundle.graph(precision), size, precision=precision, threads=threads, slots=slots, batch=batch,
-                       streams=streams, cached=cached)
+    backend = get_backend(name)
+    if not backend.installed():
+        raise EngineError(f"{name} cannot run here", got=f"no package {backend.package}", expected="an installed one",
+                          next=backend.install)
+    return name

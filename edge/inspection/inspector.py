@@ -1,4 +1,6 @@
-"""One frame through the engine, the post-filter and the rule: the same code for the line, for `inspect` and for calibration."""
+"""Frames through engine, post-filter and rule: the same code for the line, for `lineside inspect` and for
+calibration.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,8 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,80 +17,67 @@ from numpy.typing import NDArray
 from edge.base.errors import EngineError
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import Blob, Rule
-from edge.engines.engine import Backend, Precision, Slot
+from edge.engines.backends import get_backend
+from edge.engines.engine import GROUP, Mode, Precision, Slot
 from edge.images.frames import Frame, prepare_frame
 from edge.images.maps import MapArray, MapPool
 from edge.images.tiles import Tiles
-from edge.inspection.choice import pick_backend, pick_engine
+from edge.inspection.choice import pick_backend
 from edge.part.verdict import Verdict
 
 ENGINE_TIMEOUT = 10.0  # s; an inference that takes longer has hung
-TILED_FRAMES = 2  # under way: one is inferred, and the next follows without a pause
-TILES_AHEAD = 24  # that wait inside of a processor's engine, which goes on with them while maps are blended and blobs are looked for
-TILES_AT_ONCE = 8  # of those that are blended together: each wake-up takes a core from the engine
-GPU_BATCH = 4  # images; a GPU is not full with one
-Mode = Literal["single", "latency", "throughput"]
-
-
-TOGETHER = 8  # frames at most that a processor's results are waited for together
-
-
-def _throughput(backend: Backend, threads: int) -> tuple[int, int, int]:
-    return (1, 2, GPU_BATCH) if backend == "tensorrt" else (threads, threads + TOGETHER, 1)
-
-
-IN_FLIGHT: dict[Mode, Callable[[Backend, int], tuple[int, int, int]]] = {  # (streams, slots, images in each)
-    "single": lambda *_: (1, 1, 1), "latency": lambda *_: (1, 2, 1), "throughput": _throughput}
+TILED_FRAMES = 2  # tiled frames in flight: the second one follows the first without a pause
+TILES_AT_ONCE = 8  # tiles blended at a time: each wake-up of this thread takes a core from the engine
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of a frame. Without a threshold there is no verdict and there are no blobs."""
+    """The result for a frame. Without a threshold there is no verdict, and there are no blobs."""
 
     verdict: Verdict | None
     score: float
     threshold: float | None
     blobs: list[Blob]
-    raw: MapArray  # [h, w], as the network gave it
+    raw: MapArray  # [h, w], the network's output
     grey: MapArray  # [h, w], post-filtered
     defective: NDArray[np.bool_]  # [h, w], the pixels of the blobs
 
 
 class Job:
-    """A frame under way. ``error``: why it cannot be judged."""
+    """A frame in flight. ``error``: why there is no result."""
 
-    def __init__(self, frame: Frame, rule: Rule, planes: MapPool) -> None:
-        self.frame, self.rule, self._planes = frame, rule, planes
-        self.images = 1  # for the engine
-        self.raw: MapArray | None = None  # [h, w], when all is inferred
+    def __init__(self, frame: Frame, rule: Rule, pool: MapPool) -> None:
+        self.frame, self.rule, self._pool = frame, rule, pool
+        self.images = 1  # to infer
+        self.raw: MapArray | None = None  # [h, w], once all images are inferred
         self.error: Exception | None = None
 
     def prepare(self, index: int, out: Frame) -> None:
-        """Write an image of it into the engine's memory, uint8 ``[H, W, C]``."""
+        """Write image ``index`` into the engine's memory, uint8 ``[H, W, C]``."""
         prepare_frame(self.frame, out)
 
     def deposit(self, index: int, image_map: MapArray) -> None:
-        """Take an image's map, float32 ``[h, w]``, which is the engine's memory."""
-        self.raw = self._planes.take(image_map.shape)
+        """Copy the map of image ``index``, float32 ``[h, w]``, out of the engine's memory."""
+        self.raw = self._pool.take(image_map.shape)
         np.copyto(self.raw, image_map)
 
 
 class TiledJob(Job):
-    """A frame under way in tiles."""
+    """A frame in flight that is cut into tiles."""
 
-    def __init__(self, frame: Frame, rule: Rule, planes: MapPool, tiles: Tiles) -> None:
-        super().__init__(frame, rule, planes)
+    def __init__(self, frame: Frame, rule: Rule, pool: MapPool, tiles: Tiles) -> None:
+        super().__init__(frame, rule, pool)
         self.images = len(tiles)
         self._tiles, self._left = tiles, len(tiles)
-        self._blended = planes.take(tiles.map_size)
+        self._blended = pool.take(tiles.map_size)
         self._blended.fill(0)
 
     def prepare(self, index: int, out: Frame) -> None:
-        """A tile."""
+        """Write tile ``index`` into the engine's memory."""
         prepare_frame(self._tiles.cut(self.frame, index), out)
 
     def deposit(self, index: int, image_map: MapArray) -> None:
-        """Blend a tile's map with the others."""
+        """Blend the map of tile ``index`` with the others."""
         self._tiles.add(index, image_map, self._blended)
         self._left -= 1
         if not self._left:
@@ -98,48 +85,51 @@ class TiledJob(Job):
 
 
 class Inspector:
-    """A bundle on an engine. Not for several threads at once.
+    """A bundle on an engine. For one thread at a time.
 
-    Images of the frames under way wait in one queue; whenever a slot is free, as many as it holds are inferred at once. So the engine never
-    waits for the work on its results, and no image waits for others to fill a batch.
+    The images of all frames in flight wait in one queue; whenever a slot is free, it takes as many as it holds. So the
+    engine never waits for the work on its results, and no image waits for others to fill a batch.
     """
 
-    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: Backend | None = None, threads: int = 0,
+    def __init__(self, bundle: Bundle, *, precision: Precision = "fp32", backend: str | None = None, threads: int = 0,
                  mode: Mode = "single") -> None:
-        """backend: None for the one that `pick_backend` picks. threads: of the engine; 0 for as many as there are cores.
+        """backend: a name; None: `pick_backend` decides. threads: of the engine; 0: all cores that this process may
+        use.
 
-        mode: ``single`` has one frame under way; ``latency`` the next one as well, which waits for all threads; ``throughput`` one on each
-        thread, or batches on a GPU, and one more, or several where they are fast, see `together`. Raises EngineError or BundleError.
+        mode: ``single``: one frame in flight; ``latency``: also the next one, which waits for all threads;
+        ``throughput``: one on each thread, or batches on a GPU, and some more, see `group`.
+        Raises EngineError or BundleError.
         """
         self.bundle, self.precision = bundle, precision
-        self.backend: Backend = backend or pick_backend(bundle, precision=precision)
-        tiled = bundle.decision.tile is not None  # then a frame alone keeps all threads busy, each with a tile
-        layout: Mode = "throughput" if tiled else mode
-        streams, slots, batch = IN_FLIGHT[layout](self.backend, threads or len(os.sched_getaffinity(0)))
-        if tiled and self.backend != "tensorrt":
-            slots += TILES_AHEAD
-        self._engine = pick_engine(bundle, backend=self.backend, precision=precision, threads=threads, slots=slots, batch=batch,
-                                   streams=streams, cached=mode != "single")
+        self.backend = backend or pick_backend(bundle, precision=precision)
+        runs_on, card = get_backend(self.backend), bundle.card.input
+        tiled = bundle.decision.tile is not None  # then one frame is enough to give each thread a tile
+        layout = runs_on.layout("throughput" if tiled else mode, threads or len(os.sched_getaffinity(0)))
+        slots = layout.slots + (runs_on.tiles_ahead if tiled else 0)
+        self._engine = runs_on.make_engine(bundle.graph(precision), (card.height, card.width, card.channels),
+                                           precision=precision, threads=threads, slots=slots, batch=layout.batch,
+                                           streams=layout.streams, cached=mode != "single")
         self._free = [self._engine.lease() for _ in range(slots)]
         self._waiting: deque[tuple[Job, int]] = deque()  # images
         self._running: deque[tuple[Slot, list[tuple[Job, int]]]] = deque()
-        self._jobs, self._most = 0, slots * batch if not tiled else 1 if mode == "single" else TILED_FRAMES
-        self._streams, self._groups = streams, mode == "throughput" and not tiled and self.backend != "tensorrt"
+        self._jobs, self._most = 0, slots * layout.batch if not tiled else 1 if mode == "single" else TILED_FRAMES
+        self._streams, self._groups = layout.streams, mode == "throughput" and not tiled and runs_on.groups
         if self._groups:
-            self._most = streams + 1
-        self.together = 1  # frames that are finished together while there is no room for more
-        self._at_once = TILES_AT_ONCE if tiled and slots > TILES_AHEAD else 1
+            self._most = layout.streams + 1
+        self.together = 1  # frames whose results are collected at once when there is no room for more
+        self._at_once = TILES_AT_ONCE if tiled and runs_on.tiles_ahead else 1
         self._plans: dict[tuple[int, int], tuple[Rule, Tiles | None]] = {}
-        self._planes = MapPool()
+        self._pool = MapPool()
 
     def __enter__(self) -> Inspector:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Free the engine; frames under way are dropped."""
+        """Free the engine; frames in flight are dropped."""
         self._waiting.clear()
         while self._running:
             self._collect()
@@ -148,11 +138,13 @@ class Inspector:
         self._engine.close()
 
     def check(self, frame: Frame) -> tuple[Rule, Tiles | None]:
-        """The rule and the tiles for frames like this, worked out once for each size. Raises InputError for a frame that does not fit."""
+        """The rule and the tiles for a frame's size, made once for each size. Raises InputError for a frame that does
+        not fit the model.
+        """
         self.bundle.check(frame)
         size = (frame.shape[0], frame.shape[1])
         if size not in self._plans:
-            if len(self._plans) > 256:  # images of ever new sizes must not fill the memory
+            if len(self._plans) > 256:  # frames of ever new sizes must not fill the memory
                 self._plans.clear()
             rule, tiles = self.bundle.rule(size), self.bundle.tiles(size)
             if tiles is not None:
@@ -161,7 +153,10 @@ class Inspector:
         return self._plans[size]
 
     def warm_up(self) -> float:
-        """Run every stream twice on black, so that the first frame is as fast as the next; returns the seconds from one to the next."""
+        """Run every stream twice on black images, so that the first frame is as fast as the next.
+
+        Returns the time from one result to the next, in s.
+        """
         slots = self._free[-self._streams:]
         for _ in range(2):
             begin = time.perf_counter()
@@ -173,12 +168,12 @@ class Inspector:
         return (time.perf_counter() - begin) / len(slots)
 
     def group(self, interval: float, hold: float) -> None:
-        """Where frames follow one another in ``interval`` s, finish so many together that none is held for more than ``hold`` s.
+        """Set `together` for frames that arrive every ``interval`` s so that no result is held longer than ``hold`` s.
 
-        Each wake-up of this thread, and of those that take its verdicts, costs what a fast network's inference feels.
+        Each wake-up of this thread, and of the threads that take its verdicts, slows down a fast network's inference.
         """
         if self._groups:
-            self.together = min(TOGETHER, 1 + int(hold / interval))
+            self.together = min(GROUP, 1 + int(hold / interval))
             self._most = self._streams + self.together
 
     @property
@@ -187,19 +182,19 @@ class Inspector:
         return self._most - self._jobs
 
     def start(self, frame: Frame) -> Job:
-        """Start the inference of a frame; `finish` has to follow, in the order of the starts.
+        """Start the inference of a frame. `finish` must follow, in the order of the starts.
 
         Raises InputError for a frame that does not fit the model.
         """
         rule, tiles = self.check(frame)
-        job = Job(frame, rule, self._planes) if tiles is None else TiledJob(frame, rule, self._planes, tiles)
+        job = Job(frame, rule, self._pool) if tiles is None else TiledJob(frame, rule, self._pool, tiles)
         self._jobs += 1
         self._waiting.extend((job, index) for index in range(job.images))
         self._pump()
         return job
 
     def _pump(self) -> None:
-        """Give what waits to the slots that are free."""
+        """Give waiting images to free slots."""
         while self._waiting and self._free:
             slot = self._free.pop()
             images = [self._waiting.popleft() for _ in range(min(len(slot.input), len(self._waiting)))]
@@ -207,7 +202,7 @@ class Inspector:
                 for (job, index), out in zip(images, slot.input, strict=False):
                     job.prepare(index, out)
                 slot.start(len(images))
-            except Exception as error:  # told when the job is finished
+            except Exception as error:  # raised by `finish`
                 self._free.append(slot)
                 for job, _ in images:
                     job.error = error
@@ -215,19 +210,21 @@ class Inspector:
                 self._running.append((slot, images))
 
     def _collect(self, number: int = 0) -> None:
-        """Wait for the inference that was started first, or for another one, and hand out its maps; of tiles, for several together."""
+        """Wait for running inference ``number`` (0: the oldest) and hand out its maps; for tiles of one frame, several
+        at once.
+        """
         job, together = self._running[number][1][0][0], 1
         most = min(self._at_once, len(self._running) - number)
         while together < most and self._running[number + together][1][0][0] is job:
             together += 1
         if together > 1:
-            with contextlib.suppress(EngineError):  # told when its turn comes
+            with contextlib.suppress(EngineError):  # raised by `_hand_out` when its turn comes
                 self._running[number + together - 1][0].wait(ENGINE_TIMEOUT)
         while together and self._hand_out(number):
             together -= 1
 
     def _hand_out(self, number: int) -> bool:
-        """Wait for an inference, and give its maps to their frames; whether it did not fail."""
+        """Wait for an inference and give its maps to their frames. Returns whether it succeeded."""
         slot, images = self._running[number]
         del self._running[number]
         failed = None
@@ -243,9 +240,9 @@ class Inspector:
         return failed is None
 
     def finish(self, job: Job, threshold: float | None) -> Inspection:
-        """Wait for the inference, and judge. REJECT is score > threshold, and then, by the rule, there is at least one blob.
+        """Wait for the inference, and decide. REJECT means score > threshold; the rule then finds at least one blob.
 
-        Raises EngineError when the inference fails.
+        Raises EngineError if the inference fails.
         """
         self.wait(job)
         self._jobs -= 1
@@ -253,7 +250,7 @@ class Inspector:
             raise job.error
         assert job.raw is not None
         rule, raw = job.rule, job.raw
-        grey = rule.grey(raw, self._planes)
+        grey = rule.grey(raw, self._pool)
         score = rule.score(grey)
         if threshold is None:
             return Inspection(None, score, None, [], raw, grey, np.zeros(grey.shape, bool))
@@ -263,7 +260,7 @@ class Inspector:
         return Inspection(Verdict.REJECT, score, threshold, blobs, raw, grey, defective)
 
     def wait(self, job: Job) -> None:
-        """Until all of a frame is inferred, or it is known that it cannot be."""
+        """Wait until a frame's map is complete, or its inference has failed."""
         while job.raw is None and job.error is None:
             self._collect(next((number for number, (_, images) in enumerate(self._running) if images[0][0] is job), 0))
 
@@ -272,7 +269,9 @@ class Inspector:
         return self.finish(self.start(frame), threshold)
 
     def raw_map(self, frame: Frame) -> MapArray:
-        """The raw map of a frame of any size (a copy), float32 ``[h, w]``. Raises EngineError when the inference fails."""
+        """A copy of the raw map of a frame of any size, float32 ``[h, w]``. Raises EngineError if the inference
+        fails.
+        """
         slot = self._free[-1]
         prepare_frame(frame, slot.input[0])
         slot.start(1)

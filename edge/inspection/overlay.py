@@ -10,7 +10,7 @@ from edge.images.frames import Frame
 from edge.inspection.inspector import Inspection
 from edge.part.verdict import Verdict
 
-MIN_HEIGHT = 256  # px of a panel; small frames are enlarged so that the text can be read
+MIN_HEIGHT = 256  # px of a panel; smaller frames are enlarged to keep the text readable
 MAX_HEIGHT = 1024
 OUTLINE = (255, 40, 40)
 INK = {Verdict.REJECT: (200, 30, 30), Verdict.PASS: (20, 130, 60), None: (90, 90, 90)}
@@ -19,8 +19,8 @@ INK = {Verdict.REJECT: (200, 30, 30), Verdict.PASS: (20, 130, 60), None: (90, 90
 def draw_overlay(frame: Frame, inspection: Inspection, title: str = "") -> NDArray[np.uint8]:
     """Three panels side by side below a caption with verdict, score and threshold: uint8 RGB ``[H, W, 3]``.
 
-    The map's colours run from 0 to twice the threshold, so that the threshold is always the same colour (green); without a
-    threshold, from the map's minimum to its maximum.
+    The map's colours run from 0 to twice the threshold, so that the threshold always has the same colour (green);
+    without a threshold, from the map's minimum to its maximum.
     """
     colour = frame if frame.shape[2] == 3 else np.repeat(frame, 3, axis=2)
     height, width = colour.shape[:2]
@@ -48,5 +48,6 @@ def draw_overlay(frame: Frame, inspection: Inspection, title: str = "") -> NDArr
     text = f"{verdict}  score {inspection.score:.4f}"
     if inspection.threshold is not None:
         text += f"  threshold {inspection.threshold:.4f}"
-    cv2.putText(caption, f"{text}  {title}", (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK[inspection.verdict], 1, cv2.LINE_AA)
+    cv2.putText(caption, f"{text}  {title}", (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, INK[inspection.verdict], 1,
+                cv2.LINE_AA)
     return np.concatenate([caption, panels]).astype(np.uint8)

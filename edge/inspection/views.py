@@ -1,4 +1,4 @@
-"""A part that several cameras look at: one verdict from all its views."""
+"""Parts that several cameras look at: one verdict from all views."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from edge.inspection.inspector import Inspection
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
 
-KEPT = 1000  # newest parts whose views are not complete
+KEPT = 1000  # incomplete parts that are remembered, the newest ones
 
 
 @dataclass(frozen=True)
 class View:
-    """What one camera found: an inspection, or why there is none."""
+    """One camera's result for a part: an inspection, or the reason why there is none."""
 
     frame: CameraFrame
     inspection: Inspection | None
@@ -21,7 +21,7 @@ class View:
 
     @property
     def verdict(self) -> Verdict:
-        """Of this view alone."""
+        """The verdict of this view alone."""
         if self.inspection is None or self.inspection.verdict is None:
             return Verdict.UNINSPECTED
         return self.inspection.verdict
@@ -33,20 +33,21 @@ class Views:
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
         self._parts: dict[int, dict[int, View]] = {}  # by trigger, then camera
-        self._rejected: dict[int, None] = {}  # triggers whose part was rejected before all views were there
+        self._rejected: dict[int, None] = {}  # triggers of parts that were rejected before all views had arrived
 
     def add(self, view: View) -> View | None:
-        """A view has come. Returns the one that decides about its part, if that is decided now, and None otherwise.
+        """Add a view. Returns the view that decides about its part, if this is the moment when that is known; otherwise
+        None.
 
-        The first view that rejects does so at once. Else all views are waited for: one that was not inspected leaves the part
-        uninspected, and where all pass, the one with the highest score speaks for them.
+        The first view that rejects decides at once. Otherwise all views are awaited: if one was not inspected, the part
+        is uninspected; if all pass, the view with the highest score is returned.
         """
         if self._cameras == 1:
             return view
         trigger = view.frame.trigger
         views = self._parts.setdefault(trigger, {})
         if view.frame.camera in views:
-            return None  # the camera delivered it twice
+            return None  # the camera delivered the frame twice
         views[view.frame.camera] = view
         if len(views) == self._cameras:
             del self._parts[trigger]
@@ -65,4 +66,5 @@ class Views:
         if len(views) < self._cameras:
             return None
         return next((found for found in views.values() if found.verdict is Verdict.UNINSPECTED),
-                    max(views.values(), key=lambda found: found.inspection.score if found.inspection is not None else 0.0))
+                    max(views.values(), key=lambda found: found.inspection.score if found.inspection is not None
+                        else 0.0))

@@ -14,7 +14,7 @@ from edge.base.errors import InputError
 from edge.bundle.bundle import load_bundle
 from edge.images.files import read_image
 from edge.images.frames import Frame
-from edge.inspection.choice import pick_backend
+from edge.inspection.choice import choose
 from edge.inspection.inspector import Inspection, Inspector
 from edge.inspection.views import View, Views
 from edge.line_file import LineFile, read_line_file
@@ -228,10 +228,8 @@ def _ready(session: Session, other: Path | None, live: dict[str, Any], precision
     """The engine that a frame goes through, loaded once, and its threshold."""
     folder = other or session.folder / live["bundle"]
     if str(folder) not in ready:
-        bundle = load_bundle(folder)
-        engine = pick_backend(bundle, backend or live["backend"], precision or live["precision"])
-        chosen = bundle.choose(precision or live["precision"], engine)
-        ready[str(folder)] = stack.enter_context(
-            Inspector(bundle, precision=chosen, backend=engine, threads=live["threads"], mode=live["mode"]))
+        chosen = choose(load_bundle(folder), precision or live["precision"], backend or live["backend"])
+        ready[str(folder)] = stack.enter_context(Inspector(
+            chosen.bundle, precision=chosen.precision, backend=chosen.backend, threads=live["threads"], mode=live["mode"]))
     inspector = ready[str(folder)]
     return inspector, inspector.bundle.calibrated_threshold(inspector.precision, inspector.backend).value

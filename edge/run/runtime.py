@@ -15,7 +15,7 @@ from edge.bundle.bundle import load_bundle
 from edge.cameras.kinds import make_camera
 from edge.cameras.matching import KEPT, Matcher
 from edge.images.frames import Frame
-from edge.inspection.choice import pick_backend
+from edge.inspection.choice import choose
 from edge.inspection.golden import golden_scores, judge_golden
 from edge.inspection.inspector import Inspector, Job
 from edge.inspection.views import View, Views
@@ -120,13 +120,12 @@ class Line:
     def _ready(self, file: LineFile, path: Path) -> tuple[Inspector, float, str | None]:
         """The bundle of a line file on its engine, warm, after its golden parts came out as they should; its threshold; and a remark."""
         bundle = load_bundle(file.resolve(path, file.line.bundle))
-        backend = pick_backend(bundle, self._backend, self._precision)
-        precision = bundle.choose(self._precision, backend)
-        inspector = Inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, mode=file.line.mode)
+        chosen = choose(bundle, self._precision, self._backend)
+        inspector = Inspector(bundle, precision=chosen.precision, backend=chosen.backend, threads=file.line.threads, mode=file.line.mode)
         try:
             inspector.group(inspector.warm_up(), min(HOLD, (file.belt.timing.travel - file.belt.timing.lead) / 4))
             scores = golden_scores(inspector)
-            threshold = bundle.calibrated_threshold(precision, inspector.backend).value
+            threshold = chosen.threshold
             remark = judge_golden(bundle, scores, threshold)
             if (frame := self._last_frame) is not None:  # what comes next is like it
                 inspector.check(frame)

@@ -26,7 +26,7 @@ from edge.base.errors import CameraError, LinkError
 from edge.bundle.bundle import load_bundle
 from edge.cameras.camera import Camera
 from edge.cameras.kinds import make_camera
-from edge.inspection.choice import pick_backend
+from edge.inspection.choice import choose
 from edge.inspection.inspector import Inspector
 from edge.line_control.messages import Channel, Welcome
 from edge.line_file import LineFile, read_line_file
@@ -96,16 +96,15 @@ class Budget:
 def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress) -> tuple[LineFile, Budget]:
     """Measure the stages of the line of a line file, while that does not run. Raises what `lineside run` would."""
     file = read_line_file(path)
-    bundle = load_bundle(file.resolve(path, file.line.bundle))
-    engine = pick_backend(bundle, backend, precision)
-    chosen = bundle.choose(precision, engine)
-    threshold = bundle.calibrated_threshold(chosen, engine).value
+    chosen = choose(load_bundle(file.resolve(path, file.line.bundle)), precision, backend)
+    threshold = chosen.threshold
     endless = [section.endless() for section in file.camera]
     camera = make_camera(endless, path.parent)
     camera.open()
     names = ("grab", "prepare", "infer", "filter and decide")
     times: dict[str, list[float]] = {name: [] for name in names}
-    with contextlib.closing(camera), Inspector(bundle, precision=chosen, backend=engine, threads=file.line.threads) as inspector:
+    with contextlib.closing(camera), Inspector(
+            chosen.bundle, precision=chosen.precision, backend=chosen.backend, threads=file.line.threads) as inspector:
         inspector.warm_up()
         for number in range(WARM_UP + frames):
             size, found = _inspect(camera, len(endless), inspector, number, threshold)

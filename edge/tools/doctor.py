@@ -1,22 +1,22 @@
 """``lineside doctor``: what this machine can do, what is missing, and what to do about each.
 
-Nothing here changes the machine. ``root`` stands for the file system's root, so that a test can put another machine in its place.
+Nothing here changes the machine. ``root`` is the file system's root folder, or a test's stand-in for it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from edge.base.finding import Finding, gpu_guide, is_jetson, package_version, read_system_file
+from edge.base.finding import Finding, is_jetson, read_system_file
+from edge.base.kinds import load_kind
+from edge.cameras.kinds import CAMERAS
+from edge.engines.backends import all_backends
+from edge.plc.kinds import LINKS
 
 PRIORITY = 50  # of line control, SCHED_FIFO
 FREE_DISK = 2_000_000_000  # bytes
@@ -24,69 +24,11 @@ MEMLOCK = 512 << 20  # bytes
 
 
 def examine(root: Path = Path("/")) -> list[Finding]:
-    """Look at everything."""
+    """All findings: those of each kind in the registries, then those about the machine."""
     jetson = is_jetson(root)
-    return [*_gpu(root), *_packages(root), *_jetson(root, jetson), *_engines(), *_cameras(jetson), *_real_time(), *_serial(root),
-            *_disk()]
-
-
-def _gpu(root: Path) -> Iterator[Finding]:
-    guide = gpu_guide(root)
-    version = read_system_file(root / "proc/driver/nvidia/version") or read_system_file(root / "etc/nv_tegra_release")
-    if not version:
-        yield Finding("GPU driver", "missing", "no NVIDIA driver is loaded", f"Without a GPU the line runs on the processor. {guide}")
-    else:
-        yield Finding("GPU driver", "ok", version.splitlines()[0])
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        yield Finding("CUDA", "missing", "no libcuda.so.1", f"It comes with the driver. {guide}")
-        return
-    code, number, count = driver.cuInit(0), ctypes.c_int(), ctypes.c_int()
-    if code:
-        yield Finding("CUDA", "missing", f"cuInit gives error {code}",
-                      "Is the driver loaded (nvidia-smi), and may this user open /dev/nvidia*? Jetson: sudo usermod -aG video,render $USER")
-        return
-    driver.cuDriverGetVersion(ctypes.byref(number))
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    if not count.value:
-        yield Finding("CUDA", "missing", "the driver sees no GPU", "Look at nvidia-smi and at CUDA_VISIBLE_DEVICES.")
-        return
-    name = ctypes.create_string_buffer(200)
-    driver.cuDeviceGetName(name, 200, 0)
-    yield Finding("CUDA", "ok", f"{number.value // 1000}.{number.value % 1000 // 10} on {name.value.decode()}")
-
-
-def _packages(root: Path) -> Iterator[Finding]:
-    jetson, guide = is_jetson(root), gpu_guide(root)
-    if find_spec("tensorrt") is None:
-        yield Finding("TensorRT", "missing", "not installed", ("sudo apt-get install python3-libnvinfer, and a virtual environment with "
-                      "--system-site-packages." if jetson else "pip install 'lineside[tensorrt]'.") + f" {guide}")
-    else:
-        done = subprocess.run([sys.executable, "-c", "import tensorrt; print(tensorrt.__version__)"], capture_output=True, text=True)
-        version = done.stdout.strip()
-        if done.returncode:
-            yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines() or ["no reason"])[-1], guide)
-        elif tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
-            yield Finding("TensorRT", "missing", f"{version} is too old", f"10.3 or later is needed. {guide}")
-        elif jetson and package_version("tensorrt"):
-            yield Finding("TensorRT", "improvable", f"{version} comes from a package index",
-                          f"On a Jetson it has to be the system's: pip uninstall tensorrt. {guide}")
-        else:
-            yield Finding("TensorRT", "ok", version)
-    if find_spec("pycuda") is None:
-        yield Finding("PyCUDA", "missing", "not installed", f"pip install 'lineside[tensorrt]', with nvcc on the PATH. {guide}")
-    else:
-        yield Finding("PyCUDA", "ok", package_version("pycuda") or "installed")
-    from edge.base.errors import EngineError
-    from edge.engines.plans import plan_folder
-
-    try:
-        plans = len(list(plan_folder().glob("*.plan")))
-        yield Finding("TensorRT plans", "ok", f"{plans} in {plan_folder()}", "" if plans or find_spec("tensorrt") is None
-                      else "lineside engine BUNDLE builds them.")
-    except EngineError as error:
-        yield Finding("TensorRT plans", "missing", str(error))
+    kinds = [*all_backends(), *(load_kind(CAMERAS, kind) for kind in CAMERAS), *(load_kind(LINKS, kind) for kind in LINKS)]
+    found = dict.fromkeys(finding for kind in kinds for finding in kind.doctor(root))  # kinds may share a finding
+    return [*found, *_jetson(root, jetson), *_real_time(), *_serial(root), *_disk()]
 
 
 def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
@@ -106,42 +48,9 @@ def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
         yield Finding("power mode", "improvable", mode or "not known: no nvpmodel", "sudo nvpmodel -m 0, if supply and cooling can do it")
 
 
-def _cameras(jetson: bool) -> Iterator[Finding]:
-    try:
-        import_module("gi").require_version("Aravis", "0.8")
-        yield Finding("Aravis", "ok", "0.8: GigE Vision and USB3 Vision cameras can be used")
-    except (ImportError, ValueError) as error:
-        yield Finding("Aravis", "improvable", str(error), "GigE Vision and USB3 Vision cameras need it: sudo apt-get install "
-                      "gir1.2-aravis-0.8, then pip install 'lineside[genicam]'")
-    import cv2
-
-    version = next((line.partition(":")[2].strip() for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line), "NO")
-    if not version.startswith("NO"):
-        yield Finding("OpenCV with GStreamer", "ok", version)
-    else:
-        what = "CSI cameras need" if jetson else "A pipeline as `source` of a video needs"
-        yield Finding("OpenCV with GStreamer", "improvable", version, f"{what} the system's OpenCV: pip uninstall opencv-python-headless, "
-                      "sudo apt-get install python3-opencv, and a virtual environment with --system-site-packages."
-                      + (" See docs/jetson.md." if jetson else ""))
-
-
-def _engines() -> Iterator[Finding]:
-    if find_spec("openvino") is None:
-        yield Finding("OpenVINO", "missing", "not installed", "pip install openvino")
-    else:
-        from edge.engines.openvino import device_name, runs_bfloat16
-
-        yield Finding("OpenVINO", "ok", device_name() + (", multiplies bfloat16" if runs_bfloat16() else ""))
-    if find_spec("onnxruntime") is None:
-        yield Finding("ONNX Runtime", "improvable", "not installed", "pip install 'lineside[onnxruntime]', if you want it")
-    else:
-        import onnxruntime
-
-        yield Finding("ONNX Runtime", "ok", f"{onnxruntime.__version__} with " + ", ".join(onnxruntime.get_available_providers()))
-
-
 def _real_time() -> Iterator[Finding]:
-    remedy = "Run it by the systemd unit, or in /etc/security/limits.d/lineside.conf: @lineside - rtprio 60, and - memlock unlimited"
+    remedy = ("Run it as the systemd unit, or add to /etc/security/limits.d/lineside.conf: @lineside - rtprio 60, and "
+              "- memlock unlimited")
     before, parameter = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))

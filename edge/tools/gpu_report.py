@@ -1,4 +1,4 @@
-"""``lineside doctor --gpu-report``: the first hour on a machine with a GPU, as one command with one archive to attach to a report."""
+"""``lineside doctor --gpu-report``: tests and measures a machine with a GPU, and puts all results into one archive."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ from edge.base.errors import InputError
 from edge.base.finding import Finding
 
 ROOT = Path(__file__).parents[2]
-ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # the copy decides about nothing: each precision is to be timed
+ANY = "flips=1,contrast=1,auroc=1,aupro=1"  # so that each precision can be timed; nothing is decided
 DEMO = ROOT / "simulation" / "demo_bundle"
 
 
 def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
-    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: where parts are rendered."""
+    """The commands, by name. folder: for results; bundle: a copy that they may change; cloth: for rendered parts."""
     good = ["--good", str(cloth / "test" / "good")]
     lineside = [sys.executable, "-m", "lineside"]
     return {
-        "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q", "-rA"],
+        "tests": [sys.executable, "-m", "pytest", "-m", "gpu", "tests", "--junitxml", str(folder / "tests.xml"), "-q",
+                  "-rA"],
         "parts": [*lineside, "render", "woven", "--seed", "7", "--good", "300", "--test-good", "60", "--defective", "1",
                   "--out", str(cloth)],
         "threshold": [*lineside, "calibrate", str(bundle), *good, "--json"],
-        "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY, "--json"],
+        "precisions": [*lineside, "quantize", str(bundle), *good, "--frames", "100", "--minutes", "0", "--limits", ANY,
+                       "--json"],
         "engines": [*lineside, "engine", str(bundle), *good, "--layers", "--json"],
         "speed": [sys.executable, "benchmarks/precision.py", str(bundle), "--backend", "tensorrt", "--json"],
         "packages": [sys.executable, "-m", "pip", "freeze"],
@@ -43,9 +45,10 @@ def steps(folder: Path, bundle: Path, cloth: Path) -> dict[str, list[str]]:
 
 
 def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
-    """Run the tests marked `gpu`, build the demo bundle's engines and time them; all that they say goes into one archive in ``out``.
+    """Run the tests marked `gpu`, build the demo bundle's engines and time them; write all output to an archive in
+    ``out``.
 
-    Raises InputError where there is no GPU, or where this is no checkout with its tests.
+    Raises InputError without a GPU, or outside a checkout of the project with its tests.
     """
     lacking = [f"{finding.what}: {finding.text}" for finding in findings
                if finding.what in ("CUDA", "TensorRT", "PyCUDA") and finding.status == "missing"]
@@ -59,7 +62,7 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
     temporary = path.with_name(f".{path.name}.part")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        temporary.touch()  # an hour of results must not be lost for want of a place
+        temporary.touch()  # fail now rather than after an hour of tests
     except OSError as error:
         raise InputError(f"cannot write into {out}", got=error.strerror, expected="a writable folder") from error
     console = Console(stderr=True)
@@ -69,14 +72,16 @@ def write_gpu_report(out: Path, findings: Sequence[Finding]) -> Path:
         bundle, cloth = folder / "demo-bundle", folder / "cloth"
         shutil.copytree(DEMO, bundle)
         codes = {}
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+        environment = {**os.environ,
+                       "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
         for step, command in steps(folder, bundle, cloth).items():
             with console.status(f"{step} (a plan takes minutes the first time)"):
                 start = time.monotonic()
                 done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
             codes[step] = done.returncode
             (folder / f"{step}.txt").write_text(f"$ {' '.join(command)}\n{done.stdout}\n{done.stderr}")
-            console.print(f"{step}: exit code {done.returncode} after {time.monotonic() - start:.0f} s", highlight=False)
+            console.print(f"{step}: exit code {done.returncode} after {time.monotonic() - start:.0f} s",
+                          highlight=False)
         record = {"machine": platform.uname()._asdict(), "python": sys.version, "exit_codes": codes,
                   "findings": [asdict(finding) for finding in findings]}
         (folder / "report.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The benchmarks that run a real line: against its bare engine and its peers, its start, memory, rate, and what frames and cameras cost."""
+"""The benchmarks that run a real line: efficiency, overhead, peers, start, memory, rate and scaling."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import numpy as np
 import pytest
 
 from edge.bundle.bundle import load_bundle
-from edge.engines.openvino import core
+from edge.engines.openvino_graphs import core
 from edge.inspection.golden import read_golden
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(name: str, *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, FOLDER / f"{name}.py", *map(str, words)], capture_output=True, text=True, timeout=200)
+    return subprocess.run([sys.executable, FOLDER / f"{name}.py", *map(str, words)], capture_output=True, text=True,
+                          timeout=200)
 
 
 def figures(done: subprocess.CompletedProcess[str]) -> tuple[dict, dict]:
-    """All, and the only bundle's."""
+    """All figures, and those of the only bundle."""
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     (row,) = printed["bundles"]
@@ -41,8 +42,8 @@ def load(name: str):
 
 
 def test_the_line_against_its_engine_is_measured(calibrated, tmp_path):
-    printed, row = figures(run("efficiency", "--bundles", calibrated, "--rounds", 1, "--seconds", 0.5, "--precision", "fp32", "--json",
-                               "--out", tmp_path / "picture.png"))
+    printed, row = figures(run("efficiency", "--bundles", calibrated, "--rounds", 1, "--seconds", 0.5, "--precision",
+                               "fp32", "--json", "--out", tmp_path / "picture.png"))
     assert 0 < printed["worst"] == row["ratio"] == pytest.approx(row["line_fps"] / row["bare_fps"], abs=0.01)
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
@@ -50,8 +51,8 @@ def test_the_line_against_its_engine_is_measured(calibrated, tmp_path):
 def test_what_a_frame_costs_outside_of_the_engine_is_measured(calibrated, tmp_path, monkeypatch, capsys):
     overhead = load("overhead")
     monkeypatch.setattr(overhead, "LARGE", (200, 300))
-    monkeypatch.setattr(sys, "argv", ["overhead", "--bundles", str(calibrated), "--frames", "60", "--rounds", "2", "--json", "--out",
-                                      str(tmp_path / "picture.png")])
+    monkeypatch.setattr(sys, "argv", ["overhead", "--bundles", str(calibrated), "--frames", "60", "--rounds", "2",
+                                      "--json", "--out", str(tmp_path / "picture.png")])
     assert overhead.main() == 0
     printed = json.loads(capsys.readouterr().out)
     (row,) = printed["bundles"]
@@ -62,21 +63,23 @@ def test_what_a_frame_costs_outside_of_the_engine_is_measured(calibrated, tmp_pa
 
 
 def test_the_start_of_a_line_is_measured(calibrated, tmp_path):
-    printed, row = figures(run("startup", "--bundles", calibrated, "--starts", 1, "--json", "--out", tmp_path / "picture.png"))
+    printed, row = figures(run("startup", "--bundles", calibrated, "--starts", 1, "--json", "--out",
+                               tmp_path / "picture.png"))
     assert 0 < row["ready_s"] < row["median_s"] == row["highest_s"] == printed["worst"] and row["cold_s"] > 0
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
 def test_the_memory_of_a_line_is_measured(calibrated, tmp_path):
-    printed, row = figures(run("memory", "--bundles", calibrated, "--parts", 40, "--json", "--out", tmp_path / "picture.png"))
+    printed, row = figures(run("memory", "--bundles", calibrated, "--parts", 40, "--json", "--out",
+                               tmp_path / "picture.png"))
     assert printed["worst"] == row["total_mb"] == pytest.approx(sum(row["resident_mb"].values()), abs=0.3)
     assert row["resident_mb"]["control"] < 60 < row["resident_mb"]["runtime"] and len(row["looks_mb"]) == 20
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
 def test_the_highest_rate_of_a_line_is_measured(calibrated, tmp_path):
-    printed, row = figures(run("line_speed", "--bundles", calibrated, "--seconds", 0.2, "--cases", "tiles", "--json", "--out",
-                               tmp_path / "picture.png"))
+    printed, row = figures(run("line_speed", "--bundles", calibrated, "--seconds", 0.2, "--cases", "tiles", "--json",
+                               "--out", tmp_path / "picture.png"))
     assert printed["deadline_ms"] == 500 and [case["tiles"] for case in row["cases"]] == [None, 2, 8]
     for case in row["cases"]:
         assert 0 < case["at_parts_per_s"] < case["parts_per_s"] == case["frames_per_s"] and case["parts"] >= 20
@@ -88,12 +91,13 @@ def test_what_frames_and_cameras_cost_is_measured(calibrated, tmp_path, monkeypa
     scaling = load("scaling")
     monkeypatch.setattr(scaling, "GRIDS", ((1, 1), (1, 2), (2, 2)))
     monkeypatch.setattr(scaling, "CAMERAS", (1, 4))
-    monkeypatch.setattr(sys, "argv", ["scaling", "--bundles", str(calibrated), "--rounds", "1", "--seconds", "0.2", "--json", "--out",
-                                      str(tmp_path / "picture.png")])
+    monkeypatch.setattr(sys, "argv", ["scaling", "--bundles", str(calibrated), "--rounds", "1", "--seconds", "0.2",
+                                      "--json", "--out", str(tmp_path / "picture.png")])
     assert scaling.main() == 0
     printed = json.loads(capsys.readouterr().out)
     (row,) = printed["bundles"]
-    assert row["tiles"] == [1, 2, 4] and row["areas_mpx"] == sorted(row["areas_mpx"]) and printed["r2"] == row["r2"] <= 1
+    assert row["tiles"] == [1, 2,
+                            4] and row["areas_mpx"] == sorted(row["areas_mpx"]) and printed["r2"] == row["r2"] <= 1
     assert row["cameras_share"]["1"] == 1 and printed["four_cameras"] == row["cameras_share"]["4"] > 0
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
@@ -108,12 +112,15 @@ def test_the_line_is_measured_against_its_peers(calibrated, fitted_run, tmp_path
     folder = tmp_path / "sidn.bundle"
     shutil.copytree(calibrated, folder)
     shutil.copytree(fitted_run, tmp_path / "sidn.run")
-    left_out = [word for name in ("torch.compile", "Model API", "anomalib", "anomalib f32") for word in ("--without", name)]
-    printed, row = figures(run("peers", "--bundles", folder, "--rounds", 1, "--seconds", 0.3, *left_out, "--json", "--out",
-                               tmp_path / "picture.png"))
-    assert set(row["ratios"]) == {"eager PyTorch", "ONNX Runtime"} == set(printed["geometric_means"]) and not row["absent"]
+    left_out = [word for name in ("torch.compile", "Model API", "anomalib", "anomalib f32")
+                for word in ("--without", name)]
+    printed, row = figures(run("peers", "--bundles", folder, "--rounds", 1, "--seconds", 0.3, *left_out, "--json",
+                               "--out", tmp_path / "picture.png"))
+    assert set(row["ratios"]) == {"eager PyTorch",
+                                  "ONNX Runtime"} == set(printed["geometric_means"]) and not row["absent"]
     assert row["weights"] == "of the run" and max(row["scores_apart"].values()) < 1e-2
-    assert row["ratios"]["ONNX Runtime"] == pytest.approx(row["fps"]["line fp32"] / row["fps"]["ONNX Runtime"], abs=0.01)
+    assert row["ratios"]["ONNX Runtime"] == pytest.approx(row["fps"]["line fp32"] / row["fps"]["ONNX Runtime"],
+                                                          abs=0.01)
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 

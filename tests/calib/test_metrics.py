@@ -13,12 +13,16 @@ from calib.metrics import labelled_images, pixel_figures, read_mask, smoothing
 from edge.base.errors import InputError
 from edge.images.files import write_image
 
-KEYS = {"image_auroc", "pixel_auroc", "aupro", "pixel_ap", "false_reject_rate", "escape_rate", "good", "defective", "ms_per_image"}
+KEYS = {"image_auroc", "pixel_auroc", "aupro", "pixel_ap", "false_reject_rate", "escape_rate", "good", "defective",
+        "ms_per_image"}
 
 
 def plain_aupro(maps, masks, limit=0.3):
-    """Mean overlap with each region over the false-positive rate, at every level, by the definition (Bergmann et al. 2021)."""
-    regions = [(i, labels == r) for i, mask in enumerate(masks) for labels, n in [label(mask, np.ones((3, 3)))] for r in range(1, n + 1)]
+    """Mean overlap with each region over the false-positive rate, at every level, by the definition (Bergmann et al.
+    2021).
+    """
+    regions = [(i, labels == r) for i, mask in enumerate(masks) for labels, n in [label(mask, np.ones((3, 3)))]
+               for r in range(1, n + 1)]
     negatives = ~np.stack(masks)
     points = [(0.0, 0.0)]
     for level in np.unique(np.stack(maps))[::-1]:
@@ -84,7 +88,8 @@ def test_rates_are_those_of_the_threshold(calibrated, cloth, lineside):
     assert figures["false_rejects"] == 24 - 23 + 0 or figures["false_rejects"] <= 2
     assert figures["false_reject_rate"] == figures["false_rejects"] / 24
     assert figures["escape_rate"] == figures["escapes"] / 8
-    rows = json.loads(lineside("inspect", calibrated, cloth / "test" / "good", "--out", calibrated.parent / "o", "--json")[1])
+    rows = json.loads(lineside("inspect", calibrated, cloth / "test" / "good", "--out", calibrated.parent / "o",
+                               "--json")[1])
     assert figures["false_rejects"] == sum(row["verdict"] == "REJECT" for row in rows)
 
 

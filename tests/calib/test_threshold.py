@@ -1,4 +1,4 @@
-"""Conformal thresholds: the order statistic, its promise, and what is refused."""
+"""Conformal thresholds: the order statistic, its guarantee, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from edge.bundle.bundle import load_bundle
 from edge.images.files import read_image, write_image
 
 
-@pytest.mark.parametrize(("n", "rate", "k"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99), (9, 0.1, 9), (100, 0.1, 91)])
+@pytest.mark.parametrize(("n", "rate", "k"), [(19, 0.05, 19), (20, 0.05, 20), (39, 0.05, 38), (99, 0.01, 99),
+                                              (9, 0.1, 9), (100, 0.1, 91)])
 def test_rank_is_the_ceiling_of_the_exact_product(n, rate, k):
     assert rank(n, rate) == k
 
@@ -85,7 +86,8 @@ def test_grey_images_stored_as_rgb_are_recognised(bundle, cloth, tmp_path, lines
     assert code == 2 and "rgb.png" in err
 
 
-def test_another_folder_of_the_same_layout_is_not_taken_for_the_images_set_aside(bundle, cloth, tmp_path, monkeypatch, lineside):
+def test_another_folder_of_the_same_layout_is_not_taken_for_the_images_set_aside(bundle, cloth, tmp_path, monkeypatch,
+                                                                                 lineside):
     other = tmp_path / "other"
     shutil.copytree(cloth, other)
     for path in (other / "train" / "good").iterdir():
@@ -118,7 +120,8 @@ def test_the_same_pixels_twice_count_once(bundle, cloth, tmp_path, lineside):
 
 def test_held_out_images_that_are_gone_are_named(exported, bundle, monkeypatch, tmp_path):
     loaded = load_bundle(bundle)
-    monkeypatch.setattr(type(loaded), "images", lambda self: {"data": str(tmp_path), "fitted": [], "held_out": [{"name": "x.png"}]})
+    monkeypatch.setattr(type(loaded), "images", lambda self: {"data": str(tmp_path), "fitted": [],
+                                                              "held_out": [{"name": "x.png"}]})
     with pytest.raises(InputError, match=r"gone.*--good"):
         calibrate(loaded, None, 0.5)
 
@@ -136,7 +139,8 @@ def test_a_rule_that_changes_while_parts_are_scored_is_not_sealed(bundle, cloth)
 
 
 def test_a_bundle_that_cannot_be_written_says_so(bundle, cloth, monkeypatch, lineside):
-    monkeypatch.setattr("edge.bundle.decision.write_text_safely", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("edge.bundle.decision.write_text_safely",
+                        lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     code, _, err = lineside("calibrate", bundle, "--good", cloth / "test" / "good", "--false-reject-rate", "0.1")
     assert code == 2 and "No space left on device" in err
 
@@ -149,7 +153,7 @@ def test_rates_that_are_no_probability_are_refused(bundle, lineside, rate):
 def test_a_calibration_set_that_nobody_looked_through_gives_no_threshold(bundle, cloth, tmp_path, lineside):
     assert lineside("collect", "--from", cloth / "test" / "good", "--out", tmp_path / "set", "--frames", 12)[0] == 0
     code, _, err = lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)
-    assert code == 2 and "nobody has looked through" in err and "--leave-out" in err
+    assert code == 2 and "nobody has reviewed" in err and "--leave-out" in err
     assert load_bundle(bundle).threshold("fp32", "openvino") is None
     assert lineside("collect", "--out", tmp_path / "set", "--leave-out", "none")[0] == 0
     assert lineside("calibrate", bundle, "--good", tmp_path / "set", "--false-reject-rate", 0.2)[0] == 0

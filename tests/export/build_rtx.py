@@ -1,8 +1,10 @@
-"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor, by our own builder: ``python build_rtx.py GRAPH...``
+"""Builds ONNX graphs with TensorRT-RTX ahead of time, on the processor, by our own builder: ``python build_rtx.py
+GRAPH...``
 
-A process of its own. Prints as JSON, by graph: the layers' types and the dtypes that they give, counted; the dtypes of input and output;
-and the plans' sizes by compute capability. What the parser or the builder says of a graph that it does not take goes to stderr, with exit
-code 1. A built plan proves that a graph parses, types and compiles; it says nothing of speed, or of what a GPU computes.
+Runs in a process of its own. Prints JSON, by graph: how many layers there are of each type and output dtype, the dtypes
+of input and output, and the size of the plan. The parser's or builder's reason to refuse a graph goes to stderr, with
+exit code 1. A plan proves that the graph parses, has consistent types and compiles for each compute capability. It says
+nothing about speed or about what a GPU computes.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 import tensorrt_rtx as trt
 
 from edge.base.errors import EngineError
-from edge.engines.tensorrt import make_logger
+from edge.engines.gpu import make_logger
 from export.tensorrt import build_plan, parse_graph
 
 CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")
@@ -36,18 +38,18 @@ def look_at(graph: Path) -> dict[str, object]:
     return {"layers": layers, "input": network.get_input(0).dtype.name, "output": network.get_output(0).dtype.name}
 
 
-def build(graph: Path, capability: str) -> int:
-    """The size of the plan in bytes."""
+def build(graph: Path) -> int:
+    """The size in bytes of a plan for all compute capabilities."""
     def configure(config) -> None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, capability), 0)
+        config.num_compute_capabilities = len(CAPABILITIES)
+        for index, capability in enumerate(CAPABILITIES):
+            config.set_compute_capability(getattr(trt.ComputeCapability, capability), index)
 
     return len(build_plan(trt, graph, BATCH, workspace_mb=1024, configure=configure))
 
 
 try:
-    print(json.dumps({name: {**look_at(Path(name)), "plans": {capability: build(Path(name), capability) for capability in CAPABILITIES}}
-                      for name in sys.argv[1:]}))
+    print(json.dumps({name: {**look_at(Path(name)), "bytes": build(Path(name))} for name in sys.argv[1:]}))
 except EngineError as error:
     print(error, file=sys.stderr)
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""Channels that are made alike before a tensor is rounded: the same results in float32, and finer ones in INT8."""
+"""Channel equalisation: the same results in float32, and finer ones in INT8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge.engines.openvino import compile_model
+from edge.engines.openvino_graphs import compile_model
 from export.channels import EVENNESS, Held, divisors, even, observe, scaled_images
 from export.int8 import Int8Graphs, load_named
 from export.maps import OnnxRuntimeMaps, OpenVinoMaps
@@ -28,13 +28,15 @@ KINDS = {  # of the second product: its weights' shape for four input channels, 
 
 
 def uneven_graph(path: Path, kind: str) -> Path:
-    """image -> conv to four channels, of which the second is a thousandth as large as the first -> Relu -> the product -> their mean."""
+    """image -> conv to four channels, of which the second is a thousandth as large as the first -> Relu -> the product
+    -> their mean.
+    """
     rng = np.random.default_rng(1)
     shape, attributes = KINDS[kind]
     first = rng.normal(0, 0.05, (4, 2, 3, 3)) * np.array([1, 1e-3, 0.1, 1]).reshape(4, 1, 1, 1)
     second = rng.normal(0, 0.05, shape)
     if "of single" in kind or kind.startswith("ConvTranspose"):
-        second *= np.array([1, 1e3, 1, 1]).reshape(4, 1, 1, 1)  # the small channel is to count as well
+        second *= np.array([1, 1e3, 1, 1]).reshape(4, 1, 1, 1)  # so that the small channel counts too
     else:
         second[:, 1] *= 1e3 if kind == "Conv" else 30
     weights = {"first": first, "second": second, "bias": np.full(4, 1e-4)}
@@ -86,7 +88,9 @@ def test_a_small_channel_is_rounded_to_steps_of_its_own(kind, tmp_path, monkeypa
 
 
 def image_graph(path: Path, step: float, black: float, patches: bool = False) -> Path:
-    """image -> step * image + black -> conv, with a bias -> map; patches: of quarters of the image, side by side in the batch."""
+    """image -> step * image + black -> conv, with a bias -> map; patches: of quarters of the image, side by side in the
+    batch.
+    """
     rng = np.random.default_rng(2)
     weights = {"step": np.float32(step), "black": np.full((1, 2, 1, 1), black),
                "weights": rng.normal(0, 0.2, (1, 2, 3, 3)), "bias": np.ones(1),
@@ -134,7 +138,8 @@ def test_an_image_keeps_a_step_for_each_grey_level(step, black, patches, tmp_pat
     side = 12 if patches else 24
     sides.reshape(-1, side, side)[:, [0, -1]] = sides.reshape(-1, side, side)[:, :, [0, -1]] = True
     assert after[~sides] == pytest.approx(before[~sides], abs=1e-5)
-    assert np.abs(after - before).max() < step * float(np.abs(numpy_helper.to_array(load_named(graph).graph.initializer[2])).sum())
+    weights = numpy_helper.to_array(load_named(graph).graph.initializer[2])
+    assert np.abs(after - before).max() < step * float(np.abs(weights).sum())
 
 
 def test_an_image_whose_zero_is_far_from_the_middle_is_rounded_as_others_are(tmp_path):
@@ -162,7 +167,8 @@ def test_openvino_needs_no_layer_of_its_own_for_it(tmp_path):
     Int8Graphs(uneven_graph(tmp_path / "fp32.onnx", "Conv"), IMAGES).write(tmp_path / "int8.onnx", {}, "minmax")
     compiled = compile_model(tmp_path / "int8.onnx", (1, *SIZE), {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = [op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ordered_ops()]
-    assert kinds.count("Convolution") == 2 and "Eltwise" not in kinds and kinds.count("Subgraph") + kinds.count("FakeQuantize") <= 3
+    assert kinds.count("Convolution") == 2 and "Eltwise" not in kinds
+    assert kinds.count("Subgraph") + kinds.count("FakeQuantize") <= 3
 
 
 def test_defects_widen_ranges_and_good_images_give_the_means(tmp_path):
@@ -180,14 +186,14 @@ def test_an_idle_channel_keeps_room_for_what_a_defect_may_do():
     by = divisors(np.array([1.0, 0.01, 0.0], np.float32), np.ones(3, np.float32))
     assert by == pytest.approx([1, 0.01**EVENNESS, 0.001**EVENNESS])
     held = Held(np.array([-1, 0, 0], np.float32), np.array([0.5, 0.01, 0], np.float32), np.zeros(3))
-    assert held.divided(by).largest.max() == 1  # so the second may rise to ten times of what it held
+    assert held.divided(by).largest.max() == 1  # so the second may rise to ten times its range
 
 
 def test_limits_are_those_of_each_channel(tmp_path):
     graph = uneven_graph(tmp_path / "fp32.onnx", "Conv")
     graphs = Int8Graphs(graph, IMAGES)
     limits = graphs.limits("minmax", [])
-    assert set(limits) == {"b"} and limits["b"].shape == (4, 1, 1)  # an image's steps leave nothing out
+    assert set(limits) == {"b"} and limits["b"].shape == (4, 1, 1)  # an image's steps clip nothing
     session = onnxruntime.InferenceSession(_with_output(graph, "b"), providers=["CPUExecutionProvider"])
     values = np.concatenate([session.run(["b"], {"image": image[None]})[0] for image in IMAGES])
     assert (values <= limits["b"] * 1.0001).all() and graphs.limits("minmax", ["product"]) == {}

@@ -1,4 +1,6 @@
-"""A network of one's own becomes a bundle: from torch, from ONNX, with its normalisation; what is no map is refused."""
+"""A user's own network becomes a bundle, from torch or ONNX, with its normalisation; a graph without a map is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,7 @@ def network(path, name):
 
 
 def expected_map(net, frame, size, mean, std):
-    """Worked out by hand, without any of the export's code."""
+    """Calculated without any of the export's code."""
     prepared = np.empty(size, np.uint8)
     prepare_frame(frame, prepared)
     image = (prepared.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
@@ -108,8 +110,8 @@ def expected_map(net, frame, size, mean, std):
 
 def write_own_onnx(net, path, height, width, channels, dynamic=True):
     axes = {"x": {0: "batch"}, "y": {0: "batch"}} if dynamic else None
-    torch.onnx.export(net, (torch.zeros(1, channels, height, width),), path, input_names=["x"], output_names=["y"], dynamic_axes=axes,
-                      opset_version=17, dynamo=False)
+    torch.onnx.export(net, (torch.zeros(1, channels, height, width),), path, input_names=["x"], output_names=["y"],
+                      dynamic_axes=axes, opset_version=17, dynamo=False)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -122,8 +124,9 @@ def test_the_bundle_gives_the_network_s_own_map(factory, cloth, tmp_path, linesi
     if kind == "onnx":
         source = tmp_path / "own.onnx"
         write_own_onnx(net, source, 64, 96, channels)
-    code, out, err = lineside("export", f"--{kind}", source, "--data", cloth / "test" / "good", "--size", "64x96", "--channels", channels,
-                              "--mean", ",".join(map(str, mean)), "--std", ",".join(map(str, std)), "--out", tmp_path / "bundle", "--json")
+    code, out, err = lineside("export", f"--{kind}", source, "--data", cloth / "test" / "good", "--size", "64x96",
+                              "--channels", channels, "--mean", ",".join(map(str, mean)), "--std",
+                              ",".join(map(str, std)), "--out", tmp_path / "bundle", "--json")
     assert code == 0, err
     assert json.loads(out)["parity"] < 1e-3 and json.loads(out)["detector"] == "own"
     bundle = load_bundle(tmp_path / "bundle")
@@ -151,7 +154,8 @@ def test_the_bundle_is_calibrated_inspects_and_has_golden_parts(factory, cloth, 
     (["--torch", "{own}:no_network"], "int"),
     (["--torch", "{own}:leaves"], "SystemExit: bye"), (["--torch", "{own}:squeezed"], "is no map"),
     (["--torch", "{own}:score_alone"], "is no map"), (["--torch", "nowhere.py:colour"], "file.py:factory"),
-    (["--torch", "{own}:colour", "--channels", "1"], "cannot be exported"), (["--torch", "{own}:colour", "--mean", "0.5,0.5"], "--mean"),
+    (["--torch", "{own}:colour", "--channels", "1"], "cannot be exported"),
+    (["--torch", "{own}:colour", "--mean", "0.5,0.5"], "--mean"),
     (["--torch", "{own}:colour", "--std", "0"], "above 0"), (["--torch", "{own}:colour", "--size", "big"], "--size"),
     (["--torch", "{own}:colour", "--post-filter", "mean:4"], "--post-filter"),
     (["--torch", "{own}:colour", "--channels", "2"], "--channels"),
@@ -165,7 +169,8 @@ def test_what_cannot_be_used_is_one_message_and_leaves_nothing(factory, cloth, t
 
 
 def test_doubles_become_float32_and_what_lies_beside_the_factory_is_found(factory, cloth, tmp_path, lineside):
-    (tmp_path / "lies_beside.py").write_text("from __future__ import annotations\n\ndef make(cls):\n    return cls(3)\n")
+    beside = "from __future__ import annotations\n\ndef make(cls):\n    return cls(3)\n"
+    (tmp_path / "lies_beside.py").write_text(beside)
     for name in ("double", "beside"):
         code, _, err = lineside("export", "--torch", f"{factory}:{name}", "--data", cloth, "--size", 64,
                                 "--post-filter", "median:5,threshold", "--out", tmp_path / name)
@@ -174,7 +179,7 @@ def test_doubles_become_float32_and_what_lies_beside_the_factory_is_found(factor
 
 def test_data_belongs_to_a_network_of_one_s_own(factory, fitted_run, cloth, tmp_path, lineside):
     assert "no --data" in lineside("export", "--torch", f"{factory}:colour", "--out", tmp_path / "b")[2]
-    assert "a run knows its images" in lineside("export", fitted_run, "--data", cloth, "--out", tmp_path / "b")[2]
+    assert "a run has its own images" in lineside("export", fitted_run, "--data", cloth, "--out", tmp_path / "b")[2]
 
 
 def graph_of(operator, inputs, output, domain=""):
@@ -202,7 +207,8 @@ FIXED, TWO, FLAT = (1, 1, 64, 64), ("N", 2, 64, 64), ("N", 1, 32, 64)
 ], ids=["operator", "two inputs", "double", "no map", "fixed batch", "channels", "size"])
 def test_graphs_that_cannot_be_used_say_why(cloth, tmp_path, lineside, model, words):
     onnx.save(model, tmp_path / "own.onnx")
-    code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "64", "--out", tmp_path / "out")
+    code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "64", "--out",
+                            tmp_path / "out")
     assert code == 2 and words in err and not (tmp_path / "out").exists()
 
 
@@ -210,7 +216,8 @@ def test_a_graph_of_an_old_exporter_with_open_sides_is_taken(cloth, tmp_path, li
     model = graph_of("Abs", [image(shape=("N", 1, -1, 0))], image("y", ("N", 1, "h", "w")))
     model.ir_version = 3
     onnx.save(model, tmp_path / "own.onnx")
-    code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "48x64", "--out", tmp_path / "out")
+    code, _, err = lineside("export", "--onnx", tmp_path / "own.onnx", "--data", cloth, "--size", "48x64", "--out",
+                            tmp_path / "out")
     assert code == 0, err
     assert (load_bundle(tmp_path / "out").card.map.height, load_bundle(tmp_path / "out").card.map.width) == (48, 64)
 

@@ -1,7 +1,7 @@
 """On a real GPU: plans built, loaded and compared with OpenVINO, for every detector and precision.
 
-`lineside doctor --gpu-report DIR` runs it. Without a GPU all of it is skipped, with one reason; tests/export/test_gpu_over_mocks.py runs
-some of it over the stand-ins, so that it works when a GPU is there at last.
+`lineside doctor --gpu-report DIR` runs this file. Without a GPU all of it is skipped, with one reason;
+tests/export/test_gpu_over_mocks.py runs a part of it on the mocks, so that it works once there is a GPU.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import pytest
 from detectors.registry import DETECTORS
 from edge.base.errors import EngineError
 from edge.bundle.bundle import load_bundle
-from edge.engines.backends import make_engine
+from edge.engines.backends import get_backend
 from edge.engines.plans import find_plan, plan_folder
 from export.fp16 import write_fp16
 from export.int8 import Int8Graphs, load_named
 from tests.export.test_tensorrt_engines import graph_of
 
 SOAK = int(os.environ.get("LINESIDE_SOAK", "10000"))  # inferences
-PARITY = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}  # largest difference to OpenVINO as a share of the map's range; INT8 rounds elsewhere
+# Largest difference from OpenVINO as a share of the map's range. INT8 is rounded in other places.
+PARITY = {"fp32": 1e-3, "fp16": 2e-2, "int8": 1e-1}
 
 
 def why_not() -> str:
-    """Why there is no GPU to test on; empty where there is one."""
-    from edge.engines.tensorrt import import_cuda, import_tensorrt
+    """Why there is no GPU to test on; empty if there is one."""
+    from edge.engines.gpu import import_cuda, import_tensorrt
 
     try:
         import_cuda()
@@ -76,7 +77,7 @@ def test_maps_are_those_of_openvino(graphs, precision, record_property):
     size = pixels.shape[1:]
     graph = folder / f"{precision}.onnx"
     engine = engine_of(graph, size)
-    other = make_engine("openvino", graph, size, precision=precision, threads=0, slots=1, batch=1)
+    other = get_backend("openvino").make_engine(graph, size, precision=precision, threads=0, slots=1, batch=1)
     try:
         assert engine.without_graphs is None, engine.without_graphs  # captured as CUDA graphs
         expected = np.concatenate([infer(other, image[None]) for image in pixels])
@@ -139,19 +140,21 @@ def test_a_long_soak_changes_nothing(exported, record_property):
 def test_plans_are_kept_and_stale_ones_refused(bundle_of, cloth, tmp_path, monkeypatch, lineside):
     from dataclasses import replace
 
-    from edge.engines.tensorrt import this_device
+    from edge.engines.gpu import this_device
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     good = cloth / "test" / "good"
     code, out, err = lineside("engine", bundle_of, "--good", good, "--batch", "1:1:2", "--layers", "--json")
     assert code == 0, err
     made = json.loads(out)
-    assert "fp32" in made["offered"] and all(built["layers"] for built in made["precisions"].values() if not built["reason"])
+    assert "fp32" in made["offered"] and all(built["layers"] for built in made["precisions"].values()
+                                             if not built["reason"])
     code, out, _ = lineside("engine", bundle_of, "--good", good, "--batch", "1:1:2", "--json")
     assert code == 0 and all(built["cached"] for built in json.loads(out)["precisions"].values())
     for precision in made["offered"]:
         image = next(good.iterdir())
-        code, out, err = lineside("inspect", bundle_of, image, "--out", tmp_path / "out", "--precision", precision, "--json")
+        code, out, err = lineside("inspect", bundle_of, image, "--out", tmp_path / "out", "--precision", precision,
+                                  "--json")
         assert code == 0 and json.loads(out)[0]["threshold"] == made["precisions"][precision]["threshold"], err
     graph = load_bundle(bundle_of).graph_sha256("fp32")
     with pytest.raises(EngineError, match="is stale"):

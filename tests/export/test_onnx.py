@@ -60,8 +60,8 @@ def test_what_the_image_has_no_part_in_is_worked_out_beforehand(tmp_path):
 
 def test_transposed_convolutions_that_change_no_size_become_convolutions():
     torch.manual_seed(0)
-    layers = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 4, 4, 2, 1), torch.nn.ReLU(), torch.nn.ConvTranspose2d(4, 2, 3, 1, 1),
-                                 torch.nn.ConvTranspose2d(2, 2, 4))
+    layers = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 4, 4, 2, 1), torch.nn.ReLU(),
+                                 torch.nn.ConvTranspose2d(4, 2, 3, 1, 1), torch.nn.ConvTranspose2d(2, 2, 4))
     image = torch.rand(2, 3, 5, 6)
     with torch.no_grad():
         expected = layers(image)
@@ -91,7 +91,8 @@ def test_openvino_agrees_with_torch_on_real_images(fitted_run, exported):
     record, network = read_run(fitted_run)
     images = parity_images(record, network)
     assert len(images) == 2 * len(record.held_out) and images.dtype == np.uint8
-    difference = check_parity(torch_maps(network, images), openvino_maps(exported / "model" / "fp32.onnx", images), "OpenVINO")
+    difference = check_parity(torch_maps(network, images), openvino_maps(exported / "model" / "fp32.onnx", images),
+                              "OpenVINO")
     assert difference < 1e-4
     assert load_bundle(exported).card.fit["parity"] == pytest.approx(difference, abs=1e-4)
 

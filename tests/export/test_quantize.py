@@ -1,4 +1,4 @@
-"""`lineside quantize` on a small bundle: what it writes, what it offers, and what it leaves alone when it fails."""
+"""`lineside quantize` on a small bundle: what it writes, what it offers, and what stays unchanged if it fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,15 +17,14 @@ from onnx import numpy_helper
 import export.quantize
 from edge.base.errors import BundleError
 from edge.bundle.bundle import load_bundle, write_card
-from edge.engines.openvino import device_name
+from edge.engines.openvino_graphs import device_name
 from edge.inspection.golden import golden_scores, read_golden
 from edge.inspection.inspector import Inspector
-from export.gate import Limits
 from export.maps import OnnxRuntimeMaps
+from export.precisions import Result
 from tests.edge.inspection.test_golden import seal_again
 
 FRAMES = 120
-LOOSE = "flips=1,contrast=1,auroc=1,aupro=1"
 STRICT = "flips=0,contrast=0,auroc=0,aupro=0"
 
 
@@ -50,8 +50,9 @@ def test_it_writes_graphs_thresholds_and_says_what_it_found(quantised):
 def test_the_report_is_one_whole_page(quantised):
     text = (quantised[0] / "report.html").read_text()
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", text) and "http" not in text
-    for words in ("decisions turned", "Thresholds on OpenVINO", "The same frame in each precision", "Good parts and threshold", "Speed",
-                  "Nodes in INT8", "Decisions that turn in INT8", "largest map difference"):
+    for words in ("flipped decisions", "Thresholds on OpenVINO", "The same frame in each precision",
+                  "Good parts and threshold", "Speed", "Nodes in INT8", "Decisions flipped in INT8",
+                  "largest map difference"):
         assert words in text, words
     assert text.count("data:image") > 20
 
@@ -72,7 +73,8 @@ def test_auto_is_the_fastest_that_is_offered(bundle_of):
     model, card = bundle_of / "model", bundle.card
     for int8, expected in ((40.0, "fp32"), (9.7, "fp32"), (9.0, "int8")):
         times = {"fp32": 10.0, "bf16": 30.0, "fp16": 20.0, "int8": int8}
-        cards = {name: found.model_copy(update={"ms_per_image": {"openvino": times[name]}}) for name, found in card.precisions.items()}
+        cards = {name: found.model_copy(update={"ms_per_image": {"openvino": times[name]}}) for name,
+                 found in card.precisions.items()}
         write_card(model, card.model_copy(update={"precisions": cards}))
         assert load_bundle(bundle_of).choose("auto", "openvino") == expected
 
@@ -83,7 +85,8 @@ def test_a_precision_that_changes_decisions_is_not_offered_and_keeps_no_threshol
     assert load_bundle(bundle_of).threshold("int8", "openvino") is not None
     (bundle_of / ".quantize").mkdir()
     (bundle_of / ".quantize" / "int8.onnx").write_bytes(b"of a run that was killed")
-    code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT, "--minutes", 0, "--json")
+    code, out, err = lineside("quantize", bundle_of, "--good", good, "--frames", FRAMES, "--limits", STRICT,
+                              "--minutes", 0, "--json")
     assert code == 0 and not (bundle_of / ".quantize").exists(), err
     found = json.loads(out)["precisions"]["int8"]
     assert not found["passed"] and found["reason"] and "int8" not in json.loads(out)["offered"]
@@ -102,7 +105,8 @@ def test_two_do_not_quantise_one_bundle(calibrated, cloth, lineside):
     held = os.open(calibrated, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES, "--minutes", 0)
+        code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--frames", FRAMES,
+                                "--minutes", 0)
         assert code == 2 and "is being quantised" in err
     finally:
         os.close(held)
@@ -110,7 +114,8 @@ def test_two_do_not_quantise_one_bundle(calibrated, cloth, lineside):
 
 def test_before_quantize_only_float32_is_offered(calibrated, cloth, tmp_path, lineside):
     image = next((cloth / "test" / "good").iterdir())
-    for precision, text in (("int8", "not measured against float32"), ("bf16", "lineside quantize"), ("fp8", "no such precision")):
+    for precision, text in (("int8", "not measured against float32"), ("bf16", "lineside quantize"),
+                            ("fp8", "no such precision")):
         code, _, err = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--precision", precision)
         assert code == 2 and text in err
     assert load_bundle(calibrated).choose("auto", "openvino") == "fp32"
@@ -130,34 +135,36 @@ def test_it_needs_a_threshold_and_its_good_parts(bundle, calibrated, cloth, line
     assert sorted((bundle / "model").iterdir()) == before
 
 
-def test_a_set_that_nobody_looked_through_is_refused(calibrated, cloth, tmp_path, lineside):
-    good = cloth / "test" / "good"
-    assert lineside("collect", "--from", cloth, "--out", tmp_path / "set", "--frames", 8)[0] == 0
-    words = ("quantize", calibrated, "--good", good, "--calibration", tmp_path / "set", "--frames", FRAMES, "--limits", LOOSE, "--json")
-    code, _, err = lineside(*words)
-    assert code == 2 and "nobody has looked through" in err and "--leave-out" in err
-    assert lineside("collect", "--out", tmp_path / "set", "--leave-out", "none")[0] == 0
-    code, out, err = lineside(*words)
-    assert code == 0 and json.loads(out)["calibration"] == str(tmp_path / "set"), err
+def test_a_set_that_nobody_reviewed_is_refused(quantised, calibrated, cloth, tmp_path, lineside):
+    reviewed = Path(quantised[1]["calibration"])
+    assert reviewed.name == "set" and quantised[1]["precisions"]["int8"]["passed"]
+    folder = shutil.copytree(reviewed, tmp_path / "set")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "reviewed": False}))
+    code, _, err = lineside("quantize", calibrated, "--good", cloth / "test" / "good", "--calibration", folder,
+                            "--frames", FRAMES)
+    assert code == 2 and "nobody has reviewed" in err and "--leave-out" in err
 
 
-def test_a_stop_leaves_a_bundle_that_runs_in_float32(bundle_of, cloth, monkeypatch):
+def test_a_stop_leaves_a_bundle_that_runs_in_float32(bundle_of, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    good = cloth / "test" / "good"
-    limits = Limits(1, 1, 1, 1)
-    monkeypatch.setattr(export.quantize, "hash_files", stop)  # behind the graphs, before the card
+    shutil.copy(bundle_of / "model" / "int8.onnx", tmp_path)
+    results = {"fp32": Result("fp32", None), "int8": Result("int8", None, ms_per_image=1.0)}
+    maps = {"int8": read_golden(load_bundle(bundle_of), "int8")[2]}
+    monkeypatch.setattr(export.quantize, "hash_files", stop)  # after the graphs, before the card
     with pytest.raises(KeyboardInterrupt):
-        export.quantize.quantize(load_bundle(bundle_of), good=good, limits=dict.fromkeys(("bf16", "fp16", "int8"), limits), frames=100)
+        export.quantize.offer(load_bundle(bundle_of), tmp_path, results, maps)
     left = load_bundle(bundle_of)
     assert left.offered() == ["fp32"] and left.threshold("fp32", "openvino") is not None
-    assert not [path for path in bundle_of.iterdir() if path.name.startswith(".")]
+    assert (bundle_of / "model" / "golden" / "maps-int8.npz").exists() and "int8.onnx" not in left.card.files
 
 
 def test_calibrate_sets_every_offered_precision(bundle_of, cloth, lineside):
     before = {p: load_bundle(bundle_of).threshold(p, "openvino") for p in ("fp32", "int8")}
-    code, out, _ = lineside("calibrate", bundle_of, "--good", cloth / "test" / "good", "--false-reject-rate", 0.2, "--json")
+    code, out, _ = lineside("calibrate", bundle_of, "--good", cloth / "test" / "good", "--false-reject-rate", 0.2,
+                            "--json")
     after = {p: load_bundle(bundle_of).threshold(p, "openvino") for p in ("fp32", "int8")}
     assert code == 0 and set(json.loads(out)["precisions"]) == set(load_bundle(bundle_of).offered())
     for precision, limit in after.items():
@@ -170,7 +177,7 @@ def test_another_rule_has_another_gate(bundle_of, cloth, lineside):
     assert lineside("calibrate", bundle_of, "--good", cloth / "test" / "good", "--false-reject-rate", 0.1)[0] == 0
     bundle = load_bundle(bundle_of)
     assert bundle.offered() == ["fp32"]
-    with pytest.raises(BundleError, match=r"measured under another rule.*lineside quantize"):
+    with pytest.raises(BundleError, match=r"measured with another rule.*lineside quantize"):
         bundle.choose("int8", "openvino")
 
 
@@ -186,7 +193,7 @@ def test_int8_has_golden_maps_of_its_own(bundle_of):
 
 
 def test_on_another_device_golden_parts_may_differ_as_runtimes_do(bundle_of, monkeypatch):
-    monkeypatch.setattr("edge.inspection.golden.device_name", lambda backend: "another one")
+    monkeypatch.setattr("edge.engines.openvino.OpenVino.device_name", lambda self: "another one")
     graph = bundle_of / "model" / "int8.onnx"
     with Inspector(load_bundle(bundle_of), precision="int8") as inspector:
         with OnnxRuntimeMaps(graph) as run:
@@ -195,7 +202,7 @@ def test_on_another_device_golden_parts_may_differ_as_runtimes_do(bundle_of, mon
         monkeypatch.undo()
         with OnnxRuntimeMaps(graph) as run:
             monkeypatch.setattr(inspector, "raw_map", run)
-            with pytest.raises(BundleError, match="comes out otherwise in int8"):
+            with pytest.raises(BundleError, match="has another map in int8"):
                 golden_scores(inspector)
 
 
@@ -205,7 +212,7 @@ def test_int8_with_one_scale_times_8_is_named_by_its_golden_part(bundle_of):
     model = onnx.load(graph)
     scales = {node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     missed = []
-    for name in sorted(scales)[::4]:
+    for name in sorted(scales)[::10]:
         model = onnx.load_from_string(whole)
         scale = next(value for value in model.graph.initializer if value.name == name)
         scale.CopyFrom(numpy_helper.from_array(np.asarray(8 * numpy_helper.to_array(scale)), name))
@@ -216,5 +223,5 @@ def test_int8_with_one_scale_times_8_is_named_by_its_golden_part(bundle_of):
                 golden_scores(inspector)
                 missed.append(name)
             except BundleError as error:
-                assert re.search(r"golden part \d\d\.png \(.*\) of .* comes out otherwise in int8 on openvino", str(error))
+                assert re.search(r"golden part \d\d\.png \(.*\) of .* has another map in int8 on openvino", str(error))
     assert missed == [], f"{len(missed)} of {len(scales)}"

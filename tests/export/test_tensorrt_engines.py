@@ -1,4 +1,6 @@
-"""TensorRT plans: each detector's graphs ahead of time with TensorRT-RTX; the command and a line over the mocks."""
+"""TensorRT plans: each detector's graphs, built ahead of time with TensorRT-RTX; the command and a line on the
+mocks.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,11 @@ from tests.export.test_precisions import IMAGES, small_graph
 from tests.mocks import HERE, environment
 from tests.rig import Rig, finish
 
-CAPABILITIES = ["SM80", "SM86", "SM89", "SM120"]
-
 
 def build(*graphs: Path, **more: str) -> subprocess.CompletedProcess[str]:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
-    return subprocess.run([sys.executable, "-m", "tests.export.build_rtx", *map(str, graphs)], capture_output=True, text=True, timeout=280,
-                          cwd=HERE.parents[1], env={**os.environ, **more})
+    return subprocess.run([sys.executable, "-m", "tests.export.build_rtx", *map(str, graphs)], capture_output=True,
+                          text=True, timeout=280, cwd=HERE.parents[1], env={**os.environ, **more})
 
 
 def graph_of(detector: str, folder: Path) -> tuple[Path, np.ndarray]:
@@ -79,13 +79,15 @@ def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
         return sum(number for kind, number in found[precision]["layers"].items() if kind in kinds)
 
     for precision in ("fp32", "fp16", "int8"):
-        assert list(found[precision]["plans"]) == CAPABILITIES and min(found[precision]["plans"].values()) > 10_000
+        assert found[precision]["bytes"] > 10_000
         assert (found[precision]["input"], found[precision]["output"]) == ("UINT8", "FLOAT")
-        products = [f"{kind} {dtype}" for kind in ("CONVOLUTION", "DECONVOLUTION") for dtype in ("FLOAT", "HALF", "INT8")]
+        products = [f"{kind} {dtype}" for kind in ("CONVOLUTION", "DECONVOLUTION")
+                    for dtype in ("FLOAT", "HALF", "INT8")]
         assert count(precision, *products) == convolutions
     assert not [kind for kind in found["fp32"]["layers"] if kind.endswith((" HALF", " INT8"))]
     half = [node.op_type for node in half_nodes(model, ())]
-    assert count("fp16", "CONVOLUTION HALF", "DECONVOLUTION HALF") == sum(kind in ("Conv", "ConvTranspose") for kind in half) > 0
+    assert count("fp16", "CONVOLUTION HALF", "DECONVOLUTION HALF") == sum(kind in ("Conv", "ConvTranspose")
+                                                                          for kind in half) > 0
     assert not [kind for kind in found["fp16"]["layers"] if kind.endswith(" INT8")]
     for kind in ("SOFTMAX", "NORMALIZATION"):
         assert not count("fp16", f"{kind} HALF")
@@ -96,7 +98,7 @@ def test_every_graph_builds_with_tensorrt_rtx_ahead_of_time(detector, tmp_path):
 
 
 def spoilt(kind: str, folder: Path) -> Path:
-    """A graph that TensorRT does not take."""
+    """A graph that TensorRT does not accept."""
     graph = small_graph(folder / "fp32.onnx")
     if kind in ("zero-point", "scale", "bias"):
         Int8Graphs(graph, IMAGES).write(folder / "int8.onnx", {}, "minmax")
@@ -107,12 +109,14 @@ def spoilt(kind: str, folder: Path) -> Path:
             model.graph.initializer.extend([numpy_helper.from_array(np.full(4, 3, np.int32), "bias32"),
                                             numpy_helper.from_array(np.full(4, 0.1, np.float32), "bias_scale"),
                                             numpy_helper.from_array(np.zeros(4, np.int32), "bias_zero")])
-            model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["bias32", "bias_scale", "bias_zero"], ["bias_float"], axis=0))
+            model.graph.node.insert(0, helper.make_node("DequantizeLinear", ["bias32", "bias_scale", "bias_zero"],
+                                                        ["bias_float"], axis=0))
             convolution.input[2] = "bias_float"
         else:
             name = pair.input[2 if kind == "zero-point" else 1]
             value = next(value for value in model.graph.initializer if value.name == name)
-            value.CopyFrom(numpy_helper.from_array(np.asarray(3, np.int8) if kind == "zero-point" else np.float32(-1), name))
+            value.CopyFrom(numpy_helper.from_array(np.asarray(3, np.int8) if kind == "zero-point" else np.float32(-1),
+                                                   name))
     else:
         model = onnx.load(graph)
         if kind == "uint8 transpose":
@@ -129,26 +133,29 @@ def spoilt(kind: str, folder: Path) -> Path:
     return folder / "spoilt.onnx"
 
 
-@pytest.mark.parametrize("kind", ["zero-point", "scale", "bias", "uint8 transpose", "mixed operands", "custom operator"])
+@pytest.mark.parametrize("kind", ["zero-point", "scale", "bias", "uint8 transpose", "mixed operands",
+                                  "custom operator"])
 def test_tensorrt_rtx_refuses_what_it_should(kind, tmp_path):
     done = build(spoilt(kind, tmp_path))
-    assert done.returncode == 1 and "TensorRT" in done.stderr and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and "TensorRT" in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stdout + done.stderr
 
 
 def test_tensorrt_rtx_refuses_batches_in_disorder(tmp_path):
     done = build(small_graph(tmp_path / "fp32.onnx"), RTX_BATCH="4:1:2")
-    assert done.returncode == 1 and "(4, 1, 2)" in done.stderr and "Traceback" not in done.stderr, done.stdout + done.stderr
+    assert done.returncode == 1 and "(4, 1, 2)" in done.stderr, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stdout + done.stderr
 
 
 def test_the_batch_of_tensorrt_is_three_numbers():
     assert parse_batch("1:4:16") == (1, 4, 16)
     for text in ("1:4", "4:1:16", "0:1:1", "1:4:1000", "a:b:c", "1:2:3:4"):
-        with pytest.raises(InputError, match="--batch is not one"):
+        with pytest.raises(InputError, match="--batch is invalid"):
             parse_batch(text)
 
 
 class OverMocks:
-    """Commands in processes over the mocks."""
+    """Runs commands in processes on the mocks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -156,8 +163,8 @@ class OverMocks:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def __call__(self, *arguments: object, **more: str) -> tuple[int, str, str]:
-        done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True, timeout=200,
-                              env=environment(self.folder, **more))
+        done = subprocess.run([sys.executable, "-m", "lineside", *map(str, arguments)], capture_output=True, text=True,
+                              timeout=200, env=environment(self.folder, **more))
         return done.returncode, done.stdout, done.stderr
 
 
@@ -180,7 +187,8 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
         assert bundle.threshold(precision, "tensorrt").value == built["threshold"]
         assert built["threshold"] == pytest.approx(bundle.threshold(precision, "openvino").value, rel=0.05)
     assert bundle.card.precisions["int8"].ms_per_image.keys() == {"openvino", "tensorrt"}
-    times = {name: built["ms_per_image"] / (1 if name == "fp32" else WORTH) for name, built in made["precisions"].items()}
+    times = {name: built["ms_per_image"] / (1 if name == "fp32" else WORTH) for name,
+             built in made["precisions"].items()}
     assert made["auto"] == min(times, key=lambda name: times[name])
     timing = list(over_mocks.cache.glob("timing-*.cache"))
     assert len(timing) == 1 and timing[0].read_bytes() == b"timed" * 3
@@ -193,7 +201,8 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
     code, out, err = over_mocks(*inspect, "--backend", "openvino")
     assert code == 0 and json.loads(out)[0]["threshold"] == bundle.threshold("int8", "openvino").value, err
     code, _, err = over_mocks(*inspect, MOCK_TENSORRT_VERSION="10.16.1.11")
-    assert code == 2 and "is stale: built for tensorrt 10.13.2.6, here is 10.16.1.11" in err and "Traceback" not in err
+    assert code == 2 and "is stale: built for tensorrt 10.13.2.6, this machine has 10.16.1.11" in err
+    assert "Traceback" not in err
     code, _, err = over_mocks("calibrate", bundle_of, "--good", good, "--false-reject-rate", 0.2)
     assert code == 0, err
     changed = load_bundle(bundle_of)
@@ -201,29 +210,29 @@ def test_tensorrt_engines_of_a_bundle_are_built_offered_and_run(over_mocks, bund
     assert {changed.threshold(precision, "openvino").false_reject_rate for precision in made["offered"]} == {0.2}
 
 
-def test_what_tensorrt_engine_refuses(over_mocks, calibrated, bundle_of, cloth):
-    good = cloth / "test" / "good"
-    for arguments, more, words in (
-        (("--batch", "4"), {}, "--batch is not one"),
-        (("--precision", "bf16"), {}, "does not offer precision bf16"),
-        (("--precision", "int8"), {}, "does not offer precision int8"),
-        ((), {"MOCK_NO_GPU": "1"}, "no GPU is visible"),
-        ((), {"MOCK_TENSORRT_VERSION": "8.6.1"}, "this TensorRT is too old; got 8.6.1"),
-    ):
-        code, out, err = over_mocks("engine", calibrated, "--good", good, *arguments, **more)
+def test_what_tensorrt_engine_refuses(over_mocks, calibrated, cloth, lineside):
+    good = ("--good", cloth / "test" / "good")
+    for arguments, words in ((("--batch", "4", *good), "--batch is invalid"),
+                             (("--precision", "bf16", *good), "does not offer precision bf16"),
+                             (("--precision", "int8", *good), "does not offer precision int8"),
+                             ((), "rests on other good parts")):  # all before the GPU is used
+        code, out, err = lineside("engine", calibrated, *arguments)
+        assert code == 2 and words in err, (words, out, err)
+    for more, words in (({"MOCK_NO_GPU": "1"}, "no GPU is visible"),
+                        ({"MOCK_TENSORRT_VERSION": "8.6.1"}, "this TensorRT is too old; got 8.6.1")):
+        code, out, err = over_mocks("engine", calibrated, *good, **more)
         assert code == 2 and words in err and "Traceback" not in err, (words, out, err)
-    code, _, err = over_mocks("engine", calibrated)
-    assert code == 2 and "rests on other good parts" in err, err
     assert not list(over_mocks.cache.glob("*.plan")) and load_bundle(calibrated).threshold("fp32", "tensorrt") is None
-    golden = calibrated / "model" / "golden" / "maps.npz"  # a GPU that computes otherwise
+    golden = calibrated / "model" / "golden" / "maps.npz"  # a GPU that computes something else
     with np.load(golden) as data:
         maps = data["maps"]
     np.savez_compressed(golden, maps=maps + np.float32(0.1) * np.ptp(maps))
     from tests.edge.inspection.test_golden import seal_again
 
     seal_again(calibrated)
-    code, _, err = over_mocks("engine", calibrated, "--good", good)
-    assert code == 2 and "no plan of" in err and "golden part" in err and "comes out otherwise in fp32 on tensorrt" in err, err
+    code, _, err = over_mocks("engine", calibrated, *good)
+    assert code == 2 and "no plan of" in err and "golden part" in err, err
+    assert "has another map in fp32 on tensorrt" in err, err
     assert not list(over_mocks.cache.glob("*.plan"))
 
 
@@ -236,16 +245,19 @@ def test_without_tensorrt_the_engine_command_says_what_is_missing(calibrated, cl
 
 @pytest.mark.parametrize(("code", "sticky"), [(701, 0), (719, 1)])
 def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bundle_of, cloth, tmp_path, code, sticky):
-    """A failure that passes costs one part; one that stays ends the runtime, which is started again; every part is accounted for."""
+    """A transient failure costs one part; a permanent one ends the runtime, which is restarted. Every part is accounted
+    for.
+    """
     good = cloth / "test" / "good"
     built, _, err = over_mocks("engine", bundle_of, "--good", good, "--precision", "fp32", "--batch", "1:1:1")
     assert built == 0, err
     (tmp_path / "line").mkdir()
     made = Rig(tmp_path / "line", bundle_of, cloth / "test", loop=True)
     try:
-        plc = made.plc(0, 10)  # until the line has its 30: one that comes while the runtime is started again is refused
-        line = subprocess.Popen([sys.executable, HERE / "failing_line.py", str(made.folder / "line.toml"), "25", str(code), str(sticky)],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(over_mocks.folder))
+        plc = made.plc(0, 10)  # unlimited, since triggers during the runtime's restart are refused
+        line = subprocess.Popen([sys.executable, HERE / "failing_line.py", str(made.folder / "line.toml"), "25",
+                                 str(code), str(sticky)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=environment(over_mocks.folder))
         made.processes.append(line)
         ledger, told = finish(line, 100)
         assert "is ready in fp32 on tensorrt" in told
@@ -253,12 +265,14 @@ def test_a_line_over_tensorrt_survives_a_failure_and_a_lost_gpu(over_mocks, bund
         assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows), told
         assert line.returncode == 0 and ledger["causes"].get("engine") == 1 and "Traceback" not in told, told
         if sticky:
-            assert "the GPU was lost" in told and "the runtime ended with exit code 3 and was started again" in told, told
+            assert "the GPU was lost" in told, told
+            assert "the runtime ended with exit code 3 and was started again" in told, told
         else:
             assert ledger["uninspected"] == 1, told
         plc.send_signal(signal.SIGTERM)
         summary, _ = finish(plc)
-        assert summary["escaped_ids"] == [] and summary["triggers"] == len(rows) + summary["refused"] + summary["unacknowledged"]
+        assert summary["escaped_ids"] == []
+        assert summary["triggers"] == len(rows) + summary["refused"] + summary["unacknowledged"]
     finally:
         for process in made.processes:
             process.kill()

@@ -1,4 +1,5 @@
-"""`lineside run LINE.toml --parts 30 --json` over the mocks, with a driver that fails: failing_line.py LINE.toml NTH CODE STICKY
+"""`lineside run LINE.toml --parts 30 --json` over the mocks, with a driver that fails: failing_line.py LINE.toml NTH
+CODE STICKY
 
 The NTH launch of an inference from the first part on gives CODE, and with STICKY so does every call behind it.
 """

@@ -1,4 +1,4 @@
-"""What is checked of the TensorRT runner over the mocks. Runs in a process of its own: runner_checks.py GRAPH CHECK"""
+"""Checks of the TensorRT engine on the mocks. Runs in a process of its own: runner_checks.py GRAPH CHECK"""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import onnxruntime
 import tensorrt as trt
 
 from edge.base.errors import EngineError, EngineLostError
-from edge.engines.tensorrt import TensorRtEngine, this_device
+from edge.engines.gpu import this_device
+from edge.engines.tensorrt import TensorRtEngine
 from export.tensorrt import build_plan
 from tests.mocks import Driver
 
 GRAPH = Path(sys.argv[1])
 SIZE = (64, 64, 1)
-OUT_OF_MEMORY, LAUNCH_FAILED, DEVICE_LOST = 2, 701, 719  # 701: too many resources asked for, which passes; 719 stays
+OUT_OF_MEMORY, LAUNCH_FAILED, DEVICE_LOST = 2, 701, 719  # 701 (too many resources) is transient, 719 is permanent
 driver = Driver()
 plan = build_plan(trt, GRAPH, (1, 4, 16), workspace_mb=100)
 options = onnxruntime.SessionOptions()
@@ -38,7 +39,7 @@ def engine_of(slots: int = 2, batch: int = 1) -> TensorRtEngine:
 
 
 def infer(engine: TensorRtEngine, which: int = 0, n: int = 1) -> None:
-    """One inference, whose maps must be ONNX Runtime's to the last bit."""
+    """One inference, whose maps must equal ONNX Runtime's to the last bit."""
     slot = engine.lease()
     try:
         slot.input[:n] = images[which : which + n]
@@ -71,7 +72,7 @@ def without_capture_it_says_why() -> None:
 
 
 def nothing_is_read_before_its_event() -> None:
-    """A copy to the host leaves NaN until it is carried out; the order of operations is written down."""
+    """The host's memory holds NaN until the copy runs; the order of operations is recorded."""
     engine = engine_of(slots=2)
     driver.times(3, 3, 10)
     slots = [engine.lease(), engine.lease()]
@@ -90,8 +91,10 @@ def nothing_is_read_before_its_event() -> None:
     assert len(numbers) == 2
     for index, number in enumerate(numbers):
         own = [line for line in lines if line.startswith(f"stream {number} ") or line == f"host reads {index}"]
-        one = [f"stream {number} {moment} {kind}" for kind in ("copy in", "execute", "copy out", "record") for moment in ("begins", "ends")]
-        found = [line for line in own if line != f"stream {number} ends record"]  # the event is reached a moment before that line
+        one = [f"stream {number} {moment} {kind}" for kind in ("copy in", "execute", "copy out", "record")
+               for moment in ("begins", "ends")]
+        # the event is reached a moment before that line
+        found = [line for line in own if line != f"stream {number} ends record"]
         assert found == ([*(line for line in one if not line.endswith("ends record")), f"host reads {index}"]) * 4, own
     for slot in slots:
         slot.release()
@@ -127,7 +130,9 @@ def a_slot_in_flight_is_not_used_again() -> None:
 
 
 def copies_and_execution_overlap() -> None:
-    """With copies in, execution and copies out of 8, 20 and 12 ms, and three slots, the period is near the longest and far from the sum."""
+    """With copies in, execution and copies out of 8, 20 and 12 ms, and three slots, the period is near the longest and
+    far from the sum.
+    """
     engine = engine_of(slots=3)
     driver.times(8, 20, 12)
     driver.trace()
@@ -157,7 +162,9 @@ def copies_and_execution_overlap() -> None:
 
 
 def every_failure_of_the_driver_is_survived() -> None:
-    """Each call fails in turn, on the way up, in inferences and on the way down: no hang, no leak, no map that is wrong."""
+    """Each call fails in turn, on the way up, in inferences and on the way down: no hang, no leak, no map that is
+    wrong.
+    """
     counts = {}
     for code in (OUT_OF_MEMORY, LAUNCH_FAILED):
         failed = []
@@ -171,7 +178,7 @@ def every_failure_of_the_driver_is_survived() -> None:
 
 
 def a_lost_gpu_gives_no_map_whenever_it_is_lost() -> None:
-    """From each call on in turn, in a process of its own: nothing can be mended or freed then."""
+    """Lost at each call in turn, in a process of its own, since nothing can be repaired or freed afterwards."""
     failed: list[str] = []
     while True:
         reading, writing = os.pipe()
@@ -198,7 +205,9 @@ ALWAYS = {"cuMemAlloc_v2", "cuMemHostAlloc", "cuStreamCreate", "cuGraphLaunch", 
 
 
 def _with_failure(nth: int, code: int, sticky: bool, call: str = "") -> str:
-    """Make an engine, inspect four parts and close it, with the nth call failing. Returns that call's name; empty where there is none."""
+    """Make an engine, inspect four parts and close it, with the nth call failing. Returns that call's name; empty where
+    there is none.
+    """
     driver.fail(call, nth, code, sticky)
     engine, ended = None, []
     try:
@@ -224,7 +233,8 @@ def _with_failure(nth: int, code: int, sticky: bool, call: str = "") -> str:
         return name
     driver.fail()
     assert engine is None or (ended.count("EngineError") <= 1 and ended.count("map") >= 3), (name, ended)
-    freeing = any(word in name for word in ("Free", "Destroy", "Release", "EndCapture"))  # what is not given back stays taken
+    # a failed free leaves its memory allocated
+    freeing = any(word in name for word in ("Free", "Destroy", "Release", "EndCapture"))
     assert freeing or not driver.live(), (name, nth, driver.live())
     driver.forget()
     return name
@@ -239,7 +249,7 @@ def a_kernel_that_crashes_ends_the_engine() -> None:
             infer(engine)
             raise AssertionError("a map from a lost GPU")
         except EngineLostError as error:
-            assert error.exit_code == 3 and "started again" in str(error)
+            assert error.exit_code == 3 and "restarted" in str(error)
     engine.close()
     os._exit(0)  # as the runtime ends then
 
@@ -261,7 +271,7 @@ def every_failure_of_tensorrt_is_named() -> None:
         raise AssertionError("execute_async_v3")
     except EngineError as error:
         assert not isinstance(error, EngineLostError), error
-    infer(engine, 1)  # it passed
+    infer(engine, 1)  # it was transient
     engine.close()
     assert not driver.live(), driver.live()
 
@@ -309,7 +319,8 @@ def a_steady_state_allocates_nothing() -> None:
         after = tracemalloc.take_snapshot()
         tracemalloc.stop()
         here = [tracemalloc.Filter(True, "*/edge/engines/*"), tracemalloc.Filter(True, "*pycuda*")]
-        grown = [line for line in after.filter_traces(here).compare_to(before.filter_traces(here), "lineno") if line.size_diff > 0]
+        grown = [line for line in after.filter_traces(here).compare_to(before.filter_traces(here), "lineno")
+                 if line.size_diff > 0]
         print(json.dumps({"captured": captured, "bytes": sum(line.size_diff for line in grown)}))
         assert sum(line.size_diff for line in grown) < 1000, [str(line) for line in grown]  # less than a byte each
         assert driver.live() == calls

@@ -8,6 +8,7 @@ import edge.tools.gpu_report
 import lineside
 
 whole = edge.tools.gpu_report.steps
-edge.tools.gpu_report.steps = lambda *arguments: {name: command for name, command in whole(*arguments).items() if name != "precisions"}
+edge.tools.gpu_report.steps = lambda *arguments: {name: command for name, command in whole(*arguments).items()
+                                                  if name != "precisions"}
 sys.argv = ["lineside", "doctor", "--gpu-report", sys.argv[1], "--json"]
 lineside.main()

@@ -1,6 +1,7 @@
-"""TensorRT's names without a GPU: a "plan" is the ONNX graph, and executing it runs ONNX Runtime on the stream of the driver mock.
+"""TensorRT's names without a GPU: a "plan" is the ONNX graph, and executing it runs ONNX Runtime on the stream of the
+driver mock.
 
-What our code calls and no more. That the real TensorRT has these names in all its versions is tests/tensorrt_api.py's to say.
+It has only what our code calls. tests/tensorrt_api.py checks that all versions of the real TensorRT have these names.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import onnxruntime
 
 __version__ = os.environ.get("MOCK_TENSORRT_VERSION", "10.13.2.6")
 MARK = b"plan of the mock\n"
-failures: dict[str, int] = {}  # name of a call -> the how manieth from now on fails
+failures: dict[str, int] = {}  # name of a call -> which of the following calls fails, counted from 1
 _driver = ctypes.CDLL("libcuda.so.1")
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _driver.cuLaunchHostFunc.argtypes = [ctypes.c_void_p, _HOST_FUNCTION, ctypes.c_void_p]
@@ -249,7 +250,8 @@ class _Context:
 
     def _run(self, _):
         size = int(np.prod(self._shape))
-        image = np.frombuffer((ctypes.c_uint8 * size).from_address(self._addresses[self._given]), np.uint8).reshape(self._shape)
+        image = np.frombuffer((ctypes.c_uint8 * size).from_address(self._addresses[self._given]),
+                              np.uint8).reshape(self._shape)
         result = self._session.run(None, {self._given: image})[0]
         ctypes.memmove(self._addresses[self._got], np.ascontiguousarray(result).ctypes.data, result.nbytes)
         if self.profiler is not None:

@@ -1,4 +1,4 @@
-"""A bundle that was touched gives no verdict; a decision that was changed has to be calibrated again."""
+"""A damaged bundle gives no verdict; a changed rule must be calibrated again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def test_a_whole_bundle_loads(calibrated):
     assert loaded.calibrated_threshold("fp32", "openvino").good_parts == 24
 
 
-@pytest.mark.parametrize("name", ["fp32.onnx", "images.json", "golden/maps.npz", "golden/01.png", "golden/parts.json", "model.toml"])
+@pytest.mark.parametrize("name", ["fp32.onnx", "images.json", "golden/maps.npz", "golden/01.png", "golden/parts.json",
+                                  "model.toml"])
 @pytest.mark.parametrize("where", [0.1, 0.5, 0.9])
 def test_a_flipped_bit_anywhere_in_the_model_is_found(bundle, name, where):
     path = bundle / "model" / name
@@ -46,17 +47,21 @@ def test_a_truncated_or_missing_file_is_found(bundle, name):
 
 
 @pytest.mark.parametrize(("old", "new"), [
-    ('"median:5"', '"median:3"'), ("min_area_px = 1.0", "min_area_px = 40.0"), ("# roi = [0, 0, 640, 480]", "roi = [0, 0, 90, 90]"),
+    ('"median:5"', '"median:3"'), ("min_area_px = 1.0", "min_area_px = 40.0"), ("# roi = [0, 0, 640, 480]",
+                                                                                "roi = [0, 0, 90, 90]"),
     ("false_reject_rate = 0.1", "false_reject_rate = 0.01"), ("good_parts = 24", "good_parts = 24000"),
 ])
-def test_a_rule_changed_after_calibration_gives_no_verdict_until_calibrated_again(calibrated, cloth, lineside, old, new):
+def test_a_rule_changed_after_calibration_gives_no_verdict_until_calibrated_again(calibrated, cloth, lineside, old,
+                                                                                  new):
     path = calibrated / "decision.toml"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    code, _, err = lineside("inspect", calibrated, cloth / "test" / "good" / "00000.png", "--out", calibrated.parent / "out")
+    code, _, err = lineside("inspect", calibrated, cloth / "test" / "good" / "00000.png", "--out",
+                            calibrated.parent / "out")
     assert code == 2 and "lineside calibrate" in err
     assert lineside("calibrate", calibrated, "--good", cloth / "test" / "good", "--false-reject-rate", "0.1")[0] == 0
-    assert lineside("inspect", calibrated, cloth / "test" / "good" / "00000.png", "--out", calibrated.parent / "out")[0] == 0
+    assert lineside("inspect", calibrated, cloth / "test" / "good" / "00000.png", "--out",
+                    calibrated.parent / "out")[0] == 0
 
 
 def test_a_threshold_changed_by_hand_is_found(calibrated):

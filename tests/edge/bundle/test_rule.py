@@ -1,4 +1,4 @@
-"""score > threshold if and only if the rule, carried out literally at that threshold, rejects."""
+"""score > threshold if and only if the rule, applied literally at that threshold, rejects."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from edge.bundle.rule import MORPHOLOGY, Rule, area_opening_maximum, check_post_
 
 SIDE = 24
 GREY_STEPS = st.sampled_from(["mean:3", "mean:5", "median:3", "median:5", "open:3", "close:3", "erode:3", "dilate:5"])
-BINARY_STEPS = st.sampled_from(["median:3", "median:5", "open:3", "open:5", "close:3", "close:5", "erode:3", "dilate:3"])
+BINARY_STEPS = st.sampled_from(["median:3", "median:5", "open:3", "open:5", "close:3", "close:5", "erode:3",
+                                "dilate:3"])
 
 
 def literal_rule(anomaly_map, steps, threshold, region, min_area):
-    """The rule as decision.toml reads: black and white from the threshold on. Nothing here is shared with edge.bundle.rule."""
+    """The rule as decision.toml words it: black and white after the threshold. Shares no code with edge.bundle.rule."""
     current, binary = anomaly_map, False
     for step in steps:
         name, _, size = step.partition(":")
@@ -76,7 +77,7 @@ def rule_of(steps, roi, ignore, min_area):
     try:
         return Rule(steps, map_size=(SIDE, SIDE), frame_size=(SIDE, SIDE), roi=roi, ignore=ignore, min_area_px=min_area)
     except InputError:
-        return None  # a region smaller than the minimum area is refused, rightly
+        return None  # a region smaller than the minimum area is refused
 
 
 @settings(max_examples=400, deadline=None)
@@ -120,13 +121,15 @@ def test_a_threshold_that_rounds_up_in_float32_still_rejects_what_lies_between()
 @given(values=arrays(np.float32, (7, 8), elements=st.integers(0, 9).map(float)), area=st.integers(1, 56))
 def test_area_opening_maximum_is_the_best_level_of_all(values, area):
     region = np.ones(values.shape, bool)
-    levels = [v for v in np.unique(values) if literal_rule(values, ["threshold"], np.nextafter(v, np.float32(-1)), region, area)]
+    levels = [v for v in np.unique(values) if literal_rule(values, ["threshold"], np.nextafter(v, np.float32(-1)),
+                                                           region, area)]
     assert area_opening_maximum(values, region, area) == max(levels)
 
 
 @pytest.mark.parametrize("many", [0, 1000])
 @settings(max_examples=150)
-@given(mask=arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.booleans()), coarse=st.booleans())
+@given(mask=arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.booleans()),
+       coarse=st.booleans())
 def test_components_are_those_of_opencvs_statistics(many, mask, coarse):
     """Also those that lie in a hole of another, and those of a single pixel."""
     mask = np.kron(mask, np.ones((2, 2), bool)) if coarse else mask
@@ -193,9 +196,10 @@ def test_a_map_that_is_not_finite_gives_no_verdict(value):
         rule.grey(grey)
 
 
-@pytest.mark.parametrize("steps", [[], ["median:5"], ["threshold", "threshold"], ["threshold", "mean:3"], ["median:7", "threshold"],
-                                   ["mean:4", "threshold"], ["open:1", "threshold"], ["blur:3", "threshold"], ["mean", "threshold"],
-                                   ["mean:-3", "threshold"], ["threshold:3"]])
+@pytest.mark.parametrize("steps", [[], ["median:5"], ["threshold", "threshold"], ["threshold", "mean:3"],
+                                   ["median:7", "threshold"], ["mean:4", "threshold"], ["open:1", "threshold"],
+                                   ["blur:3", "threshold"], ["mean", "threshold"], ["mean:-3", "threshold"],
+                                   ["threshold:3"]])
 def test_post_filters_that_make_no_sense_are_refused(steps):
     with pytest.raises(ValueError, match=r"threshold|one of"):
         check_post_filter(steps)

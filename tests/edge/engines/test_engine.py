@@ -1,4 +1,4 @@
-"""The OpenVINO engine as a guest in a process that has signals to handle, and its cache of compiled models."""
+"""The OpenVINO engine: it leaves the process's signal handling alone, and caches compiled models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-import edge.engines.openvino as openvino_engine
+import edge.engines.openvino_graphs as openvino_graphs
 from edge.bundle.bundle import load_bundle
 from edge.engines.openvino import OpenVinoEngine
 
@@ -21,7 +21,8 @@ from edge.engines.openvino import OpenVinoEngine
 
 told = []
 signal.signal(signal.SIGINT, lambda *_: told.append(True))
-first, second = (OpenVinoEngine(Path(sys.argv[1]), (64, 64, 1), precision="fp32", threads=1, slots=1, batch=1) for _ in range(2))
+first, second = (OpenVinoEngine(Path(sys.argv[1]), (64, 64, 1), precision="fp32", threads=1, slots=1, batch=1)
+                 for _ in range(2))
 first.close()
 del first
 second.close()
@@ -40,14 +41,16 @@ def test_a_signal_is_handled_after_engines_ended_in_the_order_they_began(exporte
 
 @pytest.fixture
 def cached(exported, tmp_path, monkeypatch):
-    """Makes an engine through a cache of its own, and says how many graphs were compiled so far."""
+    """A function that makes an engine with its own cache, and returns a map and the number of graphs compiled so
+    far.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    compiled, compile_model = [], openvino_engine.compile_model
-    monkeypatch.setattr(openvino_engine, "compile_model", lambda *a: compiled.append(a) or compile_model(*a))
+    compiled, compile_model = [], openvino_graphs.compile_model
+    monkeypatch.setattr(openvino_graphs, "compile_model", lambda *a: compiled.append(a) or compile_model(*a))
 
     def make(threads=1):
-        engine = OpenVinoEngine(load_bundle(exported).graph("fp32"), (64, 64, 1), precision="fp32", threads=threads, slots=1, batch=1,
-                                cached=True)
+        engine = OpenVinoEngine(load_bundle(exported).graph("fp32"), (64, 64, 1), precision="fp32", threads=threads,
+                                slots=1, batch=1, cached=True)
         slot = engine.lease()
         slot.input[:] = np.arange(64, dtype=np.uint8)[:, None]
         slot.start(1)

@@ -9,14 +9,15 @@ import pytest
 
 from edge.base.errors import EngineError, InputError
 from edge.bundle.bundle import load_bundle
-from edge.engines.backends import make_engine
+from edge.engines.backends import get_backend
 from edge.inspection.choice import pick_backend
 
 SIZE = (64, 64, 1)
 
 
 def engine_of(bundle, backend, precision="fp32", slots=2, batch=2):
-    return make_engine(backend, load_bundle(bundle).graph(precision), SIZE, precision=precision, threads=1, slots=slots, batch=batch)
+    return get_backend(backend).make_engine(load_bundle(bundle).graph(precision), SIZE, precision=precision, threads=1,
+                                            slots=slots, batch=batch)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8", "fp16"])
@@ -62,9 +63,11 @@ def test_an_inference_that_takes_too_long_is_ended(exported):
 def test_commands_take_it_with_a_threshold_of_its_own(calibrated, cloth, tmp_path, lineside):
     good = cloth / "test" / "good"
     image = next(good.iterdir())
-    code, out, _ = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--backend", "onnxruntime", "--json")
-    assert code == 0 and json.loads(out)[0]["verdict"] is None  # OpenVINO's threshold does not speak for it
-    code, out, err = lineside("calibrate", calibrated, "--good", good, "--false-reject-rate", 0.1, "--backend", "onnxruntime", "--json")
+    code, out, _ = lineside("inspect", calibrated, image, "--out", tmp_path / "out", "--backend", "onnxruntime",
+                            "--json")
+    assert code == 0 and json.loads(out)[0]["verdict"] is None  # OpenVINO's threshold does not apply
+    code, out, err = lineside("calibrate", calibrated, "--good", good, "--false-reject-rate", 0.1, "--backend",
+                              "onnxruntime", "--json")
     assert code == 0 and json.loads(out)["backend"] == "onnxruntime", err
     bundle = load_bundle(calibrated)
     both = [bundle.calibrated_threshold("fp32", backend).value for backend in ("openvino", "onnxruntime")]
@@ -78,23 +81,27 @@ def test_what_cannot_run_is_refused(exported, tmp_path, lineside):
         pick_backend(load_bundle(exported), "tensorflow")
     with pytest.raises(EngineError, match=r"CUDAExecutionProvider.*onnxruntime-gpu"):
         engine_of(exported, "onnxruntime-cuda")
-    with pytest.raises(EngineError, match="does not run precision 'bf16'"):
-        make_engine("onnxruntime", load_bundle(exported).graph("bf16"), SIZE, precision="bf16", threads=1, slots=1, batch=1)
+    with pytest.raises(EngineError, match="does not run this precision; got 'bf16'"):
+        get_backend("onnxruntime").make_engine(load_bundle(exported).graph("bf16"), SIZE, precision="bf16", threads=1,
+                                               slots=1, batch=1)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes((exported / "model" / "fp32.onnx").read_bytes()[:1000])
     with pytest.raises(EngineError, match=r"cannot load .*broken\.onnx"):
-        make_engine("onnxruntime", broken, SIZE, precision="fp32", threads=1, slots=1, batch=1)
+        get_backend("onnxruntime").make_engine(broken, SIZE, precision="fp32", threads=1, slots=1, batch=1)
     with pytest.raises(EngineError, match="takes other images"):
-        make_engine("onnxruntime", load_bundle(exported).graph("fp32"), (32, 32, 1), precision="fp32", threads=1, slots=1, batch=1)
+        get_backend("onnxruntime").make_engine(load_bundle(exported).graph("fp32"), (32, 32, 1), precision="fp32",
+                                               threads=1, slots=1, batch=1)
     code, _, err = lineside("run", tmp_path / "none.toml", "--backend", "x")
     assert code == 2 and "none.toml" in err
 
 
 def test_thresholds_of_both_backends_stay_beside_each_other(bundle_of, cloth, lineside):
     good = cloth / "test" / "good"
-    code, _, err = lineside("calibrate", bundle_of, "--good", good, "--false-reject-rate", 0.1, "--backend", "onnxruntime")
+    code, _, err = lineside("calibrate", bundle_of, "--good", good, "--false-reject-rate", 0.1, "--backend",
+                            "onnxruntime")
     assert code == 0, err
     bundle = load_bundle(bundle_of)
     for precision in ("fp32", "fp16", "int8"):
-        assert bundle.threshold(precision, "onnxruntime") is not None and bundle.threshold(precision, "openvino") is not None
+        assert bundle.threshold(precision, "onnxruntime") is not None and bundle.threshold(precision,
+                                                                                           "openvino") is not None
     assert bundle.threshold("bf16", "onnxruntime") is None and bundle.choose("auto", "onnxruntime") == "fp32"

@@ -1,4 +1,4 @@
-"""The cache of plans: what fits is found, and everything else is refused by name before TensorRT sees it."""
+"""The cache of plans: a fitting plan is found, and any other is refused with the reason before TensorRT sees it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def test_a_tensorrt_plan_is_found_again(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    ({"driver": "590.10 (13010)"}, "built for driver 580.65 .13000., here is 590.10"),
-    ({"tensorrt": "10.16.1.11"}, "built for tensorrt 10.13.2.6, here is 10.16.1.11"),
-    ({"gpu": "NVIDIA Orin"}, "built for gpu NVIDIA RTX A2000, here is NVIDIA Orin"),
-    ({"compute_capability": "8.9"}, "built for compute capability 8.6, here is 8.9"),
-    ({"cuda": "12.6.0"}, "built for cuda 13.0.0, here is 12.6.0"),
+    ({"driver": "590.10 (13010)"}, "built for driver 580.65 .13000., this machine has 590.10"),
+    ({"tensorrt": "10.16.1.11"}, "built for tensorrt 10.13.2.6, this machine has 10.16.1.11"),
+    ({"gpu": "NVIDIA Orin"}, "built for gpu NVIDIA RTX A2000, this machine has NVIDIA Orin"),
+    ({"compute_capability": "8.9"}, "built for compute capability 8.6, this machine has 8.9"),
+    ({"cuda": "12.6.0"}, "built for cuda 13.0.0, this machine has 12.6.0"),
 ])
 def test_a_stale_tensorrt_plan_is_named(tmp_path, change, words):
     path = write_plan(tmp_path, KEY, PLAN)
@@ -42,7 +42,7 @@ def test_a_tensorrt_plan_for_other_batches_or_graphs_is_named(tmp_path):
         find_plan(tmp_path, GRAPH, HERE, 17)
     with pytest.raises(EngineError, match="none in"):
         find_plan(tmp_path, "b" * 64, HERE, 1)
-    with pytest.raises(EngineError, match="is of another graph"):  # whose hash begins alike
+    with pytest.raises(EngineError, match="belongs to another graph"):  # with the same first 16 digits of the hash
         find_plan(tmp_path, GRAPH[:16] + "c" * 48, HERE, 1)
 
 
@@ -57,20 +57,20 @@ def test_a_damaged_tensorrt_plan_is_refused(tmp_path, spoil):
 @pytest.mark.parametrize("content", [b"", b"ftrt" + PLAN, b"lineside plan 1\n{", b"lineside plan 1\n{}\n" + PLAN])
 def test_what_this_version_did_not_write_is_no_tensorrt_plan(tmp_path, content):
     (tmp_path / KEY.file).write_bytes(content)
-    with pytest.raises(EngineError, match="is no plan that this version wrote"):
+    with pytest.raises(EngineError, match="was not written by this version"):
         find_plan(tmp_path, GRAPH, HERE, 1)
 
 
 def test_what_others_can_write_is_not_loaded_into_tensorrt(tmp_path, monkeypatch):
     path = write_plan(tmp_path, KEY, PLAN)
     path.chmod(0o666)
-    with pytest.raises(EngineError, match=r"not this user's alone.*chmod go-w"):
+    with pytest.raises(EngineError, match=r"others may write to.*chmod go-w"):
         find_plan(tmp_path, GRAPH, HERE, 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = plan_folder()
     assert folder == tmp_path / "lineside" / "engines" and folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)
-    with pytest.raises(EngineError, match="not this user's alone"):
+    with pytest.raises(EngineError, match="others may write to"):
         plan_folder()
 
 

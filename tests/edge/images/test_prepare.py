@@ -47,9 +47,8 @@ def test_what_no_camera_delivers_is_refused_by_name(tmp_path):
     data[16:24] = struct.pack(">II", 60_000, 60_000)  # a header that promises 3.6 gigapixels
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     (tmp_path / "huge.png").write_bytes(data)
-    for name, words in {"alpha.png": "4 channels", "deep.png": "uint16", "tiny.png": "5x40", "text.png": "no whole image",
-                        "huge.png": "no whole image",
-                        "none.png": "No such file"}.items():
+    for name, words in {"alpha.png": "4 channels", "deep.png": "uint16", "tiny.png": "5x40",
+                        "text.png": "no whole image", "huge.png": "no whole image", "none.png": "No such file"}.items():
         with pytest.raises(InputError, match=words):
             read_image(tmp_path / name)
 
@@ -89,7 +88,7 @@ def test_frame_sizes_admit_what_was_fitted_and_name_what_does_not_fit():
         sizes.check(np.ascontiguousarray(COLOUR[:, :20]))
     with pytest.raises(InputError, match="1 channel"):
         sizes.check(GREY)
-    saved_as_rgb = np.repeat(GREY, 3, axis=2)  # is grey all the same
+    saved_as_rgb = np.repeat(GREY, 3, axis=2)  # still grey
     grey_sizes = FrameSizes.of([(40, 50)] * 2, [is_grey(GREY), is_grey(saved_as_rgb)])
     grey_sizes.check(saved_as_rgb)
     with pytest.raises(InputError, match="3 channels"):
@@ -102,7 +101,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     write_image(path, GREY)
     before = path.read_bytes()
-    monkeypatch.setattr("pathlib.Path.replace", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr("pathlib.Path.replace", lambda *a: (_ for _ in ()).throw(OSError(28,
+                                                                                         "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         write_image(path, COLOUR)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""Golden parts: what does not reproduce them never goes live."""
+"""Golden parts: an engine that does not reproduce them never goes live."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from edge.inspection.inspector import Inspector
 
 
 def seal_again(bundle) -> None:
-    """New hashes for whatever lies in model/ now, as somebody would who wants to have it run."""
+    """Write new hashes for all files in model/, as somebody would who wants a changed bundle to run."""
     path = bundle / "model" / "model.toml"
     body = path.read_text().rpartition(SEAL)[0]
     for file in (bundle / "model").rglob("*"):
         name = file.relative_to(bundle / "model").as_posix()
         if file.is_file() and file != path:
-            body = re.sub(rf'"{re.escape(name)}" = "\w+"', f'"{name}" = "{hashlib.sha256(file.read_bytes()).hexdigest()}"', body)
+            body = re.sub(rf'"{re.escape(name)}" = "\w+"',
+                          f'"{name}" = "{hashlib.sha256(file.read_bytes()).hexdigest()}"', body)
     path.write_text(f'{body}{SEAL}sha256 = "{hashlib.sha256(body.encode()).hexdigest()}"\n')
 
 
 def spoil(bundle) -> None:
-    """One weight tensor times 8."""
+    """Multiply one weight tensor by 8."""
     graph = bundle / "model" / "fp32.onnx"
     model = onnx.load(graph)
     tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
@@ -53,14 +54,16 @@ def check(bundle, threshold=0.5) -> str | None:
 
 def test_a_whole_bundle_reproduces_its_golden_parts(bundle):
     parts, frames, maps = read_golden(load_bundle(bundle))
-    assert 5 <= len(parts) <= 8 and {part.kind for part in parts} == {"good", "artificial defect", "faint artificial defect"}
+    assert 5 <= len(parts) <= 8 and {part.kind for part in parts} == {"good", "artificial defect",
+                                                                      "faint artificial defect"}
     assert all(frame.shape == (64, 64, 1) for frame in frames) and maps.shape == (len(parts), 64, 64)
     assert check(bundle, middle(bundle)) is None
 
 
 def test_a_spoilt_graph_with_new_hashes_is_named_by_the_part_that_shows_it(bundle):
     spoil(bundle)
-    with pytest.raises(BundleError, match=r"golden part \d\d\.png \(.*\) of .* comes out otherwise in fp32 on openvino.*off by"):
+    with pytest.raises(BundleError,
+                       match=r"golden part \d\d\.png \(.*\) of .* has another map in fp32 on openvino.*difference of"):
         check(bundle)
 
 
@@ -110,7 +113,8 @@ def test_json_of_golden_parts_names_each_file(bundle):
 
 def test_a_region_outside_the_fitted_size_is_judged_where_it_lies(bundle):
     path = bundle / "decision.toml"
-    path.write_text(path.read_text().replace("# roi = [0, 0, 640, 480]", "roi = [10, 10, 120, 120]"))  # of frames up to twice the fitted 96
+    # of frames up to twice the fitted 96
+    path.write_text(path.read_text().replace("# roi = [0, 0, 640, 480]", "roi = [10, 10, 120, 120]"))
     region = golden_rule(load_bundle(bundle)).region
     assert region.any() and not region.all()
     assert "passes every golden defect" in check(bundle, 1e6)

@@ -37,7 +37,8 @@ def test_areas_are_told_in_square_millimetres_when_the_scale_is_known(calibrated
 
 def test_without_a_threshold_there_is_a_score_and_no_verdict(bundle, cloth, tmp_path, lineside):
     code, out, _ = lineside("inspect", bundle, cloth / "test" / "hole", "--out", tmp_path / "o", "--json")
-    assert code == 0 and all(row["verdict"] is None and row["threshold"] is None and row["score"] > 0 for row in json.loads(out))
+    assert code == 0 and all(row["verdict"] is None and row["threshold"] is None and row["score"] > 0
+                             for row in json.loads(out))
     assert "lineside calibrate" in lineside("inspect", bundle, cloth / "test" / "hole", "--out", tmp_path / "o")[1]
 
 
@@ -47,7 +48,8 @@ def test_one_bad_image_does_not_keep_the_others_from_their_verdict(calibrated, c
     write_image(colour, np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8))
     small = tmp_path / "small.png"
     write_image(small, read_image(good)[:30, :30])
-    code, out, err = lineside("inspect", calibrated, tmp_path / "none.png", colour, small, good, "--out", tmp_path / "o", "--json")
+    code, out, err = lineside("inspect", calibrated, tmp_path / "none.png", colour, small, good, "--out",
+                              tmp_path / "o", "--json")
     assert code == 2 and [row["image"] for row in json.loads(out)] == [str(good)]
     assert "none.png" in err and "colour.png" in err and "3 channels" in err and "small.png" in err and "30x30" in err
     assert "3 of 4 images" in err

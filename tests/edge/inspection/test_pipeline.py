@@ -1,4 +1,4 @@
-"""Several frames under way: the same verdicts as one at a time, in order, whatever fails between them."""
+"""Several frames in flight: the same verdicts as one at a time, in order, even if some fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def test_frames_that_overlap_have_the_scores_of_frames_that_do_not(calibrated, c
     bundle = load_bundle(calibrated)
     threshold = bundle.threshold("fp32", "openvino").value
     frames = [read_image(path) for path in list_images(cloth / "test")]
-    with Inspector(bundle, backend=backend, threads=2) as single, Inspector(bundle, backend=backend, threads=2, mode=mode) as several:
+    with Inspector(bundle, backend=backend, threads=2) as single, Inspector(bundle, backend=backend, threads=2,
+                                                                            mode=mode) as several:
         assert several.room == {"latency": 2, "throughput": 3}[mode]
         alone = [single.inspect(frame, threshold) for frame in frames]
         together = pipelined(several, frames, threshold)
@@ -59,7 +60,8 @@ def test_frames_that_are_waited_for_together_have_the_scores_of_frames_that_are_
 
 
 @pytest.mark.parametrize(("mode", "interval", "hold", "together"), [
-    ("throughput", 0.001, 0.040, 8), ("throughput", 0.030, 0.040, 2), ("throughput", 0.050, 0.040, 1), ("throughput", 0.001, 0.0, 1),
+    ("throughput", 0.001, 0.040, 8), ("throughput", 0.030, 0.040, 2), ("throughput", 0.050, 0.040, 1),
+    ("throughput", 0.001, 0.0, 1),
     ("latency", 0.001, 0.040, 1), ("single", 0.001, 0.040, 1)])
 def test_only_a_fast_network_in_throughput_mode_is_waited_for_together(calibrated, mode, interval, hold, together):
     with Inspector(load_bundle(calibrated), backend="openvino", threads=2, mode=mode) as inspector:

@@ -1,4 +1,4 @@
-"""Several cameras that look at the same parts: frames of all, and one verdict from all views of a part."""
+"""Several cameras that look at the same parts: one verdict from all views of a part."""
 
 from __future__ import annotations
 
@@ -151,7 +151,8 @@ def two_cameras(line, first, second, loop=True):
     path = line.folder / "line.toml"
     text = path.read_text()
     begin, end = text.index("[camera]"), text.index("[plc]")
-    cameras = "".join(f'[[camera]]\nkind = "folder"\npath = "{folder}"\nloop = {str(loop).lower()}\n' for folder in (first, second))
+    cameras = "".join(f'[[camera]]\nkind = "folder"\npath = "{folder}"\nloop = {str(loop).lower()}\n'
+                      for folder in (first, second))
     path.write_text(text[:begin] + cameras + text[end:])
 
 
@@ -160,7 +161,8 @@ def test_a_line_of_two_cameras_gives_each_part_one_verdict_from_both(rig, cloth,
     bundle = load_bundle(line.folder / "bundle")
     threshold = bundle.calibrated_threshold("fp32", "openvino").value
     with Inspector(bundle) as inspector:
-        verdicts = {path: inspector.inspect(read_image(path), threshold).verdict for path in sorted((cloth / "test").rglob("*.png"))}
+        verdicts = {path: inspector.inspect(read_image(path), threshold).verdict
+                    for path in sorted((cloth / "test").rglob("*.png"))}
     passed, rejected = ([path for path, found in verdicts.items() if found is wanted] for wanted in (PASS, REJECT))
     for folder, paths in (("ok", passed[:4]), ("mixed", [passed[5], rejected[0], passed[6]])):
         (tmp_path / folder).mkdir()

@@ -1,4 +1,4 @@
-"""`lineside doctor` on this machine, and on others that are put in its place."""
+"""`lineside doctor` on this machine, and on simulated ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import edge.tools.doctor
+from edge.engines.gpu import find_packages
 from edge.tools.doctor import examine
 
 
@@ -17,18 +18,20 @@ def test_it_says_what_is_there_and_what_is_to_be_done(lineside):
     code, out, err = lineside("doctor", "--json")
     assert code == 0, err
     findings = {finding["what"]: finding for finding in json.loads(out)["findings"]}
-    assert {"GPU driver", "CUDA", "TensorRT", "PyCUDA", "TensorRT plans", "OpenVINO", "real-time priority", "disk"} <= set(findings)
+    assert {"GPU driver", "CUDA", "TensorRT", "PyCUDA", "TensorRT plans", "OpenVINO", "real-time priority",
+            "disk"} <= set(findings)
     assert findings["OpenVINO"]["status"] == "ok" and "OpenVINO" in findings["OpenVINO"]["text"]
     assert all(finding["remedy"] for finding in findings.values() if finding["status"] != "ok")
     if find_spec("tensorrt") is None:
-        assert findings["TensorRT"]["status"] == "missing" and "pip install 'lineside[tensorrt]'" in findings["TensorRT"]["remedy"]
+        assert findings["TensorRT"]["status"] == "missing"
+        assert "pip install 'lineside[tensorrt]'" in findings["TensorRT"]["remedy"]
     code, out, _ = lineside("doctor")
     assert code == 0 and "OpenVINO: " in out and (find_spec("tensorrt") is not None or "lineside[tensorrt]" in out)
 
 
 @pytest.fixture
 def machine(tmp_path):
-    """Another machine's files: a Jetson with two serial converters, on battery clocks."""
+    """Files of another machine: a Jetson with two serial converters, in power-saving mode."""
     def put(path: str, text: str = "") -> None:
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,7 @@ def machine(tmp_path):
 
 
 def test_a_jetson_is_told_what_a_jetson_needs(machine, monkeypatch):
-    monkeypatch.setattr("edge.tools.doctor.find_spec", lambda name: None if name in ("tensorrt", "pycuda") else find_spec(name))
+    monkeypatch.setattr("edge.engines.gpu.find_spec", lambda name: None)
     monkeypatch.setattr("edge.tools.doctor.shutil.which", lambda name: None)
     found = {finding.what: finding for finding in examine(machine)}
     assert found["GPU driver"].text.startswith("# R36") and found["GPU driver"].status == "ok"
@@ -57,7 +60,8 @@ def test_a_jetson_is_told_what_a_jetson_needs(machine, monkeypatch):
     assert "OpenCV with GStreamer" in found
     assert found["serial port ttyUSB0"].status == "improvable" and "16 ms" in found["serial port ttyUSB0"].text
     assert "latency_timer" in found["serial port ttyUSB0"].remedy
-    assert found["serial port ttyUSB1"].status == found["serial port ttyTHS1"].status == "ok" and "serial port ttyS0" not in found
+    assert found["serial port ttyUSB1"].status == found["serial port ttyTHS1"].status == "ok"
+    assert "serial port ttyS0" not in found
 
 
 def test_rights_that_are_missing_have_a_remedy(machine, monkeypatch):
@@ -82,25 +86,29 @@ def test_a_machine_without_serial_ports_says_so(tmp_path):
     assert found["serial ports"].status == "missing" and found["serial ports"].remedy
 
 
-@pytest.mark.parametrize(("tensorrt", "words"), [("raise ImportError('libnvinfer.so.10: cannot open')", "does not load"),
-                                                 ("__version__ = '8.6.1'", "too old"), ("__version__ = '10.7.0'", "10.7.0")])
+@pytest.mark.parametrize(("tensorrt", "words"), [("raise ImportError('libnvinfer.so.10: cannot open')",
+                                                  "does not load"), ("__version__ = '8.6.1'", "too old"),
+                                                 ("__version__ = '10.7.0'", "10.7.0")])
 def test_a_tensorrt_that_does_not_fit_is_named(tmp_path, monkeypatch, tensorrt, words):
     (tmp_path / "tensorrt.py").write_text(tensorrt)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("edge.tools.doctor.find_spec", lambda name: name)
-    found = {finding.what: finding for finding in edge.tools.doctor._packages(tmp_path)}
+    monkeypatch.setattr("edge.engines.gpu.find_spec", lambda name: name)
+    found = {finding.what: finding for finding in find_packages(tmp_path)}
     assert words in found["TensorRT"].text and (found["TensorRT"].status == "ok") == (words == "10.7.0")
 
 
 def test_what_cameras_need_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "gi", None)  # as if it were not installed
     monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   NO\n")
-    found = {finding.what: finding for finding in edge.tools.doctor._cameras(False)}
+    found = {finding.what: finding for finding in edge.tools.doctor.examine()}
     assert found["Aravis"].status == "improvable" and "gir1.2-aravis-0.8" in found["Aravis"].remedy
-    assert found["OpenCV with GStreamer"].status == "improvable" and "python3-opencv" in found["OpenCV with GStreamer"].remedy
+    assert found["OpenCV with GStreamer"].status == "improvable"
+    assert "python3-opencv" in found["OpenCV with GStreamer"].remedy
     binding = ModuleType("gi")
     binding.require_version = lambda name, version: None
     monkeypatch.setitem(sys.modules, "gi", binding)
-    monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   YES (1.20.3)\n")
-    found = {finding.what: finding for finding in edge.tools.doctor._cameras(True)}
-    assert found["Aravis"].status == found["OpenCV with GStreamer"].status == "ok" and "1.20.3" in found["OpenCV with GStreamer"].text
+    monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   YES "
+                        "(1.20.3)\n")
+    found = {finding.what: finding for finding in edge.tools.doctor.examine()}
+    assert found["Aravis"].status == found["OpenCV with GStreamer"].status == "ok"
+    assert "1.20.3" in found["OpenCV with GStreamer"].text

@@ -1,4 +1,4 @@
-"""Arrays that are used again: never while somebody holds one, or a view of it."""
+"""The pool of map arrays: an array is never reused while somebody holds it, or a view of it."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from edge.inspection.inspector import Inspector
 
 
 def test_an_array_that_nobody_holds_is_given_out_again():
-    planes = MapPool()
-    first = planes.take((4, 5))
+    pool = MapPool()
+    first = pool.take((4, 5))
     assert first.shape == (4, 5) and first.dtype == np.float32
     first.fill(7)
     place = first.ctypes.data
-    assert planes.take((4, 5)).ctypes.data != place and planes.take((5, 4)).ctypes.data != place
+    assert pool.take((4, 5)).ctypes.data != place and pool.take((5, 4)).ctypes.data != place
     del first
-    assert planes.take((4, 5)).ctypes.data == place
+    assert pool.take((4, 5)).ctypes.data == place
 
 
 def test_a_view_or_a_container_keeps_an_array():
-    planes = MapPool()
+    pool = MapPool()
     for holder in (lambda array: array[1:, 2:].T, lambda array: {"raw": array}, lambda array: memoryview(array)):
-        held = holder(planes.take((4, 5)))
-        taken = [planes.take((4, 5)) for _ in range(3)]
+        held = holder(pool.take((4, 5)))
+        taken = [pool.take((4, 5)) for _ in range(3)]
         inside = held["raw"] if isinstance(held, dict) else np.asarray(held)
         assert not any(np.shares_memory(inside, array) for array in taken)
         del held, taken, inside
 
 
 def test_what_is_kept_for_later_is_bounded_and_stays_with_who_holds_it():
-    planes = MapPool()
-    held = [planes.take((2, number + 1)) for number in range(MOST + 3)]
+    pool = MapPool()
+    held = [pool.take((2, number + 1)) for number in range(MOST + 3)]
     for number, array in enumerate(held):
         array.fill(number)
-    assert len(planes._arrays) == MOST
+    assert len(pool._arrays) == MOST
     assert [float(array.max()) for array in held] == list(range(MOST + 3))
 
 
 @pytest.mark.parametrize("steps", [("mean:5", "threshold"), ("median:5", "threshold", "open:5"), ("threshold",),
                                    ("close:3", "mean:3", "threshold", "erode:3", "dilate:5")])
 def test_maps_are_filtered_as_without(steps):
-    planes, rng = MapPool(), np.random.default_rng(0)
+    pool, rng = MapPool(), np.random.default_rng(0)
     for _ in range(3):
         values = rng.random((64, 48), np.float32)
         before = values.copy()
-        assert np.array_equal(smooth(values, steps, planes), smooth(values, steps)) and np.array_equal(values, before)
+        assert np.array_equal(smooth(values, steps, pool), smooth(values, steps)) and np.array_equal(values, before)
 
 
 def test_what_is_known_of_a_frame_stays_while_others_are_inspected(calibrated, cloth):
@@ -60,4 +60,5 @@ def test_what_is_known_of_a_frame_stays_while_others_are_inspected(calibrated, c
         for frame in reversed(frames):
             inspector.inspect(frame, 0.0)
     for one, arrays in zip(found, kept, strict=True):
-        assert all(np.array_equal(here, there) for here, there in zip((one.raw, one.grey, one.defective), arrays, strict=True))
+        assert all(np.array_equal(here, there) for here, there in zip((one.raw, one.grey, one.defective), arrays,
+                                                                      strict=True))
