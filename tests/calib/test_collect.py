@@ -67,7 +67,7 @@ def test_manifest_and_frames_agree_and_a_changed_frame_is_named(collected, plant
                             frame["time"]) and frame["camera"] == str(planted)
     copy = shutil.copytree(collected, tmp_path / "set")
     write_image(copy / "good" / "0007.png", read_image(copy / "good" / "0008.png"))
-    with pytest.raises(InputError, match=r"0007\.png is not the frame"):
+    with pytest.raises(InputError, match=r"0007\.png is not the collected frame"):
         read_set(copy)
 
 
@@ -170,7 +170,7 @@ travel_ms = 600
 @pytest.mark.parametrize(("options", "words"), [
     ([], "--from LINE.toml|DIR, or --leave-out"), (["--from", "{planted}", "--leave-out", "1"], "got both"),
     (["--from", "{planted}", "--frames", "1"], "2 or more"), (["--from", "nowhere"], "no folder"),
-    (["--leave-out", "1"], "no calibration set"),
+    (["--leave-out", "1"], "not a calibration set"),
     (["--leave-out", "one"], "numbers of frames"),
 ])
 def test_wrong_use_is_one_message_and_leaves_nothing(planted, tmp_path, lineside, options, words):

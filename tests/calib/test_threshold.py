@@ -122,7 +122,7 @@ def test_held_out_images_that_are_gone_are_named(exported, bundle, monkeypatch, 
     loaded = load_bundle(bundle)
     monkeypatch.setattr(type(loaded), "images", lambda self: {"data": str(tmp_path), "fitted": [],
                                                               "held_out": [{"name": "x.png"}]})
-    with pytest.raises(InputError, match=r"gone.*--good"):
+    with pytest.raises(InputError, match=r"missing.*--good"):
         calibrate(loaded, None, 0.5)
 
 

@@ -70,7 +70,7 @@ def test_a_region_that_no_painted_defect_touches_is_refused(calibrated, cloth):
 
 def test_frames_that_memory_does_not_hold_are_refused(calibrated, cloth, monkeypatch):
     monkeypatch.setattr("export.gate_frames.MOST_BYTES", 64 * 64 * 150)
-    with pytest.raises(InputError, match=r"too large.*at most 150.*fewer --frames"):
+    with pytest.raises(InputError, match=r"do not fit into memory.*at most 150.*fewer --frames"):
         make_frames(load_bundle(calibrated), [next((cloth / "test" / "good").iterdir())], 151, 5)
 
 
