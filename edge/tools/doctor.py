@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edge.base.finding import Finding, gpu_guide, is_jetson, package_version, read_system_file
+from edge.line_control.realtime import PRIORITY
 
-PRIORITY = 50  # of line control, SCHED_FIFO
 FREE_DISK = 2_000_000_000  # bytes
 MEMLOCK = 512 << 20  # bytes
 

@@ -14,6 +14,7 @@ import serial
 from edge.part.events import BeltStopped, Clear, Event
 from edge.plc.common import REOPEN_AFTER
 from edge.plc.modbus import protocol_taped
+from edge.plc.modbus.protocol_taped import SCHEME
 from edge.plc.modbus.registers import (
     BELT_MOVES,
     CONFIRM,
@@ -32,7 +33,6 @@ from edge.plc.modbus.registers import (
     arrivals,
     span,
 )
-from edge.plc.modbus.protocol_taped import SCHEME
 from edge.plc.tape import Tape
 from edge.plc.wire import PlcClock, Settled
 
