@@ -42,9 +42,9 @@ class ControlClient:
         self.ledger, self.wire, self.realtime = Ledger(), dict[str, int](), False
         self._address = str(address)
         self._expose, self._ended, self._alarm = expose, ended, alarm
+        self._lock = threading.Lock()  # over the next three
         self._info: dict[int, object] = {}  # of the parts that were exposed, by trigger; until their outcome
-        self._lock = threading.Lock()
-        self._faults: dict[int, str] = {}
+        self._faults: dict[int, str] = {}  # code -> text
         self._done, self._stopping = threading.Event(), threading.Event()
         self._ready = False
         self._challenged: Challenged | None = None
@@ -94,20 +94,22 @@ class ControlClient:
 
     def verdict(self, verdict: PartVerdict, info: object) -> None:
         """Hand a verdict over with the next `flush`. Any thread. One on a part that has its outcome already is dropped there."""
-        if verdict.trigger in self._info:
-            self._info[verdict.trigger] = info
         with self._lock:
+            if verdict.trigger in self._info:  # otherwise the part has its outcome, and nothing would remove the info again
+                self._info[verdict.trigger] = info
             self._channel.put(verdict)
 
     def fault(self, code: int, text: str) -> None:
         """Tell the PLC and the operator of a fault, once until it is over. Any thread."""
-        self._faults[code] = text
-        self._send(Alarm(code, text))
+        with self._lock:
+            self._faults[code] = text
+            self._channel.send(Alarm(code, text))
 
     def fault_over(self, code: int) -> None:
         """Tell the PLC that a fault is over, if it was told of it. Any thread."""
-        self._faults.pop(code, None)
-        self._send(FaultOver(code))
+        with self._lock:
+            self._faults.pop(code, None)
+            self._channel.send(FaultOver(code))
 
     def written(self, outcomes: list[tuple[str, int]]) -> None:
         """The journal has the outcomes of these (session, trigger). Any thread."""
@@ -144,7 +146,8 @@ class ControlClient:
         self._done.set()
         if self._ready:
             self._thread.join(1.0)
-        self._channel.close()
+        with self._lock:
+            self._channel.close()
 
     def _loop(self) -> None:
         while not self._done.is_set():
@@ -161,10 +164,13 @@ class ControlClient:
 
     def _take(self, message: object) -> None:
         if isinstance(message, Expose):
-            self._info[message.trigger] = None
+            with self._lock:
+                self._info[message.trigger] = None
             self._expose(message)
         elif isinstance(message, Ended):
-            self._ended(message, self._info.pop(message.trigger, None))
+            with self._lock:
+                info = self._info.pop(message.trigger, None)
+            self._ended(message, info)
         elif isinstance(message, Told):
             self._alarm(message.text)
         elif isinstance(message, State):
@@ -184,9 +190,9 @@ class ControlClient:
             return
         if channel is None:
             return  # try again
-        with self._lock:
+        with self._lock:  # all at once: a fault that ends meanwhile must end after it was told
             self._channel.close()
             self._channel = channel
-        self._send(RuntimeReady())
-        for code, text in list(self._faults.items()):
-            self._send(Alarm(code, text))
+            channel.send(RuntimeReady())
+            for code, text in self._faults.items():
+                channel.send(Alarm(code, text))
