@@ -32,7 +32,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from edge.line_control.job import ControlJob
-from edge.line_control.messages import Channel, Welcome, Written
+from edge.line_control.messages import Channel, Hello, JournalWritten
 from edge.line_control.parts import BeltTiming
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
@@ -56,16 +56,16 @@ def as_thread(job: ControlJob) -> None:
     """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
     from edge.line_control.belt_file import BeltFile
     from edge.line_control.control import LineControl
-    from edge.line_control.runtime_side import RuntimeSide
+    from edge.line_control.runtime_connection import RuntimeConnection
     from edge.line_control.state import LineState
     from edge.plc.frames.link import FramesLink
 
     link = FramesLink(job.plc["port"], job.plc["baud"])
     link.open()
-    state = LineState(job.timing, 0, session=job.run_id, running=False)
-    welcome = Welcome(job.run_id, False)
-    runtime = RuntimeSide(socket.socket(fileno=job.listener), job.supervisor, threading.Event(), welcome)
-    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, welcome=welcome)
+    state = LineState(job.timing, 0, run_id=job.run_id, running=False)
+    hello = Hello(job.run_id, False)
+    runtime = RuntimeConnection(socket.socket(fileno=job.listener), job.supervisor, threading.Event(), hello)
+    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, realtime=False)
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without
@@ -133,13 +133,13 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
                 acknowledged += frame.kind == Kind.LINE_ACK and frame.code == 0
                 refused += frame.kind == Kind.LINE_ACK and frame.code != 0
         for message in runtime.receive():
-            if isinstance(message, Welcome):
+            if isinstance(message, Hello):
                 realtime, ready = message.realtime, time.monotonic() + WARM_UP
                 runtime.send(RuntimeReady())
             elif isinstance(message, Expose):
                 runtime.send(PartVerdict(message.part, Verdict.REJECT, None, 0.9, message.trigger))
             elif hasattr(message, "ended"):
-                runtime.send(Written([message.trigger]))
+                runtime.send(JournalWritten([message.trigger]))
     return {"late": sorted(late), "realtime": realtime, "triggers": part, "refused": refused}
 
 

@@ -149,7 +149,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ended:
-    """The one outcome of a part. ``session`` and ``trigger`` together are unique."""
+    """The one outcome of a part. ``run_id`` and ``trigger`` together are unique."""
 
     part: int
     verdict: Verdict
@@ -159,7 +159,7 @@ class Ended:
     triggered: float
     ended: float
     trigger: int = 0
-    session: str = ""
+    run_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from edge.base.kinds import load_kind
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
 from edge.line_control.job import ControlJob
-from edge.line_control.messages import Welcome
 from edge.line_control.state import LineState
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
@@ -45,11 +44,11 @@ class _Runtime:
     def __init__(self, outcomes: dict[int, Outcome]) -> None:
         self._outcomes = outcomes
 
-    def tell(self, message: object, hurry: bool = True) -> None:
+    def put(self, message: object, urgent: bool = True) -> None:
         if isinstance(message, Ended):
             self._outcomes[message.trigger] = (message.verdict, message.cause, message.score)
 
-    def hear(self) -> list[Any]:
+    def receive(self) -> list[Any]:
         raise AssertionError("a tape is played: nothing is heard")
 
     def fileno(self) -> int:
@@ -58,7 +57,7 @@ class _Runtime:
     def wait(self, seconds: float) -> None:
         """The tape waits for nothing."""
 
-    def flush(self, hurried_only: bool = False) -> None:
+    def flush(self, urgent_only: bool = False) -> None:
         """There is nobody to send to."""
 
 
@@ -163,9 +162,9 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     played.sessions.add(job.run_id)
     kept = _Belt(job.belt_file, job.run_id, tape)
     why_not = tape.take("why_not", str)
-    state = LineState(job.timing, job.parts, session=job.run_id, running=False)
-    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=job.pulse_ms,
-                welcome=Welcome(job.run_id, not why_not, why_not), tape=tape).run()
+    state = LineState(job.timing, job.parts, run_id=job.run_id, running=False)
+    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=job.pulse_ms, realtime=not why_not,
+                tape=tape).run()
     played.ledger = state.ledger.as_json()
     recorded: dict[str, Any] = tape.take("ledger", dict)
     if recorded != played.ledger:

@@ -28,7 +28,7 @@ from edge.cameras.kinds import make_camera
 from edge.inspection.choice import pick_backend
 from edge.inspection.inspector import Inspector
 from edge.line_control.job import ControlJob
-from edge.line_control.messages import Channel, Welcome
+from edge.line_control.messages import Channel, Hello
 from edge.line_control.parts import BeltTiming
 from edge.line_file import LineFile, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
@@ -209,7 +209,7 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
                 if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
                     os.write(port, Frame(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
         for message in runtime.receive():
-            if isinstance(message, Welcome):
+            if isinstance(message, Hello):
                 runtime.send(RuntimeReady())
                 next_part = time.monotonic() + SETTLE
             elif isinstance(message, Expose):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge.line_control.client import ControlClient
-from edge.line_control.messages import Channel, Welcome
+from edge.line_control.messages import Channel, Hello
 from edge.part.events import Alarm, Ended, Expose, FaultOver, PartVerdict
 from edge.part.verdict import Verdict
 
@@ -37,7 +37,7 @@ class Control:
             except OSError:
                 return
             self._channels.append(Channel(connection))
-            self._channels[-1].send(Welcome("run", True))
+            self._channels[-1].send(Hello("run", True))
 
     def received(self) -> list[object]:
         """What the newest connection has received."""
@@ -90,8 +90,8 @@ class Interleaved(dict[int, object]):
 def test_a_verdict_that_meets_the_outcome_of_its_part_leaves_nothing_behind(control):
     """The runtime gives a verdict while line control's thread takes the part's outcome: what is kept for it must go."""
     outcomes: list[tuple[Ended, object]] = []
-    client = ControlClient(control.address, expose=lambda _: None, ended=lambda ended, info: outcomes.append((ended, info)),
-                           alarm=lambda _: None)
+    client = ControlClient(control.address, expose=lambda _: None, ended=lambda ended,
+                           info: outcomes.append((ended, info)), alarm=lambda _: None)
     client._take(Expose(7, None, 1, 0.0))
     ended = Ended(7, Verdict.PASS, None, 0.5, None, 0.0, 0.1, 1, "run")
     client._info = kept = Interleaved(client._info, lambda: client._take(ended))
@@ -106,7 +106,7 @@ def test_a_fault_that_ends_while_line_control_comes_back_is_not_told_to_it_after
     client = ControlClient(control.address, expose=lambda _: None, ended=lambda *_: None, alarm=lambda _: None)
     client.fault(1, "the camera is gone")
     client._faults = told = Interleaved(client._faults, lambda: client.fault_over(1))  # type: ignore[assignment]
-    client._return()
+    client._reconnect()
     told.join()
     received: list[object] = []
     for _ in range(10):
