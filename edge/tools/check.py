@@ -34,7 +34,7 @@ from edge.line_file import LineFile, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
 from edge.plc.frames.section import FramesSection
-from edge.plc.wire import LENGTH, Decoder, Frame, Type
+from edge.plc.wire import LENGTH, Decoder, Message, Type
 
 WARM_UP = 10
 TIMEOUT = 10.0  # s
@@ -176,12 +176,12 @@ def _control(progress: Progress) -> list[float]:
 class _FromLine(Decoder):
     """Frames that the line sends."""
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[Message]:
         self._buffer += data
         whole = len(self._buffer) // LENGTH * LENGTH
         blocks = [bytes(self._buffer[at:at + LENGTH]) for at in range(0, whole, LENGTH)]
         del self._buffer[:whole]
-        return [Frame.decode(block) for block in blocks]
+        return [Message.decode(block) for block in blocks]
 
 
 def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]:
@@ -193,12 +193,12 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
             raise LinkError("line control does not answer", got=f"{len(times)} of {CONTROL_PARTS} verdicts")
         clock = int(1000 * (now - began))
         if now >= beat:
-            os.write(port, Frame(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
+            os.write(port, Message(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
             beat = now + 0.05
         if now >= next_part and part < CONTROL_PARTS:
             part, next_part = part + 1, next_part + CONTROL_RATE
             sent[part] = time.monotonic()
-            os.write(port, Frame(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
+            os.write(port, Message(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
         ready, _, _ = select.select([port, runtime.fileno()], [], [], max(0.0, min(beat, next_part) - time.monotonic()))
         if port in ready:
             data, at = os.read(port, 4096), time.monotonic()
@@ -207,7 +207,7 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
                     times.append(1000 * (at - sent.pop(frame.part)))
                     progress("line control", len(times), CONTROL_PARTS)
                 if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
-                    os.write(port, Frame(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
+                    os.write(port, Message(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
         for message in runtime.receive():
             if isinstance(message, Hello):
                 runtime.send(RuntimeReady())
