@@ -45,10 +45,11 @@ class LineFaults:
 
     def part_ended(self, verdict: Verdict, actions: list[Action]) -> None:
         """A part has its outcome."""
-        limit = self._timing.rejects_in_a_row
+        if not (limit := self._timing.rejects_in_a_row):
+            return
         self._rejects_in_a_row = self._rejects_in_a_row + 1 if verdict is Verdict.REJECT else 0
-        if self._rejects_in_a_row == limit > 0:
+        if self._rejects_in_a_row == limit:
             text = f"{self._rejects_in_a_row} parts in a row were rejected: look at the parts, the camera and the light"
             self.report(FaultCode.REJECTS, text, actions)
-        elif self._rejects_in_a_row == 0 < limit and FaultCode.REJECTS not in self.latched:
+        elif self._rejects_in_a_row == 0 and FaultCode.REJECTS not in self.latched:
             actions.append(FaultOver(FaultCode.REJECTS))

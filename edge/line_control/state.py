@@ -331,7 +331,11 @@ class LineState:
                 self._uninspected(part, Cause.LINK, now, actions)
             if part.awaits_ejection:
                 self._order(part, actions)
-        gone = self._belt.gone(now)
+        if gone := self._belt.gone(now):
+            self._remove(gone, actions)
+
+    def _remove(self, gone: list[BeltPart], actions: list[Action]) -> None:
+        """Forget parts that have left the belt, and check what became of them."""
         unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
         self.ledger.unconfirmed += len(unconfirmed)
         if unconfirmed and "unconfirmed" in self.timing.stop_on:
