@@ -16,12 +16,15 @@ from edge.line_control.parts import BeltTiming
 from edge.plc.kinds import LINKS
 from edge.plc.section import PlcSection
 
+VERSION: Literal[1] = 1  # of the line file; raise it when a key changes its meaning
+
 
 class LineSection(Settings):
     """[line]"""
 
+    version: Literal[1] = VERSION
     name: str
-    bundle: str
+    bundle: str  # a folder
     mode: Literal["latency", "throughput"] = "latency"  # each verdict as soon as possible, or as many as possible
     threads: int = Field(default=0, ge=0, le=256)  # of the engine; 0: as many as there are cores
 
@@ -29,28 +32,33 @@ class LineSection(Settings):
 class BeltSection(Settings):
     """[belt]"""
 
-    travel_ms: float = Field(gt=0, le=60_000)  # camera to ejector; a REJECT can wait 65 s in the PLC, not longer
-    lead_ms: float = Field(default=100, ge=20, le=10_000)  # how long before the ejector a REJECT is sent
-    pulse_ms: int = Field(default=20, ge=1, le=10_000)
-    confirm_ms: float = Field(default=300, ge=0, le=60_000)  # after the ejector, within which a confirmation counts
+    travel_ms: float = Field(gt=0, le=60_000)  # from camera to ejector; the PLC keeps a REJECT for 65 s at most
+    lead_ms: float = Field(default=100, ge=20, le=10_000)  # a REJECT is sent so long before the part is at the ejector
+    pulse_ms: int = Field(default=20, ge=1, le=10_000)  # how long the ejector fires
+    confirm_ms: float = Field(default=300, ge=0, le=60_000)  # how long after the ejector a confirmation counts
     uninspected: Literal["eject", "pass"] = "eject"
-    travel_counts: int | None = Field(default=None, ge=1, lt=1 << 30)  # camera to ejector by the encoder, for a belt whose speed varies
-    fastest_counts_per_s: float = Field(default=1e6, gt=0, allow_inf_nan=False)  # an encoder that shows more is wrong
-    late_in_a_row: int = Field(default=3, ge=1)  # late verdicts that make a fault
-    rejects_in_a_row: int = Field(default=0, ge=0)  # rejected parts that make one; 0: never
-    stop_on: list[Literal["late", "rejects", "unconfirmed", "challenge"]] = Field(default_factory=list)  # until a person clears them
+    # from camera to ejector in encoder counts, for a belt whose speed varies
+    travel_counts: int | None = Field(default=None, ge=1, lt=1 << 30)
+    # a faster reading of the encoder is wrong
+    fastest_counts_per_s: float = Field(default=1e6, gt=0, allow_inf_nan=False)
+    late_in_a_row: int = Field(default=3, ge=1)  # so many late verdicts are a fault
+    rejects_in_a_row: int = Field(default=0, ge=0)  # so many rejected parts are a fault; 0: never
+    # faults that stop the line until a person clears them
+    stop_on: list[Literal["late", "rejects", "unconfirmed", "challenge"]] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _lead(self) -> BeltSection:
         if self.lead_ms >= self.travel_ms:
-            raise ValueError(f"lead_ms ({self.lead_ms:g}) below travel_ms ({self.travel_ms:g}), or no time is left to inspect")
+            raise ValueError(f"lead_ms ({self.lead_ms:g}) below travel_ms ({self.travel_ms:g}): the part is inspected "
+                             "in between")
         return self
 
     @property
     def timing(self) -> BeltTiming:
-        """The same in seconds."""
-        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000, self.uninspected == "eject",
-                          self.travel_counts, self.fastest_counts_per_s, self.late_in_a_row, self.rejects_in_a_row, tuple(self.stop_on))
+        """The section in seconds, as line control takes it."""
+        return BeltTiming(self.travel_ms / 1000, self.lead_ms / 1000, self.confirm_ms / 1000,
+                          self.uninspected == "eject", self.travel_counts, self.fastest_counts_per_s,
+                          self.late_in_a_row, self.rejects_in_a_row, tuple(self.stop_on))
 
 
 class JournalSection(Settings):
@@ -58,11 +66,11 @@ class JournalSection(Settings):
 
     path: str = "journal.db"
     pictures: Literal["rejects", "none"] = "rejects"
-    quota_mb: float = Field(default=1000, gt=0, allow_inf_nan=False)  # of pictures; the oldest go first
+    quota_mb: float = Field(default=1000, gt=0, allow_inf_nan=False)  # for pictures; the oldest are deleted first
 
 
 class LineFile(Settings):
-    """A whole line file, and the folder that its paths are relative to."""
+    """A whole line file."""
 
     line: LineSection
     camera: list[Annotated[CameraSection, OneOf(CAMERAS)]] = Field(min_length=1, max_length=8)
@@ -80,15 +88,23 @@ class LineFile(Settings):
         if not self.plc.has_encoder and self.belt.travel_counts is not None:
             raise ValueError(f"no travel_counts under [belt]: the link `{self.plc.kind}` has no encoder")
         if not self.plc.has_encoder and any(camera.match == "encoder" for camera in self.camera):
-            raise ValueError(f'match = "trigger" or "frame-id" under [camera]: the link `{self.plc.kind}` has no encoder')
+            raise ValueError('match = "trigger" or "frame-id" under [camera]: '
+                             f"the link `{self.plc.kind}` has no encoder")
         return self
 
     def resolve(self, source: Path, path: str) -> Path:
-        """A path of the line file ``source``."""
+        """A path in the line file ``source``, which may be relative to it."""
         return source.parent / path
 
 
 def read_line_file(path: Path) -> LineFile:
-    """Read a line file. Raises InputError naming each wrong key, what it got, and what it expects."""
-    advice = f"Mend {path}; README.md shows a whole line file."
-    return validate(LineFile, read_toml(path, InputError, advice), path, InputError, advice)
+    """Read a line file. Raises InputError, which names each wrong key, what it got, and what is expected."""
+    advice = f"Fix {path}; README.md shows a whole line file."
+    content = read_toml(path, InputError, advice)
+    line = content.get("line")
+    version = line.get("version") if isinstance(line, dict) else None
+    if isinstance(version, int) and version > VERSION:  # first, since a newer file may have keys that are unknown here
+        raise InputError(f"{path} is written for a newer Lineside", got=f"version {version} under [line]",
+                         expected=f"version {VERSION}",
+                         next="Update Lineside on this machine: pip install --upgrade lineside")
+    return validate(LineFile, content, path, InputError, advice)

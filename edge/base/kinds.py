@@ -1,6 +1,6 @@
-"""Kinds of one thing, such as cameras: each is a class in a file of its own, entered by one line in a registry.
+"""Registries of kinds, such as those of cameras: each kind is a class in its own file, and one line in the registry.
 
-A registry maps the kind's name to ``"module:Class"``; the module is imported when the kind is first asked for.
+A registry maps a kind's name to ``"module:Class"``. The module is imported when the kind is first needed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ Registry = Mapping[str, str]
 
 
 def load_kind(registry: Registry, name: str) -> Any:
-    """The class that ``registry`` holds under ``name``. Raises KeyError for an unknown name."""
+    """The class that is registered under ``name``. Raises KeyError for an unknown name."""
     module, _, attribute = registry[name].partition(":")
     return getattr(import_module(module), attribute)
 
 
 class OneOf:
-    """Annotation of a settings field that holds a section of one of several kinds: its ``kind`` names the class in ``registry``."""
+    """Annotation of a settings field that holds a section of one of several kinds: its ``kind`` names the class in
+    ``registry``.
+    """
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
@@ -50,4 +52,5 @@ def find_one_of(annotation: Any) -> OneOf | None:
     parts = [*getattr(annotation, "__metadata__", ()), *getattr(annotation, "__args__", ())]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return None
-    return next((found for part in parts if (found := part if isinstance(part, OneOf) else find_one_of(part)) is not None), None)
+    return next((found for part in parts if (found := part if isinstance(part, OneOf)
+                                             else find_one_of(part)) is not None), None)

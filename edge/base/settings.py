@@ -1,4 +1,7 @@
-"""TOML files checked by pydantic models: unknown keys forbidden, an error names key, value and what is expected."""
+"""TOML files checked by pydantic models.
+
+Unknown keys are errors; an error names the key, its value and what is expected.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from edge.base.kinds import OneOf, find_one_of, load_kind
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, no unknown key, no silent conversion of types."""
+    """Base of all settings: frozen, without unknown keys, without silent conversion of types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -25,7 +28,10 @@ Model = TypeVar("Model", bound=Settings)
 
 
 def read_toml(path: Path, error: type[LinesideError], next: str) -> dict[str, Any]:
-    """The content of a TOML file as plain Python values; ``error`` with ``next`` as advice when it cannot be read."""
+    """The content of a TOML file as plain Python values.
+
+    Raises ``error`` with ``next`` as advice if it cannot be read.
+    """
     try:
         return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
     except FileNotFoundError as cause:
@@ -37,7 +43,10 @@ def read_toml(path: Path, error: type[LinesideError], next: str) -> dict[str, An
 
 
 def validate(model: type[Model], data: dict[str, Any], source: Path, error: type[LinesideError], next: str) -> Model:
-    """``data`` as a ``model``; ``error`` names each wrong key of ``source``, what it got, and what it expects."""
+    """``data`` as a ``model``.
+
+    Raises ``error``, which names each wrong key of ``source``, its value and what is expected.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as cause:
@@ -47,7 +56,7 @@ def validate(model: type[Model], data: dict[str, Any], source: Path, error: type
 
 def _describe(model: type[BaseModel], data: object, problem: Any) -> str:
     location = problem["loc"]
-    key = ".".join(str(name) for name in location if name != 0)  # the first of a list goes by the list's name
+    key = ".".join(str(name) for name in location if name != 0)  # the first section of a list has the list's name
     if problem["type"] == "extra_forbidden":
         known = _known_keys(model, data, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
@@ -60,11 +69,11 @@ def _describe(model: type[BaseModel], data: object, problem: Any) -> str:
 
 
 def _known_keys(model: type[BaseModel], data: Any, location: tuple[Any, ...]) -> list[str]:
-    """The keys of the section at ``location`` in ``data``, whose outermost model is ``model``."""
+    """The valid keys of the section at ``location`` in ``data``, which is checked by ``model``."""
     one_of: OneOf | None = None
     for name in location:
         if isinstance(name, int):
-            data = data[name] if isinstance(data, list) else data  # one section counts as a list of one
+            data = data[name] if isinstance(data, list) else data  # a single section counts as a list
         else:
             data, field = data[name], model.model_fields[name]
             candidates = [field.annotation, *get_args(field.annotation)]
@@ -76,5 +85,5 @@ def _known_keys(model: type[BaseModel], data: Any, location: tuple[Any, ...]) ->
 
 
 def without_password(text: str) -> str:
-    """A text without the user and password in its addresses, as it may be shown or given away."""
+    """A text without the user names and passwords in its addresses, fit to be shown."""
     return re.sub(r"//[^/@\s]*@", "//", text)

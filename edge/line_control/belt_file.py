@@ -1,7 +1,7 @@
-"""The parts on the belt and the ledger in a memory-mapped file, so that a line control that was killed knows them when it starts again.
+"""The belt file: the parts on the belt and the ledger in a memory-mapped file, which a restarted line control reads.
 
-Each record holds a part *and* the ledger as it was then, and is written twice, with a checksum: whatever moment a kill comes at, one
-record is whole. Records are written before their actions are carried out.
+Each record holds one part *and* the ledger at that moment. It is written twice, each copy with a checksum, so at
+whatever moment the process is killed, one copy is whole. A record is written before line control acts on it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -24,14 +24,15 @@ from edge.line_control.parts import COUNTS, BeltPart, Ledger, counts_of
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
 
+# the number is the version of the file; a file of another version is renamed, never overwritten
 MAGIC = b"lineside belt 4\n"
-SLOTS = 4096  # parts on the belt, or not in the journal yet; beyond that the oldest are overwritten
-HEADER = struct.Struct("<16s16sd")  # magic, session, what to add to the line's clock for the wall's
+SLOTS = 4096  # parts on the belt or not in the journal yet; with more, the oldest are overwritten
+HEADER = struct.Struct("<16s16sd")  # magic, run id, wall clock minus monotonic clock (s)
 CAUSES = list(Cause)
 VERDICTS = list(Verdict)
-# Number of the record, trigger, id, encoder, target; triggered, due, score, ended; verdict, cause, flags.
+# Number of the record, trigger, id, encoder, target; triggered, due, score, ended_at; verdict, cause, flags.
 PART = struct.Struct("<QQIiiddddBBH")
-LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; the causes; a bit for each fault that a person has to clear
+LEDGER = struct.Struct(f"<{len(COUNTS) + len(CAUSES) + 1}I")  # the counts; the causes; one bit for each latched fault
 COUNTED, BY_CAUSE, LATCHED = struct.Struct(f"<{len(COUNTS)}I"), struct.Struct(f"<{len(CAUSES)}I"), struct.Struct("<I")
 CRC = struct.Struct("<I")
 CAUSE_NAMES = [cause.value for cause in Cause]
@@ -39,36 +40,46 @@ FLAGS = ("ended", "to_eject", "ordered", "held", "confirmed", "arrived", "gone")
 BITS = [1 << bit for bit in range(len(FLAGS))]
 flags_of, cause_counts = attrgetter(*FLAGS), itemgetter(*CAUSE_NAMES)
 NUMBERS: dict[Verdict | Cause | None, int] = {
-    None: 0, **{verdict: number for number, verdict in enumerate(VERDICTS, 1)}, **{cause: number for number, cause in enumerate(CAUSES, 1)}}
+    None: 0, **{verdict: number for number, verdict in enumerate(VERDICTS, 1)},
+    **{cause: number for number, cause in enumerate(CAUSES, 1)}}
 ENCODER, TARGET, WRITTEN = (1 << len(FLAGS) + bit for bit in range(3))
 COPY = PART.size + LEDGER.size + CRC.size
-SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY
+SIZE = HEADER.size + (SLOTS + 1) * 2 * COPY  # slot 0 holds records of the ledger alone
 
 
 @dataclass
-class Left:
-    """What a file held. parts: still on the belt; unwritten: with an outcome that the journal does not have; latched: fault codes."""
+class SavedBelt:
+    """The content of a belt file.
 
-    session: str
-    clock: float
+    unwritten: parts whose outcome is not in the journal. latched: codes of latched faults.
+    """
+
+    run_id: str
+    clock: float  # wall clock minus monotonic clock, s
     ledger: Ledger
-    parts: list[BeltPart]
+    parts: list[BeltPart]  # on the belt
     unwritten: list[BeltPart]
     latched: set[int]
 
 
 class BeltFile:
-    """The file of one line. Used by line control alone."""
+    """The file of one line. Only line control uses it."""
 
-    def __init__(self, path: Path, session: str) -> None:
-        """session: 16 hexadecimal digits, of one run of a line and its restarts. ``left`` is what was there. Raises InputError."""
-        self.path = path
-        self.latched: set[int] = set()  # faults that a person has to clear, kept with each record
+    def __init__(self, path: Path, run_id: str, wall_clock: Callable[[], float] = time.time) -> None:
+        """run_id: 16 hexadecimal digits that name one run of the line, including its restarts. wall_clock: s since
+        1970.
+
+        ``saved`` is what the file held, None for a new file. A file of another version, or that is no belt file, is
+        renamed first; ``set_aside`` is its new name. Raises InputError when the file cannot be written.
+        """
+        self.path, self.wall_clock = path, wall_clock
+        self.latched: set[int] = set()  # faults that stop the line until a person clears them; stored with each record
         self._number = 0
-        self._uninspected, self._causes = -1, b""  # the causes of so many parts, packed
-        self._written: set[int] = set()  # outcomes that the journal has, of parts that are still on the belt
+        self._uninspected, self._causes = -1, b""  # the packed causes, valid for this many uninspected parts
+        self._written: set[int] = set()  # triggers whose outcome is in the journal
         self._on_belt: dict[int, BeltPart] = {}
         try:
+            self.set_aside = _set_aside_other_version(path)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, SIZE)
@@ -76,17 +87,18 @@ class BeltFile:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise InputError(f"cannot write {path}, which keeps the parts on the belt", got=error.strerror, expected="a writable folder "
-                             "with room", next="Mend `path` under [journal] in the line file.") from error
-        self.left = self._read()
-        if self.left is None or self.left.session != session:
+            raise InputError(f"cannot write {path}, which keeps the parts on the belt", got=error.strerror,
+                             expected="a writable folder with enough room",
+                             next="Fix `path` under [journal] in the line file.") from error
+        self.saved = self._read()
+        if self.saved is None or self.saved.run_id != run_id:
             self._on_belt.clear()
             self._written.clear()
             self._map[:] = bytes(SIZE)
-            self._map[:HEADER.size] = HEADER.pack(MAGIC, session.encode(), time.time() - time.monotonic())
+            self._map[:HEADER.size] = HEADER.pack(MAGIC, run_id.encode(), wall_clock() - time.monotonic())
 
     def write(self, changed: list[BeltPart], ledger: Ledger) -> None:
-        """Keep what has changed; without a part, the ledger alone."""
+        """Save parts that have changed, with the ledger; without a part, the ledger alone."""
         for part in changed:
             self._on_belt[part.trigger] = part
             self._record(part, ledger)
@@ -94,8 +106,8 @@ class BeltFile:
         if not changed:
             self._record(None, ledger)
 
-    def written(self, triggers: list[int], ledger: Ledger) -> None:
-        """The journal has these outcomes."""
+    def mark_written(self, triggers: list[int], ledger: Ledger) -> None:
+        """Save that the outcomes of these triggers are in the journal."""
         for trigger in triggers:
             if (part := self._on_belt.get(trigger)) is not None:
                 self._written.add(trigger)
@@ -103,7 +115,7 @@ class BeltFile:
                 self._forget(part)
 
     def unwritten(self) -> list[BeltPart]:
-        """Parts with an outcome that the journal does not have, in order of their triggers."""
+        """The parts whose outcome is not in the journal, in order of their triggers."""
         return [part for trigger, part in sorted(self._on_belt.items()) if part.ended and trigger not in self._written]
 
     def _forget(self, part: BeltPart) -> None:
@@ -118,7 +130,8 @@ class BeltFile:
             body = PART.pack(self._number, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0)
         else:
             flags = sum(itertools.compress(BITS, flags_of(part)))
-            flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None) | WRITTEN * (part.trigger in self._written)
+            flags |= ENCODER * (part.encoder is not None) | TARGET * (part.target is not None)
+            flags |= WRITTEN * (part.trigger in self._written)
             body = PART.pack(
                 self._number, part.trigger, part.id, part.encoder or 0, part.target or 0, part.triggered, part.due,
                 math.nan if part.score is None else part.score, part.ended_at,
@@ -140,24 +153,26 @@ class BeltFile:
                     yield body
                     break
 
-    def _read(self) -> Left | None:
-        magic, session, clock = HEADER.unpack(self._map[:HEADER.size])
+    def _read(self) -> SavedBelt | None:
+        magic, run_id, clock = HEADER.unpack(self._map[:HEADER.size])
         if magic != MAGIC:
             return None
-        left, newest = Left(session.decode(), clock, Ledger(), [], [], set()), None
+        saved, newest = SavedBelt(run_id.decode(), clock, Ledger(), [], [], set()), None
         for body in self._records():
-            number, trigger, id, encoder, target, triggered, due, score, ended_at, verdict, cause, flags = PART.unpack_from(body)
+            (number, trigger, id, encoder, target, triggered, due, score, ended_at, verdict, cause,
+             flags) = PART.unpack_from(body)
             if number > self._number:
                 self._number, newest = number, CAUSES[cause - 1].value if cause else None
                 counts = LEDGER.unpack_from(body, PART.size)
-                left.latched = {code for code in range(32) if counts[-1] >> code & 1}
-                left.ledger = Ledger(**dict(zip(COUNTS, counts, strict=False)), causes=Counter(
+                saved.latched = {code for code in range(32) if counts[-1] >> code & 1}
+                saved.ledger = Ledger(**dict(zip(COUNTS, counts, strict=False)), causes=Counter(
                     {cause.value: count for cause, count in zip(CAUSES, counts[len(COUNTS):-1], strict=True) if count}))
             if not trigger:
                 continue
             part = BeltPart(id, trigger, encoder if flags & ENCODER else None, triggered, due,
                             VERDICTS[verdict - 1] if verdict else None, CAUSES[cause - 1] if cause else None,
-                            None if math.isnan(score) else score, ended_at=ended_at, target=target if flags & TARGET else None)
+                            None if math.isnan(score) else score, ended_at=ended_at,
+                            target=target if flags & TARGET else None)
             for bit, name in enumerate(FLAGS):
                 setattr(part, name, bool(flags & 1 << bit))
             if part.gone and flags & WRITTEN:
@@ -166,32 +181,51 @@ class BeltFile:
             if flags & WRITTEN:
                 self._written.add(trigger)
             if not part.gone:
-                left.parts.append(part)
+                saved.parts.append(part)
             if part.ended and not flags & WRITTEN:
-                left.unwritten.append(part)
-        # An event that ends several parts makes them all UNINSPECTED, and counts them before the last record is written.
-        ledger, open_parts = left.ledger, sum(not part.ended for part in left.parts)
+                saved.unwritten.append(part)
+        # An event that ends several parts counts them all as UNINSPECTED before the last of their records is written.
+        ledger, open_parts = saved.ledger, sum(not part.ended for part in saved.parts)
         early = open_parts - (ledger.triggers - ledger.passed - ledger.rejected - ledger.uninspected)
         if early > 0 and newest is not None:
             ledger.uninspected -= early
             ledger.causes[newest] -= early
-        return left
+        return saved
 
     def close(self) -> None:
-        """Close the file, and remove it if nothing of it will be asked for."""
+        """Close the file. Delete it if every part on it is gone or ended, and every outcome is in the journal."""
         self._map.close()
         if not self.unwritten() and all(part.gone or part.ended for part in self._on_belt.values()):
             self.path.unlink(missing_ok=True)
 
 
-def left_over(left: Left) -> list[Ended]:
-    """The outcomes of an earlier run that no journal has: its parts that had none are UNINSPECTED(restart)."""
-    shift = left.clock - (time.time() - time.monotonic())  # 0, but for a machine that was started again
-    found = {part.trigger: part for part in [*left.parts, *left.unwritten] if not part.ended or part in left.unwritten}
+def _set_aside_other_version(path: Path) -> Path | None:
+    """Rename a file that does not begin with MAGIC, and is not empty, to the first free name; returns that.
+
+    Raises OSError.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+    except FileNotFoundError:
+        return None
+    if not start.strip(b"\0") or start == MAGIC:  # zeros: the process was killed before it wrote the header
+        return None
+    free = next(name for number in itertools.count(1)
+                if not (name := path.with_name(f"{path.name}.old{number}")).exists())
+    return path.rename(free)
+
+
+def outcomes_of_earlier_run(saved: SavedBelt, wall_clock: Callable[[], float] = time.time) -> list[Ended]:
+    """The outcomes of an earlier run that no journal has. Its parts that had none are UNINSPECTED(restart)."""
+    shift = saved.clock - (wall_clock() - time.monotonic())  # 0, unless the machine was rebooted meanwhile
+    found = {part.trigger: part for part in [*saved.parts, *saved.unwritten] if not part.ended
+             or part in saved.unwritten}
     outcomes = []
     for trigger, part in sorted(found.items()):
         verdict, cause, score, ended_at = part.verdict, part.cause, part.score, part.ended_at + shift
         if verdict is None or not part.ended:
             verdict, cause, score, ended_at = Verdict.UNINSPECTED, Cause.RESTART, None, time.monotonic()
-        outcomes.append(Ended(part.id, verdict, cause, score, part.encoder, part.triggered + shift, ended_at, trigger, left.session))
+        outcomes.append(Ended(part.id, verdict, cause, score, part.encoder, part.triggered + shift, ended_at, trigger,
+                              saved.run_id))
     return outcomes

@@ -1,14 +1,22 @@
-"""Line control: it owns the PLC link, the `LineState` and the belt's file, and tells the runtime what to expose and what became of it."""
+"""Line control: connects the PLC link, the `LineState`, the belt file and the runtime."""
 
 from __future__ import annotations
 
 import gc
 import math
 
-from edge.line_control.belt_file import BeltFile, left_over
-from edge.line_control.messages import Done, Heard, State, Told, Welcome, Written, decode, encode
+from edge.line_control.belt_file import BeltFile, outcomes_of_earlier_run
+from edge.line_control.messages import (
+    ControlEnded,
+    Counts,
+    JournalWritten,
+    OperatorMessage,
+    ProcessEvent,
+    decode,
+    encode,
+)
 from edge.line_control.parts import STOPPING, counts_of
-from edge.line_control.runtime_side import Runtime
+from edge.line_control.runtime_connection import Runtime
 from edge.line_control.state import LineState
 from edge.part.events import (
     Action,
@@ -30,68 +38,80 @@ from edge.plc.link import LineStatus, PlcLink
 from edge.plc.tape import LiveTape, Tape
 
 HEARTBEAT = 0.050  # s
-FLUSH = 0.3  # s that the last commands have to be acknowledged in when the line stops
-FAREWELL = 5.0  # s that the runtime has to write the last outcomes into the journal
-STATE_EVERY = 0.2  # s between two messages with the counts
-SPIN = 0.0002  # s before an order's moment that are spent looking at the clock, since a sleep may end late
-COLLECT_EVERY = 60.0  # s between looks for garbage, while no part is on the belt
+ACKNOWLEDGE_WAIT = 0.3  # s for the PLC to acknowledge the last commands when the line stops
+JOURNAL_WAIT = 5.0  # s for the runtime to write the last outcomes into the journal
+MESSAGE_WAIT = 0.05  # s for a message of the runtime meanwhile
+COUNTS_EVERY = 0.2  # s between two `Counts`
+SPIN = 0.0002  # s: wake so long before a REJECT is due, since a sleep may end late
+COLLECT_EVERY = 60.0  # s between two garbage collections
 
 
 class LineControl:
     """Runs the belt until it is stopped or finished."""
 
-    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, runtime: Runtime, *, pulse_ms: int, welcome: Welcome,
-                 tape: Tape | None = None) -> None:
-        """The link is open; ``tape`` is also the link's."""
+    def __init__(self, link: PlcLink, state: LineState, belt: BeltFile, runtime: Runtime, *, pulse_ms: int,
+                 realtime: bool, tape: Tape | None = None) -> None:
+        """link: already open. pulse_ms: how long the ejector fires. tape: the link's as well.
+
+        realtime: whether the process has the priority it needs; without it the line is degraded.
+        """
         self.state = state
         self._link, self._belt, self._runtime, self._tape = link, belt, runtime, tape or LiveTape()
         self._now = self._tape.now
-        self._pulse_ms, self._welcome = pulse_ms, welcome
-        self._connected = False  # a runtime
-        self._ready = False  # it said so
-        self._faults: set[int] = set()
-        self._next_state = self._next_collection = 0.0
-        self._left_over: list[Ended] = []  # of a run that was killed
+        self._pulse_ms, self._realtime = pulse_ms, realtime
+        self._connected = False  # whether a runtime is connected
+        self._ready = False  # whether it has said that it is ready
+        self._faults: set[int] = set()  # codes that the PLC was told of
+        self._next_counts = self._next_collection = 0.0
+        self._earlier_outcomes: list[Ended] = []  # of a run that was killed
 
     def run(self) -> None:
-        """Until the end. Whatever happens, the port is closed then, which makes the PLC take the safe action."""
+        """Run until the end. The port is closed in any case, which makes the PLC take the safe action."""
         try:
-            self._act(self._restored())
+            self._act(self._restore())
             self._loop()
-            self._say_farewell()
+            self._hand_over_outcomes()
         finally:
             self._link.close()
             self._belt.close()
 
-    def _restored(self) -> list[Action]:
-        left, now = self._belt.left, self._now()
+    def _restore(self) -> list[Action]:
+        """Continue with what the belt file holds."""
+        actions: list[Action] = []
+        if (kept := self._belt.set_aside) is not None:
+            text = (f"the belt file is of another version of Lineside and was renamed to {kept}: the journal lacks the "
+                    "outcomes of the parts that were on the belt then")
+            actions.append(Alarm(0, text))
+        saved, now = self._belt.saved, self._now()
         self._belt.latched = self.state.latched
-        if left is None:
-            return []
-        if left.session == self.state.session:
-            self.state.latched.update(left.latched)
-            self._faults.update(left.latched)
-            actions = self.state.restore(left.parts, left.ledger, now)
-            self._belt.write(self.state.changes(), self.state.ledger)
-            return [Alarm(0, f"line control was started again with {len(left.parts)} parts on the belt"), *actions]
-        self._left_over = left_over(left)
-        return []
+        if saved is None:
+            return actions
+        if saved.run_id != self.state.run_id:
+            self._earlier_outcomes = outcomes_of_earlier_run(saved, self._belt.wall_clock)
+            return actions
+        self.state.latched.update(saved.latched)
+        self._faults.update(saved.latched)
+        restored = self.state.restore(saved.parts, saved.ledger, now)
+        self._belt.write(self.state.changes(), self.state.ledger)
+        return [*actions, Alarm(0, f"line control was restarted with {len(saved.parts)} parts on the belt"), *restored]
 
     def _loop(self) -> None:
         beat = 0.0
-        flush_until: float | None = None
+        close_at: float | None = None
         while True:
             now = self._now()
             if now >= beat:
                 self._link.heartbeat(self._status())
                 beat = now + HEARTBEAT
-                self._keep_house(now)
+                self._send_counts(now)
+                self._collect_garbage(now)
             due = self.state.next_due(lazy=True)
             wake = min(beat, math.inf if due is None else due, self.state.next_order() - SPIN)
             self._link.room = self.state.room
             self._tape.flush()
-            events: list[Event | Alarm | FaultOver] = [*self._link.read_events(max(0.0, wake - self._now()), self._runtime.fileno())]
-            events += self._heard()
+            events: list[Event | Alarm | FaultOver] = [
+                *self._link.read_events(max(0.0, wake - self._now()), self._runtime.fileno())]
+            events += self._from_processes()
             now = self._now()
             for event in events or [Tick()]:
                 if isinstance(event, (Alarm, FaultOver)):
@@ -101,76 +121,82 @@ class LineControl:
                 if isinstance(event, LinkBack):
                     for code in self._faults:
                         self._link.fault(code)
-            self._runtime.flush(hurried_only=True)
+            self._runtime.flush(urgent_only=True)
             if self.state.stopped:
-                flush_until = flush_until or now + FLUSH
-                if now >= flush_until or self._link.idle:
+                close_at = close_at or now + ACKNOWLEDGE_WAIT
+                if now >= close_at or self._link.idle:
                     actions = self.state.close(now)
                     self._belt.write(self.state.changes(), self.state.ledger)
                     self._act(actions)
-                    self._link.heartbeat(LineStatus.OFFLINE)  # sends what that reported
+                    self._link.heartbeat(LineStatus.OFFLINE)  # also sends the verdicts of these actions
                     return
             elif self.state.finished and self._link.idle and self._ready:
                 return
 
     def _handle(self, event: Event, now: float) -> None:
-        """Take an event in; what it changes is kept before it is acted on."""
+        """Handle an event: save what changes, then act."""
         before, latched = counts_of(self.state.ledger), len(self.state.latched)
         actions = self.state.handle(event, now)
         changed = self.state.changes()
         if changed or before != counts_of(self.state.ledger) or latched != len(self.state.latched):
-            self._tape.flush()  # a line control that is killed leaves a belt and a tape that fit each other
+            self._tape.flush()  # if this process is killed now, belt file and tape still agree
             self._belt.write(changed, self.state.ledger)
         self._act(actions)
 
-    def _heard(self) -> list[Event | Alarm | FaultOver]:
-        """What the runtime, the supervisor and signals say."""
-        heard: list[Event | Alarm | FaultOver] = []
-        for item in self._tape.take("heard", self._runtime.hear, encode, decode):
-            if item is Heard.STOP or item is Heard.ORPHANED:  # without the supervisor nothing would start what dies from now on
+    def _from_processes(self) -> list[Event | Alarm | FaultOver]:
+        """Events from the runtime, the supervisor and signals. "heard" is this entry's name in recorded sessions."""
+        events: list[Event | Alarm | FaultOver] = []
+        for item in self._tape.take("heard", self._runtime.receive, encode, decode):
+            # without a supervisor nothing would restart a dead process
+            if item is ProcessEvent.STOP or item is ProcessEvent.ORPHANED:
                 if not self.state.stopped:
-                    heard.append(Stop())
-            elif item is Heard.CONNECTED or item is Heard.CLOSED:
-                self._runtime_gone(heard)
-                self._connected = item is Heard.CONNECTED
-            elif isinstance(item, Written):
-                self._belt.written(item.triggers, self.state.ledger)
+                    events.append(Stop())
+            elif item is ProcessEvent.CONNECTED or item is ProcessEvent.CLOSED:
+                self._runtime_lost(events)
+                self._connected = item is ProcessEvent.CONNECTED
+            elif isinstance(item, JournalWritten):
+                self._belt.mark_written(item.triggers, self.state.ledger)
             elif isinstance(item, RuntimeReady):
                 self._ready = True
-                heard.append(item)
-                unwritten = [self.state.outcome(part) for part in self._belt.unwritten()]  # by the runtime before it
-                for ended in [*self._left_over, *unwritten]:
-                    self._runtime.tell(ended)
+                events.append(item)
+                # the runtime before may have lost them
+                unwritten = [self.state.outcome(part) for part in self._belt.unwritten()]
+                for ended in [*self._earlier_outcomes, *unwritten]:
+                    self._runtime.put(ended)
             else:
-                heard.append(item)
-        return heard
+                events.append(item)
+        return events
 
-    def _runtime_gone(self, heard: list[Event | Alarm | FaultOver]) -> None:
+    def _runtime_lost(self, events: list[Event | Alarm | FaultOver]) -> None:
         if self._ready:
-            heard.append(RuntimeLost())
-            heard += [FaultOver(code) for code in self._faults if code not in STOPPING.values()]  # the next one tells its own
+            events.append(RuntimeLost())
+            # The next runtime reports its own faults. Those that stop the line are line control's.
+            events += [FaultOver(code) for code in self._faults if code not in STOPPING.values()]
         self._ready = False
 
-    def _keep_house(self, now: float) -> None:
+    def _send_counts(self, now: float) -> None:
         if self._connected:
-            if now >= self._next_state:
-                self._next_state = now + STATE_EVERY
-                self._runtime.tell(State(self.state.ledger, self._link.counters()))
+            if now >= self._next_counts:
+                self._next_counts = now + COUNTS_EVERY
+                self._runtime.put(Counts(self.state.ledger, self._link.counters()))
             self._runtime.flush()
+
+    def _collect_garbage(self, now: float) -> None:
+        """Collect while the belt is empty: the collector does not run by itself, since it would delay a REJECT."""
         if now >= self._next_collection and self.state.next_due() is None:
             self._next_collection = now + COLLECT_EVERY
             gc.collect()
 
-    def _say_farewell(self) -> None:
-        """The last counts; then wait until the journal has all outcomes."""
-        self._runtime.tell(State(self.state.ledger, self._link.counters()))
-        self._runtime.tell(Done())
+    def _hand_over_outcomes(self) -> None:
+        """Send the last counts, and wait until all outcomes are in the journal."""
+        self._runtime.put(Counts(self.state.ledger, self._link.counters()))
+        self._runtime.put(ControlEnded())
         self._runtime.flush()
-        deadline = self._now() + FAREWELL
+        deadline = self._now() + JOURNAL_WAIT
         while self._connected and self._belt.unwritten() and self._now() < deadline:
             self._runtime.flush()
-            self._runtime.wait(0.05)
-            self._heard()
+            self._runtime.wait(MESSAGE_WAIT)
+            self._from_processes()
             self._tape.flush()
 
     def _status(self) -> LineStatus:
@@ -180,7 +206,7 @@ class LineControl:
             return LineStatus.FAULT
         if not self.state.accepting:
             return LineStatus.OFFLINE
-        return LineStatus.DEGRADED if self._faults or not self._welcome.realtime else LineStatus.READY
+        return LineStatus.DEGRADED if self._faults or not self._realtime else LineStatus.READY
 
     def _act(self, actions: list[Action]) -> None:
         for action in actions:
@@ -189,9 +215,10 @@ class LineControl:
             elif isinstance(action, Order):
                 self._link.pulse(action.part, action.due, self._pulse_ms, action.count)
             elif isinstance(action, (Ended, Expose, Challenged)):
-                self._runtime.tell(action, hurry=not isinstance(action, Ended))  # the journal may wait for a heartbeat
+                # the journal can wait for the next heartbeat
+                self._runtime.put(action, urgent=not isinstance(action, Ended))
             elif isinstance(action, Alarm):
-                self._runtime.tell(Told(action.text))
+                self._runtime.put(OperatorMessage(action.text))
                 if action.code and action.code not in self._faults:
                     self._faults.add(action.code)
                     self._link.fault(action.code)

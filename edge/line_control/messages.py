@@ -1,6 +1,8 @@
-"""Messages between line control and the runtime: pickled lists of them, in packets of a SEQPACKET socket in a folder of the user's own.
+"""Messages between line control and the runtime: pickled lists in packets of a SEQPACKET socket.
 
-The end of the file means that the other side died: the kernel says so at once, which no time-out does.
+The socket lies in a folder that only its user can open, so nobody else can send a pickle.
+
+A side that dies closes its socket, which the other side sees at once; no timeout would be as fast.
 """
 
 from __future__ import annotations
@@ -16,136 +18,148 @@ from edge.line_control.parts import Ledger
 from edge.part.events import Alarm, Challenge, Clear, FaultOver, PartVerdict, RuntimeReady, Stop
 from edge.part.verdict import Cause, Verdict
 
-LONGEST = 65_536  # bytes of a packet
-TOGETHER = 50  # messages in a packet, at most
-WAITING = 20_000  # messages kept for a side that does not read; then it counts as dead
+MAX_PACKET = 65_536  # bytes
+MAX_PER_PACKET = 50  # messages
+MAX_WAITING = 20_000  # messages kept for a side that does not read; with more it is taken for dead
 
 
 @dataclass(frozen=True)
-class Welcome:
-    """Line control's first message. realtime: whether it has the priority that it needs."""
+class Hello:
+    """Line control's first message to a runtime.
 
-    session: str
+    realtime: whether it got its real-time priority and its locked memory.
+    """
+
+    run_id: str
     realtime: bool
     why_not: str = ""
 
 
 @dataclass(frozen=True)
-class Written:
-    """The journal has these outcomes."""
+class JournalWritten:
+    """The runtime has written the outcomes of these triggers into the journal."""
 
     triggers: list[int]
 
 
 @dataclass(frozen=True)
-class Told:
+class OperatorMessage:
     """Text for the operator."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class State:
-    """The counts of the ledger and of the wire so far."""
+class Counts:
+    """The ledger, and the PLC link's counters, so far."""
 
     ledger: Ledger
     wire: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Done:
-    """Line control has ended, as it should."""
+class ControlEnded:
+    """Line control's last message, when it has ended normally."""
 
 
-class Heard(str, Enum):
-    """What line control hears besides the runtime's messages."""
+class ProcessEvent(str, Enum):
+    """What happens to the processes around line control. The values are part of the format of recorded sessions."""
 
-    STOP = "stop"  # a signal asks to stop
-    CONNECTED = "connected"  # a runtime; the one before it is gone
+    STOP = "stop"  # a signal asks line control to stop
+    CONNECTED = "connected"  # a runtime has connected; the one before it is gone
     CLOSED = "closed"  # the runtime is gone
     ORPHANED = "orphaned"  # the supervisor is gone
 
 
-FROM_RUNTIME = {kind.__name__: kind for kind in (Written, RuntimeReady, PartVerdict, Alarm, FaultOver, Clear, Challenge, Stop)}
-ENUMS = {"verdict": Verdict, "cause": Cause}
+# The runtime's messages by their names in recorded sessions. A class may be renamed; these names may not change, and
+# neither may the names of the classes' fields.
+RECORDED_NAMES: dict[str, type] = {
+    "Written": JournalWritten, "RuntimeReady": RuntimeReady, "PartVerdict": PartVerdict, "Alarm": Alarm,
+    "FaultOver": FaultOver, "Clear": Clear, "Challenge": Challenge, "Stop": Stop}
+NAME_OF = {kind: name for name, kind in RECORDED_NAMES.items()}
+ENUMS = {"verdict": Verdict, "cause": Cause}  # fields that hold a member of an enum
 
 
-def encode(heard: list[Any]) -> list[Any]:
-    """What line control heard, as JSON knows it."""
-    return [item.value if isinstance(item, Heard) else [type(item).__name__, vars(item)] for item in heard]
+def encode(received: list[Any]) -> list[Any]:
+    """Messages of the runtime and `ProcessEvent`, as a recorded session has them: JSON values."""
+    return [item.value if isinstance(item, ProcessEvent) else [NAME_OF[type(item)], vars(item)] for item in received]
 
 
-def decode(data: list[Any]) -> list[Any]:
-    """The same back."""
-    return [Heard(item) if isinstance(item, str) else FROM_RUNTIME[item[0]](**{
-        name: ENUMS[name](value) if name in ENUMS and value is not None else value for name, value in item[1].items()}) for item in data]
+def decode(recorded: list[Any]) -> list[Any]:
+    """What `encode` was given. Raises KeyError, ValueError or TypeError for anything else."""
+    return [ProcessEvent(item) if isinstance(item, str) else RECORDED_NAMES[item[0]](**{
+        name: ENUMS[name](value) if name in ENUMS and value is not None else value for name, value in item[1].items()})
+        for item in recorded]
 
 
 class Channel:
-    """One end. ``send`` and ``receive`` never wait."""
+    """One end of the connection. No method waits."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
         self._socket = connection
         self._waiting: deque[Any] = deque()
-        self._packet, self._packed = b"", 0  # the next packet, and how many of those that wait are in it
-        self._deaf = False  # the other side reads nothing any more; what it said before is still to be read
-        self.closed = False
-        self.hurried = False  # whether something waits that is in a hurry
+        self._packet, self._packed = b"", 0  # the next packet, and how many of the waiting messages it holds
+        self._gave_up = False  # the other side does not read any more; what it sent before can still be received
+        self.closed = False  # the other side has closed, and everything it sent was received
+        self.urgent = False  # whether an urgent message waits
 
     def fileno(self) -> int:
-        """For select."""
+        """The descriptor, for select."""
         return self._socket.fileno()
 
     def send(self, message: Any) -> None:
-        """Send, or keep it until the other side reads; `flush` goes on with that. A message to a side that is gone is dropped."""
+        """Send a message; `flush` retries what the other side has no room for.
+
+        A message to a side that is gone is dropped.
+        """
         self.put(message)
         self.flush()
 
-    def put(self, message: Any, hurry: bool = True) -> None:
-        """Have a message sent by the next `flush`, together with others: each packet wakes the other side.
+    def put(self, message: Any, urgent: bool = True) -> None:
+        """Leave a message for the next `flush`. It sends several in one packet, since each packet wakes the other side.
 
-        hurry: False for one that may wait longer, see ``hurried``.
+        urgent: False for a message that may wait for a later flush; it does not set ``urgent``.
         """
         self._waiting.append(message)
-        self.hurried |= hurry
+        self.urgent |= urgent
 
     def _pack(self) -> None:
-        number = min(TOGETHER, len(self._waiting))
+        number = min(MAX_PER_PACKET, len(self._waiting))
         while not self._packed:
             packet = pickle.dumps([self._waiting[index] for index in range(number)], pickle.HIGHEST_PROTOCOL)
-            if number == 1 or len(packet) <= LONGEST:
+            if number == 1 or len(packet) <= MAX_PACKET:
                 self._packet, self._packed = packet, number
             number //= 2
 
     def flush(self) -> None:
-        """Send what waits as far as the other side takes it; it keeps the rest for the next time."""
-        self.hurried = False
-        while self._waiting and not self._deaf:
+        """Send the waiting messages as far as the other side has room, and keep the rest."""
+        self.urgent = False
+        while self._waiting and not self._gave_up:
             self._pack()
             try:
                 self._socket.send(self._packet)
             except BlockingIOError:
-                self._deaf = len(self._waiting) > WAITING
+                self._gave_up = len(self._waiting) > MAX_WAITING
                 break
             except OSError:
-                self._deaf = True
+                self._gave_up = True
                 break
             for _ in range(self._packed):
                 self._waiting.popleft()
             self._packed = 0
-        if self._deaf:
+        if self._gave_up:
             self._waiting.clear()
 
     def receive(self, most: int = 1000) -> list[Any]:
-        """What has come in, not much more than ``most``; sets ``closed`` at the end of the file."""
+        """The messages that have arrived, about ``most`` of them. Sets ``closed`` when the other side has closed."""
         messages: list[Any] = []
         while not self.closed and len(messages) < most:
             try:
-                data = self._socket.recv(LONGEST)
+                data = self._socket.recv(MAX_PACKET)
             except BlockingIOError:
                 break
-            except ConnectionResetError:  # it went with messages unread; what it sent comes next
+            except ConnectionResetError:  # the other side closed without reading everything; what it sent comes next
                 continue
             except OSError:
                 data = b""
@@ -156,6 +170,6 @@ class Channel:
         return messages
 
     def close(self) -> None:
-        """Close; the other side sees the end of the file."""
-        self.closed = self._deaf = True
+        """Close this end; the other side sees that."""
+        self.closed = self._gave_up = True
         self._socket.close()

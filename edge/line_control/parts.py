@@ -1,4 +1,7 @@
-"""What line control keeps: a line's timing, the parts on its belt, and the counts. Times in seconds of one monotonic clock."""
+"""What line control keeps: the line's timing, the parts on its belt, and the ledger.
+
+Times are seconds of one monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -7,31 +10,36 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from edge.part.faults import FaultCode
 from edge.part.verdict import Cause, Verdict
 
 UNLIMITED = 1 << 30
-FAULT_LATE, FAULT_REJECTS, FAULT_UNCONFIRMED, FAULT_CHALLENGE = 3, 5, 6, 7  # codes on the PLC link
-STOPPING = {"late": FAULT_LATE, "rejects": FAULT_REJECTS, "unconfirmed": FAULT_UNCONFIRMED, "challenge": FAULT_CHALLENGE}
+STOPPING = {  # the names that `stop_on` in the line file uses
+    "late": FaultCode.LATE, "rejects": FaultCode.REJECTS, "unconfirmed": FaultCode.UNCONFIRMED,
+    "challenge": FaultCode.CHALLENGE}
 
 
 @dataclass(frozen=True)
 class BeltTiming:
-    """Times in seconds: camera to ejector, how long before it a REJECT is sent, and how long after it a confirmation may come."""
+    """The belt's times in seconds, and when line control reports a fault: [belt] of the line file."""
 
-    travel: float
-    lead: float
-    confirm: float = 0.3
+    travel: float  # from camera to ejector
+    lead: float  # a REJECT is sent so long before the part reaches the ejector
+    confirm: float = 0.3  # a confirmation may come so long after that
     eject_uninspected: bool = True
-    counts: int | None = None  # camera to ejector by the encoder; then ``travel`` holds at the highest speed alone
-    fastest: float = 1e6  # counts a second that the belt cannot go beyond
-    late_in_a_row: int = 3  # late verdicts that make a fault
-    rejects_in_a_row: int = 0  # parts ejected one after the other that make a fault; 0: never
+    counts: int | None = None  # encoder counts from camera to ejector; ``travel`` is then the time at the highest speed
+    fastest: float = 1e6  # counts/s that the belt cannot exceed
+    late_in_a_row: int = 3  # so many late verdicts in a row are a fault
+    rejects_in_a_row: int = 0  # so many rejected parts in a row are a fault; 0: never
     stop_on: tuple[str, ...] = ()  # faults that stop the line until a person clears them: keys of STOPPING
 
 
 @dataclass
 class Ledger:
-    """The counts of a line; ``triggers == passed + rejected + uninspected + open parts`` at every moment."""
+    """The counts of one run of the line.
+
+    At every moment ``triggers == passed + rejected + uninspected + open parts``.
+    """
 
     triggers: int = 0
     passed: int = 0
@@ -48,34 +56,39 @@ class Ledger:
     encoder_glitches: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """The counts as a dictionary of its own."""
+        """A copy as a dictionary."""
         return {**vars(self), "causes": dict(self.causes)}
 
 
 COUNTS = [field.name for field in fields(Ledger) if field.name != "causes"]
-counts_of = attrgetter(*COUNTS)  # those of ``causes`` change with ``uninspected`` alone
+counts_of = attrgetter(*COUNTS)  # enough to see a change: ``causes`` changes only together with ``uninspected``
 
 
 @dataclass(eq=False, slots=True)
 class BeltPart:
-    """A part on the belt. Times in seconds of the line's clock."""
+    """A part on the belt. Times are seconds of the line's clock."""
 
-    id: int
-    trigger: int
-    encoder: int | None
-    triggered: float
-    due: float
+    id: int  # given by the PLC; may come again
+    trigger: int  # the line's own count, from 1
+    encoder: int | None  # the belt's count at the trigger
+    triggered: float  # when it was before the camera
+    due: float  # when it reaches the ejector
     verdict: Verdict | None = None
     cause: Cause | None = None
     score: float | None = None
     ended: bool = False
     ended_at: float = 0.0
     to_eject: bool = False
-    ordered: bool = False
-    held: bool = False
-    confirmed: bool = False
-    arrived: bool = False  # by the encoder: it stood before the ejector at ``due``
+    ordered: bool = False  # the PLC was sent the REJECT
+    held: bool = False  # where it is is not known: the PLC ejects it by the fail-safe rule, and no REJECT is sent
+    confirmed: bool = False  # it was seen to leave at the ejector
+    arrived: bool = False  # the encoder showed that it reached the ejector, at ``due``
     gone: bool = False  # it has left the belt
-    target: int | None = None  # the encoder's count at which it stands before the ejector
-    challenge: bool = False  # known to be bad
-    restored: bool = False  # known from a line control that died
+    target: int | None = None  # the encoder count at which it reaches the ejector
+    challenge: bool = False  # a challenge part: known to be bad
+    restored: bool = False  # read from the belt file of a line control that died
+
+    @property
+    def awaits_ejection(self) -> bool:
+        """Whether a REJECT has still to be sent for it."""
+        return self.to_eject and not self.ordered and not self.held

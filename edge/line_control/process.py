@@ -1,83 +1,61 @@
-"""The process of line control. A busy interpreter makes timers late, so it has an interpreter, a scheduling class and memory of its own.
+"""The process of line control. It has an interpreter of its own, because a busy interpreter makes timers late.
 
-Started by `edge.run.supervisor`, with its task as JSON: python -m edge.line_control.process TASK
+`edge.run.supervisor` starts it with a `ControlJob` as JSON: python -m edge.line_control.process JOB
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import json
-import os
-import resource
 import signal
 import socket
 import sys
 import threading
-from pathlib import Path
+import time
+from collections.abc import Callable
 
 from edge.base.errors import LinesideError, LinkError
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
-from edge.line_control.messages import Welcome
-from edge.line_control.parts import BeltTiming
-from edge.line_control.runtime_side import RuntimeSide
+from edge.line_control.job import ControlJob
+from edge.line_control.messages import Hello
+from edge.line_control.realtime import become_realtime
+from edge.line_control.runtime_connection import RuntimeConnection
 from edge.line_control.state import LineState
 from edge.plc.kinds import make_link
 from edge.plc.tape import LiveTape, RecordingTape
 
-PRIORITY = 50  # SCHED_FIFO
-LAST = 2.0  # s that the end of a recording has to be handed over in
-MCL_CURRENT, MCL_FUTURE = 1, 2
-PR_SET_NAME, PR_SET_TIMERSLACK = 15, 29
+TAPE_WAIT = 2.0  # s for handing over the end of a recording
 
 
-def become_realtime() -> str:
-    """Take a fixed priority, lock the memory, and stop the collector. Returns what could not be had, or nothing."""
-    library = ctypes.CDLL(None, use_errno=True)
-    library.prctl(PR_SET_NAME, b"lineside-ctl", 0, 0, 0)
-    library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # ns
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    missing = []
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except OSError as error:
-        missing.append(f"no real-time priority ({error.strerror})")
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY and os.geteuid() != 0:
-        missing.append("no right to lock its memory")  # with a limit, a lock of what comes later makes allocations fail
-    elif library.mlockall(MCL_CURRENT | MCL_FUTURE) != 0:
-        missing.append(f"its memory is not locked ({os.strerror(ctypes.get_errno())})")
-    return " and ".join(missing)
+def main(job_json: str, wall_clock: Callable[[], float] = time.time) -> int:
+    """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code.
 
-
-def main() -> int:
-    """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
-    asked = threading.Event()
+    job_json: a `ControlJob`. wall_clock: s since 1970; a simulation hands in its own.
+    """
+    stop_asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked.set())
-    task = json.loads(sys.argv[1])
-    tape = LiveTape() if task.get("tape") is None else RecordingTape(task["tape"])
+        signal.signal(number, lambda *_: stop_asked.set())
+    job = ControlJob.from_json(job_json)
+    tape = LiveTape() if job.tape is None else RecordingTape(job.tape)
     if isinstance(tape, RecordingTape):
-        tape.take("begin", lambda: {name: task[name] for name in ("plc", "timing", "parts", "pulse_ms", "session", "again")})
-    link = make_link(task["link"], {key: value for key, value in task["plc"].items() if key != "kind"}, tape)
+        tape.take("begin", job.tape_entry)
+    link = make_link(job.link, job.options, tape)
     try:
-        if task["again"]:
-            with contextlib.suppress(LinkError):  # it is opened again and again
+        if job.restarted:
+            with contextlib.suppress(LinkError):  # line control keeps trying to open it
                 link.open()
         else:
             link.open()
-        belt = BeltFile(Path(task["belt_file"]), task["session"])
+        belt = BeltFile(job.belt_file, job.run_id, wall_clock)
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
         return error.exit_code
     why_not = tape.take("why_not", become_realtime)
-    state = LineState(BeltTiming(**task["timing"]), task["parts"], session=task["session"], running=False)
-    welcome = Welcome(task["session"], not why_not, why_not)
-    runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], asked, welcome)
-    control = LineControl(link, state, belt, runtime, pulse_ms=task["pulse_ms"], welcome=welcome, tape=tape)
+    state = LineState(job.timing, job.parts, run_id=job.run_id, running=False)
+    hello = Hello(job.run_id, not why_not, why_not)
+    runtime = RuntimeConnection(socket.socket(fileno=job.listener), job.supervisor, stop_asked, hello)
+    control = LineControl(link, state, belt, runtime, pulse_ms=job.pulse_ms, realtime=hello.realtime, tape=tape)
     try:
         control.run()
         tape.take("ledger", state.ledger.as_json)
@@ -87,11 +65,11 @@ def main() -> int:
         raise
     finally:
         if isinstance(tape, RecordingTape):
-            tape.finish(LAST)
+            tape.finish(TAPE_WAIT)
     ledger = state.ledger.as_json()
     print(json.dumps(ledger))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

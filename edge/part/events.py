@@ -1,4 +1,7 @@
-"""What line control takes in (events) and what it wants done (actions). Times are seconds of one monotonic clock."""
+"""The inputs (events) and outputs (actions) of line control's state machine.
+
+Times are seconds of one monotonic clock.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from edge.part.verdict import Cause, Verdict
 
 @dataclass(frozen=True)
 class Trigger:
-    """The PLC says that a part stands in front of the camera, or stood there ``age`` seconds ago."""
+    """A part is before the camera, or was there ``age`` seconds ago."""
 
     part: int
     encoder: int | None = None
@@ -18,14 +21,14 @@ class Trigger:
 
 @dataclass(frozen=True)
 class TriggerRefused:
-    """A trigger came while the line did not accept parts; the PLC was told so."""
+    """A trigger came while the line did not accept parts. The PLC was told so."""
 
     part: int
 
 
 @dataclass(frozen=True)
 class PartVerdict:
-    """What the runtime found. ``trigger`` is the count that Expose gave: a part id may come again, a trigger's count does not."""
+    """The runtime's verdict. trigger: as in `Expose`; a part id may come again, a trigger's count does not."""
 
     part: int
     verdict: Verdict
@@ -43,7 +46,7 @@ class VerdictDelivered:
 
 @dataclass(frozen=True)
 class OrderFailed:
-    """The PLC refused to eject a part, or never acknowledged the command."""
+    """The PLC refused the command to eject a part, or never acknowledged it."""
 
     part: int
     reason: str
@@ -51,21 +54,21 @@ class OrderFailed:
 
 @dataclass(frozen=True)
 class Confirm:
-    """The PLC saw a part leave at the ejector."""
+    """The PLC's sensor saw a part leave at the ejector."""
 
     part: int
 
 
 @dataclass(frozen=True)
 class LinkLost:
-    """The port is gone, or the PLC's heartbeat."""
+    """The port or the PLC's heartbeat is gone."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class LinkBack:
-    """The PLC is heard (again)."""
+    """The PLC's heartbeat is there (again)."""
 
 
 @dataclass(frozen=True)
@@ -78,27 +81,28 @@ class Encoder:
 
 @dataclass(frozen=True)
 class BeltStopped:
-    """The PLC says that the belt stands."""
+    """The belt has stopped."""
 
 
 @dataclass(frozen=True)
 class RuntimeReady:
-    """What inspects is ready: triggers are taken from now on."""
+    """The runtime is ready: triggers are accepted from now on."""
 
 
 @dataclass(frozen=True)
 class RuntimeLost:
-    """What inspects is gone: no verdict comes for the parts on the belt."""
+    """The runtime is gone: no verdict will come for the parts on the belt."""
 
 
 @dataclass(frozen=True)
 class Clear:
-    """A person has seen to the faults that stopped the line."""
+    """A person has dealt with the faults that stopped the line."""
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """The next part is known to be bad: let the line prove that it is rejected, ejected, and seen to leave."""
+    """The next part is a challenge part, known to be bad: the line must prove that it rejects, ejects and confirms it.
+    """
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,15 @@ class Stop:
 
 
 Event = (
-    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Encoder | BeltStopped
+    Trigger | TriggerRefused | PartVerdict | VerdictDelivered | OrderFailed | Confirm | LinkLost | LinkBack | Encoder
+    | BeltStopped
     | RuntimeReady | RuntimeLost | Clear | Challenge | Tick | Stop
 )
 
 
 @dataclass(frozen=True)
 class Expose:
-    """Take a frame of this part, which stood before the camera at ``at``. ``trigger`` counts the line's triggers from 1."""
+    """Take a frame of this part, which was before the camera at ``at``. trigger: the line's own count, from 1."""
 
     part: int
     encoder: int | None
@@ -129,7 +134,7 @@ class Expose:
 
 @dataclass(frozen=True)
 class Report:
-    """Tell the PLC the verdict. ``eject``: whether an uninspected part is ejected."""
+    """Send a verdict to the PLC. eject: whether an uninspected part is to be ejected."""
 
     part: int
     verdict: Verdict
@@ -140,7 +145,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Order:
-    """Have a part ejected at ``due``, or where ``count`` is given when the encoder shows that."""
+    """Make the PLC eject a part at ``due``, or when the encoder shows ``count``, if that is given."""
 
     part: int
     due: float
@@ -149,7 +154,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ended:
-    """The one outcome of a part. ``session`` and ``trigger`` together are unique."""
+    """The one outcome of a part. ``run_id`` and ``trigger`` together are unique."""
 
     part: int
     verdict: Verdict
@@ -159,13 +164,12 @@ class Ended:
     triggered: float
     ended: float
     trigger: int = 0
-    session: str = ""
-    info: object = None
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Something a person has to look at. ``code`` is a fault code of the PLC link, 0 for none."""
+    """A message for the operator. code: a `FaultCode`, or 0 if it is not a fault."""
 
     code: int
     text: str
@@ -173,7 +177,7 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Challenged:
-    """What came of a challenge."""
+    """The result of a challenge."""
 
     part: int
     passed: bool
@@ -182,7 +186,7 @@ class Challenged:
 
 @dataclass(frozen=True)
 class FaultOver:
-    """A fault that an Alarm told has passed."""
+    """A fault is over."""
 
     code: int
 

@@ -1,4 +1,7 @@
-"""What can become of a part. By itself, since line control needs no more of the rule, and no package for it."""
+"""The possible outcomes of a part.
+
+A module of its own, so that line control loads nothing else of the decision rule.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ class Verdict(str, Enum):
 
 
 class Cause(str, Enum):
-    """Why a part is UNINSPECTED. Their order is that of their codes on the PLC links: new ones go last."""
+    """Why a part is UNINSPECTED. Their order is that of their codes on the PLC links, so add new ones at the end."""
 
     LATE = "late"  # no verdict by the deadline
-    NO_FRAME = "no-frame"  # the camera delivered none, as from a folder that ran dry
+    NO_FRAME = "no-frame"  # the camera delivered none; for example, a folder has no more images
     CAMERA = "camera"  # the camera failed
     IMAGE = "image"  # a frame that cannot be read or does not fit the model
     ENGINE = "engine"  # the inference failed
-    LINK = "link"  # the verdict could not be told to the PLC in time
-    UNMATCHED = "unmatched"  # not certain which frame belongs to the part
+    LINK = "link"  # the PLC did not acknowledge the verdict in time
+    UNMATCHED = "unmatched"  # it is not certain which frame belongs to the part
     STOPPED = "stopped"  # the line was stopped
-    RESTART = "restart"  # a process of the line died, and was started again
-    CHALLENGE = "challenge"  # a part known to be bad, which the line was to prove itself on, was not rejected
-    INCOMPLETE = "incomplete"  # parts of the frame, or all of it, were lost on the way from the camera
+    RESTART = "restart"  # a process of the line died and was restarted
+    CHALLENGE = "challenge"  # a challenge part, known to be bad, was not rejected
+    INCOMPLETE = "incomplete"  # data of the frame was lost on the way from the camera

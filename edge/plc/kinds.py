@@ -1,12 +1,16 @@
-"""The kinds of PLC link. A new one is a file with its section class and its link, and one line here."""
+"""The kinds of PLC link. A new kind is a file with its section class and its link, and one line in LINKS."""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edge.plc.link import PlcLink
 from edge.plc.tape import LiveTape, Tape
+
+if TYPE_CHECKING:
+    from edge.base.finding import Finding
 
 LINKS = {
     "frames": "edge.plc.frames.section:FramesSection",
@@ -16,7 +20,17 @@ LINKS = {
 
 
 def make_link(link: str, options: dict[str, Any], tape: Tape | None = None) -> PlcLink:
-    """The link of a section, not opened yet. link, options: see `PlcSection`. tape: everything that the link takes in goes through it."""
+    """A link, not open yet.
+
+    link, options: see `PlcSection`. tape: everything that comes in from outside goes through it.
+    """
     module, _, name = link.partition(":")
     made: PlcLink = getattr(import_module(module), name)(**options, tape=tape or LiveTape())
     return made
+
+
+def doctor(root: Path = Path("/")) -> list[Finding]:
+    """The findings of all kinds, each once. ``root``: of the machine's file system."""
+    from edge.base.kinds import load_kind  # loads pydantic, which line control must not
+
+    return [*dict.fromkeys(finding for kind in LINKS for finding in load_kind(LINKS, kind).doctor(root))]

@@ -1,8 +1,8 @@
 """What every kind of PLC link declares: its section of the line file, its class, and how long its wire takes.
 
-A kind is a class derived from `PlcSection`, and one line in `edge.plc.kinds.LINKS`. Line control locks its memory and has to be back soon
-after it was killed, so it imports the link's class alone: a link's module imports neither pydantic nor this one. Where that does not matter,
-section and link may share a file.
+A kind is a class derived from `PlcSection` and one line in `edge.plc.kinds.LINKS`. Line control, which locks its memory
+and must restart quickly, imports only the link's class. So keep the link in a module of its own, which imports neither
+pydantic nor this module. Where memory and restart time do not matter, section and link may share a file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 from edge.base.finding import Finding
 from edge.base.settings import Settings
 
-BITS = 10  # of a byte on a serial port without parity
-
 
 class WireTimes(NamedTuple):
-    """Times on the wire in ms, worked out and not measured."""
+    """Times on the wire in ms, calculated, not measured."""
 
     trigger_and_verdict: float  # for a trigger to come in and its verdict to go out
     repeated_reject: float  # for a REJECT that is lost once, its repetition, and the acknowledgement
@@ -28,8 +26,9 @@ class WireTimes(NamedTuple):
 class PlcSection(Settings):
     """[plc]: what all kinds have. A kind adds ``kind: Literal["its-name"]``, its own keys, and `wire_times`."""
 
-    link: ClassVar[str]  # "module:Class" of the `PlcLink`; it takes the keys below but ``kind`` as arguments, and ``tape``
-    has_encoder: ClassVar[bool] = True  # whether the PLC can tell the belt's encoder count
+    # "module:Class" of the `PlcLink`. Its arguments are the keys below except ``kind``, and ``tape``
+    link: ClassVar[str]
+    has_encoder: ClassVar[bool] = True  # whether the PLC can send the belt's encoder count
     kind: str
     port: str
 
@@ -38,10 +37,10 @@ class PlcSection(Settings):
         """How long this link's wire takes."""
 
     def options(self, folder: Path) -> dict[str, Any]:
-        """What the link's class takes, as JSON knows it. ``folder``: what a relative port starts from."""
+        """The arguments of the link's class, as JSON values. ``folder``: where a relative port starts."""
         return {**self.model_dump(exclude={"kind"}), "port": str(folder / self.port)}
 
     @classmethod
     def doctor(cls, root: Path = Path("/")) -> Iterable[Finding]:
-        """What this machine has and lacks for this kind. ``root``: of its file system."""
+        """What this kind needs, and whether this machine has it. ``root``: of the machine's file system."""
         return ()

@@ -1,8 +1,8 @@
-"""What line control takes in from outside, written down, so that it can be played again and has to do the same once more.
+"""Records everything that line control takes in from outside, so that a replay must do the same again.
 
-Line control and its links are a function of what they take in: the moments of the clock, the bytes of the port, what the runtime says, and
-random numbers. Each of these goes through a `Tape`. `LiveTape` lets it through, `RecordingTape` also writes it down, as lines of text, and
-`ReplayTape` gives what was written and asks nothing outside.
+What line control and its link do depends only on their inputs: the clock, the bytes of the port, the runtime's
+messages, and random numbers. Each input goes through a `Tape`. `LiveTape` passes it on, `RecordingTape` also writes it
+down as a line of text, and `ReplayTape` returns what was written down without asking anything outside.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ import serial
 from edge.plc.common import PORT_ERRORS
 
 Value = TypeVar("Value")
-KEPT = 64 << 20  # bytes of the tape that wait for who writes it to the disk; then the tape ends
-PIPE = 1 << 20  # bytes
+MAX_WAITING = 64 << 20  # bytes that wait for the process that writes them to the disk; with more, the recording ends
+PIPE_SIZE = 1 << 20  # bytes
 F_SETPIPE_SZ = 1031
-RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException, serial.PortNotOpenError, BlockingIOError,
+RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException,
+                                           serial.PortNotOpenError, BlockingIOError,
                                            ValueError, TypeError)}
 
 
 class Tape(Protocol):
-    """What comes in from outside comes through here."""
+    """Every input from outside goes through here."""
 
-    live: bool  # False where nothing outside is to be asked
+    live: bool  # False in a replay: nothing outside may be asked
     now: Callable[[], float]  # s of time.monotonic
 
-    def take(self, name: str, produce: Callable[[], Value], encode: Callable[[Value], Any] = ..., decode: Callable[[Any], Value] = ...
+    def take(self, name: str, produce: Callable[[], Value], encode: Callable[[Value], Any] = ...,
+             decode: Callable[[Any], Value] = ...
              ) -> Value:
-        """What ``produce`` gives or raises. encode, decode: between that and what JSON knows."""
+        """What ``produce`` returns or raises. encode, decode: convert that to JSON values and back."""
 
     def sent(self, data: bytes | str) -> None:
-        """This goes out on the wire now."""
+        """Note what goes out on the wire now."""
 
     def spin(self, until: float) -> None:
-        """Look at the clock until it shows ``until``."""
+        """Busy-wait until the clock shows ``until``."""
 
     def flush(self) -> None:
-        """Hand over what was written down; never waits."""
+        """Hand over what was recorded. Never waits."""
 
 
 class LiveTape:
-    """Writes nothing down."""
+    """Records nothing."""
 
     live = True
 
@@ -71,17 +73,17 @@ class LiveTape:
 
 
 class RecordingTape(LiveTape):
-    """Writes to a pipe, whose other end is read by a process that may wait for its disk."""
+    """Writes to a pipe. The process at its other end may wait for its disk; this one never does."""
 
     def __init__(self, descriptor: int) -> None:
-        """descriptor: the end of the pipe."""
+        """descriptor: of the pipe's writing end."""
         os.set_blocking(descriptor, False)
-        with contextlib.suppress(OSError):  # a smaller one does too
-            fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE)
+        with contextlib.suppress(OSError):  # a smaller one works too
+            fcntl.fcntl(descriptor, F_SETPIPE_SZ, PIPE_SIZE)
         self.now = self._now
         self._descriptor = descriptor
         self._lines: list[str] = []
-        self._waiting = bytearray(b"\n")  # the last line of a run that was killed may be cut off
+        self._waiting = bytearray(b"\n")  # ends a line that a killed process left incomplete
         self._ended = False
 
     def _now(self) -> float:
@@ -113,12 +115,12 @@ class RecordingTape(LiveTape):
             while self._waiting:
                 del self._waiting[:os.write(self._descriptor, self._waiting)]
         except BlockingIOError:
-            self._ended = len(self._waiting) > KEPT
-        except OSError:  # nobody reads it any more
+            self._ended = len(self._waiting) > MAX_WAITING
+        except OSError:  # nobody reads the pipe any more
             self._ended = True
 
     def finish(self, seconds: float) -> None:
-        """Hand over the rest, for so long at most."""
+        """Hand over the rest, for at most so many seconds."""
         deadline = time.monotonic() + seconds
         self.flush()
         while self._waiting and not self._ended and time.monotonic() < deadline:
@@ -132,25 +134,26 @@ def _raised(name: str, text: str) -> BaseException:
 
 
 class TapeEndedError(Exception):
-    """Nothing more was written down."""
+    """The tape has no further entry."""
 
 
 class DivergedError(Exception):
-    """What is played again does something else than what was recorded."""
+    """The replay does something else than the recorded run."""
 
 
 class ReplayTape:
-    """Gives what was written down, in its order. Once that cannot be, it cannot again: ``stopped`` says why."""
+    """Returns the recorded inputs in their order, until the replay differs or the tape ends: ``stopped`` says which."""
 
     live = False
 
     def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
-        """lines: numbered, as they were written, of one run of line control."""
+        """lines: (line number, text) of one run of line control."""
         self.now = self._now
-        self.bytes = 0  # that went out as they had
-        self.stopped: TapeEndedError | DivergedError | None = None  # asyncio keeps what is raised to itself
+        self.bytes = 0  # sent, the same as recorded
+        self.stopped: TapeEndedError | DivergedError | None = None  # kept here, since asyncio swallows what is raised
         self._lines = lines
-        self.swap: Callable[[str, Any], Any] = lambda name, value: value  # what another bundle says in place of the recorded one
+        # puts another bundle's verdicts in place of the recorded ones
+        self.swap: Callable[[str, Any], Any] = lambda name, value: value
 
     def _next(self) -> tuple[int, str]:
         if self.stopped is not None:

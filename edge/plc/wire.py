@@ -1,4 +1,7 @@
-"""The `frames` protocol without a port: bytes to frames, sequence numbers, acknowledgements. See docs/plc-frames.md."""
+"""The `frames` protocol without a port: messages, sequence numbers, acknowledgements. docs/plc-frames.md describes it.
+
+The page calls a message *frame* and the number of a sender's connection *session*; here a frame is a camera's image.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+VERSION = 1  # of the protocol; see `Message.version`
 SYNC = b"LS"
 LENGTH = 24
 BODY = struct.Struct(">2sBBHHIiI")
 CRC = struct.Struct(">I")
 RETRY_AFTER = 0.020  # s
 TRIES = 11  # the first sending and 10 repetitions
-WINDOW = 32  # commands under way
-REMEMBERED = 128  # sequence numbers
+WINDOW = 32  # commands sent and not acknowledged yet
+REMEMBERED = 128  # sequence numbers of the PLC's last commands
 
 
 class Type(IntEnum):
-    """Frame types; those below 0x80 come from the PLC."""
+    """Types of messages. Those below 0x80 come from the PLC."""
 
     PLC_HEARTBEAT = 0x01
     TRIGGER = 0x02
@@ -35,7 +39,7 @@ class Type(IntEnum):
 
 
 class Ack(IntEnum):
-    """What became of a command."""
+    """The answer to a command."""
 
     DONE = 0
     NOT_READY = 1
@@ -47,40 +51,49 @@ class Ack(IntEnum):
 PLC_CODES: dict[int, int] = {Type.PLC_HEARTBEAT: 3, Type.TRIGGER: 1, Type.CONFIRM: 0, Type.PLC_ACK: 3, Type.CLEAR: 0}
 
 
-class Frame(NamedTuple):
-    """One frame of 24 bytes. part: unsigned 32 bit; value: signed 32 bit; time: unsigned 32 bit, ms of the PLC's clock."""
+class Message(NamedTuple):
+    """One message of 24 bytes. part: unsigned 32 bit; value: signed 32 bit; time: unsigned 32 bit, ms of the PLC's
+    clock.
+
+    connection: the sender's number for its open port, `session` in docs/plc-frames.md.
+    """
 
     type: int
     code: int
-    session: int
+    connection: int
     sequence: int
     part: int = 0
     value: int = 0
     time: int = 0
 
     def encode(self) -> bytes:
-        """The frame's 24 bytes."""
+        """The 24 bytes."""
         body = BODY.pack(SYNC, *self)
         return body + CRC.pack(zlib.crc32(body))
 
-
     @staticmethod
-    def decode(data: bytes) -> Frame:
-        """The frame of 24 bytes that are known to be one."""
-        return Frame(*BODY.unpack(data[:BODY.size])[1:])
+    def decode(data: bytes) -> Message:
+        """The message in 24 bytes whose checksum was already checked."""
+        return Message(*BODY.unpack(data[:BODY.size])[1:])
+
+    @property
+    def version(self) -> int:
+        """The version of the protocol that the sender of a heartbeat speaks: its `part`, where 0 stands for version 1.
+        """
+        return self.part or 1
 
 
 class Decoder:
-    """Bytes from the PLC to frames. Garbage is dropped byte by byte, and no good frame behind it is lost."""
+    """Turns the PLC's bytes into messages. Drops garbage byte by byte, so that no good message behind it is lost."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()  # garbage_bytes, crc_errors, unknown_frames
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that are complete with ``data``."""
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that ``data`` completes."""
         self._buffer += data
-        frames = []
+        messages = []
         position = 0
         while len(self._buffer) - position >= LENGTH:
             if not self._buffer.startswith(SYNC, position):
@@ -94,26 +107,26 @@ class Decoder:
                 self.counts["garbage_bytes"] += 1
                 position += 1
                 continue
-            frame = Frame._make(BODY.unpack(body)[1:])
-            if frame.code > PLC_CODES.get(frame.type, -1):
+            message = Message._make(BODY.unpack(body)[1:])
+            if message.code > PLC_CODES.get(message.type, -1):
                 self.counts["unknown_frames"] += 1
                 self.counts["garbage_bytes"] += 1
                 position += 1
                 continue
-            frames.append(frame)
+            messages.append(message)
             position += LENGTH
         del self._buffer[:position]
-        return frames
+        return messages
 
 
 class PlcClock:
-    """Where the PLC's clock (ms, wraps at 2^32) stands against ours (s of ``time.monotonic``).
+    """Converts the PLC's clock (ms, wraps at 2^32) to ours (s of ``time.monotonic``).
 
-    A frame can only be held up on its way, by this machine or the other; so the shortest way seen is the truest. The estimate
-    may grow again by 200 ppm, which is more than two quartzes differ by.
+    A message can only be delayed, by this machine or by the PLC, so the smallest offset seen is the best estimate. The
+    estimate may grow again by 200 ppm, which is more than two quartz clocks differ by.
     """
 
-    DRIFT = 2e-4
+    DRIFT = 2e-4  # s per s
 
     def __init__(self) -> None:
         self._reference: int | None = None
@@ -121,7 +134,7 @@ class PlcClock:
         self._heard = 0.0
 
     def heard(self, time: int, now: float) -> None:
-        """A frame with this time arrived at ``now``; it speaks of a moment that was not later."""
+        """A message with this time, which is not later than ``now``, arrived at ``now``."""
         if self._reference is None:
             self._reference, self._offset = time, now
         else:
@@ -133,7 +146,7 @@ class PlcClock:
         return ((time - self._reference + 0x80000000) % 0x100000000 - 0x80000000) / 1000
 
     def moment(self, time: int) -> float:
-        """The PLC's time as a moment of our clock, s."""
+        """A time of the PLC's clock (ms) on our clock (s)."""
         return self._offset + self._since_reference(time)
 
 
@@ -151,7 +164,7 @@ class _Command:
 
 
 class Settled(NamedTuple):
-    """A command's end: acknowledged with ``ack``, or never (None)."""
+    """How a command of the line ended. ack: the PLC's answer; None: it was given up without one."""
 
     type: Type
     part: int
@@ -159,102 +172,113 @@ class Settled(NamedTuple):
 
 
 class Conversation:
-    """One session of the line's side: numbers and repeats its commands, acknowledges the PLC's and drops their repetitions.
+    """The line's side of one connection. It numbers and repeats the line's commands, acknowledges the PLC's, and drops
+    repetitions.
 
-    Pure: it takes bytes and times in and gives bytes out.
+    Pure: it takes bytes and times, and returns bytes.
     """
 
-    def __init__(self, session: int, sequence: int = 0) -> None:
-        """session, sequence: 16-bit numbers, drawn anew for each opening of the port."""
+    def __init__(self, connection: int, sequence: int = 0) -> None:
+        """connection, sequence: random 16-bit numbers, new ones each time the port is opened."""
         self.decoder = Decoder()
-        self.repetitions = 0  # commands of the PLC that came again
-        self.resent = 0
-        self.heard = 0  # valid frames of the PLC
-        self._session = session
+        self.repetitions = 0  # repeated commands of the PLC
+        self.resent = 0  # repeated commands of the line
+        self.heard = 0  # valid messages of the PLC
+        self.other_version: int | None = None  # the version of a PLC that speaks another one
+        self._connection = connection
         self._sequence = sequence
         self._beats = 0
-        self._peer: int | None = None
-        self._seen: OrderedDict[int, Ack] = OrderedDict()
+        self._peer: int | None = None  # the connection number of the PLC
+        self._seen: OrderedDict[int, Ack] = OrderedDict()  # sequence number -> answer, of the PLC's last commands
         self._waiting: deque[_Command] = deque()
-        self._under_way: dict[int, _Command] = {}
+        self._sent: dict[int, _Command] = {}
         self._out = bytearray()
 
-    def command(self, type: Type, code: int, part: int, value: int = 0, time: int = 0, expires: float = float("inf")) -> None:
-        """Queue a command; after ``expires`` it is not sent any more.
+    def command(self, type: Type, code: int, part: int, value: int = 0, time: int = 0,
+                expires: float = float("inf")) -> None:
+        """Queue a command; it is not sent after ``expires``.
 
-        A verdict takes the place of an earlier one on the same part that is not acknowledged yet.
+        A verdict replaces an earlier one on the same part that is not acknowledged yet.
         """
         if type is Type.VERDICT:
             for earlier in [c for c in self._waiting if c.part == part and c.type is type]:
                 self._waiting.remove(earlier)
-            for sequence in [s for s, c in self._under_way.items() if c.part == part and c.type is type]:
-                del self._under_way[sequence]
+            for sequence in [s for s, c in self._sent.items() if c.part == part and c.type is type]:
+                del self._sent[sequence]
         command = _Command(type, code, part, value, time, expires)
         if type is Type.REJECT:
-            self._waiting.appendleft(command)  # the one command that must not wait
+            self._waiting.appendleft(command)  # a REJECT must not wait behind verdicts
         else:
             self._waiting.append(command)
 
     def heartbeat(self, status: int) -> None:
         """Queue a heartbeat."""
-        self._send(Frame(Type.LINE_HEARTBEAT, status, self._session, 0, 0, self._beats))
+        self._send(Message(Type.LINE_HEARTBEAT, status, self._connection, 0, 0, self._beats))
         self._beats = (self._beats + 1) & 0x7FFFFFFF
 
-    def _send(self, frame: Frame) -> None:
-        self._out += frame.encode()
+    def _send(self, message: Message) -> None:
+        self._out += message.encode()
 
-    def received(self, data: bytes, room: int) -> tuple[list[tuple[Frame, Ack]], list[Settled]]:
-        """The PLC's heartbeats and *new* commands among ``data`` with their answers, and the ends of the line's own commands.
+    def received(self, data: bytes, room: int) -> tuple[list[tuple[Message, Ack]], list[Settled]]:
+        """Read ``data``. Returns the PLC's heartbeats and *new* commands with our answers, and how commands of the line
+        ended.
 
-        room: how many triggers are taken; each further TRIGGER is answered NOT_READY, and still handed out.
+        room: how many triggers are accepted. Each further TRIGGER is answered with NOT_READY, and returned as well.
         """
-        frames: list[tuple[Frame, Ack]] = []
+        messages: list[tuple[Message, Ack]] = []
         settled: list[Settled] = []
-        for frame in self.decoder.feed(data):
+        for message in self.decoder.feed(data):
+            if message.type == Type.PLC_HEARTBEAT:
+                self.other_version = None if message.version == VERSION else message.version
+            if self.other_version is not None:
+                self.decoder.counts["other_version"] += 1
+                continue
             self.heard += 1
-            if frame.session != self._peer:
-                self._peer = frame.session
+            if message.connection != self._peer:
+                self._peer = message.connection
                 self._seen.clear()
-            if frame.type == Type.PLC_ACK:
-                command = self._under_way.get(frame.sequence)
-                if command is not None and command.part == frame.part:  # else it is for a command of an earlier session
-                    del self._under_way[frame.sequence]
-                    settled.append(Settled(command.type, command.part, Ack(frame.code)))
-            elif frame.type == Type.PLC_HEARTBEAT:
-                frames.append((frame, Ack.DONE))
+            if message.type == Type.PLC_ACK:
+                command = self._sent.get(message.sequence)
+                # otherwise it answers a command of an earlier connection
+                if command is not None and command.part == message.part:
+                    del self._sent[message.sequence]
+                    settled.append(Settled(command.type, command.part, Ack(message.code)))
+            elif message.type == Type.PLC_HEARTBEAT:
+                messages.append((message, Ack.DONE))
             else:
-                if frame.sequence in self._seen:
+                if message.sequence in self._seen:
                     self.repetitions += 1
                 else:
                     answer = Ack.DONE
-                    if frame.type == Type.TRIGGER:
+                    if message.type == Type.TRIGGER:
                         answer = Ack.DONE if room > 0 else Ack.NOT_READY
                         room -= 1
-                    self._seen[frame.sequence] = answer
+                    self._seen[message.sequence] = answer
                     if len(self._seen) > REMEMBERED:
                         self._seen.popitem(last=False)
-                    frames.append((frame, answer))
-                self._send(Frame(Type.LINE_ACK, self._seen[frame.sequence], self._session, frame.sequence, frame.part))
-        return frames, settled
+                    messages.append((message, answer))
+                self._send(Message(Type.LINE_ACK, self._seen[message.sequence], self._connection, message.sequence,
+                                   message.part))
+        return messages, settled
 
     def poll(self, now: float) -> tuple[bytes, list[Settled]]:
-        """The bytes to send now, and the commands that are given up."""
+        """The bytes to send now, and the commands that were given up."""
         given_up = []
-        for sequence, command in [(s, c) for s, c in self._under_way.items() if now - c.sent >= RETRY_AFTER]:
+        for sequence, command in [(s, c) for s, c in self._sent.items() if now - c.sent >= RETRY_AFTER]:
             if command.tries >= TRIES or now > command.expires:
-                del self._under_way[sequence]
+                del self._sent[sequence]
                 given_up.append(Settled(command.type, command.part, None))
             else:
                 self.resent += 1
                 self._send_command(command, now)
-        while self._waiting and len(self._under_way) < WINDOW:
+        while self._waiting and len(self._sent) < WINDOW:
             command = self._waiting.popleft()
             if now > command.expires:
                 given_up.append(Settled(command.type, command.part, None))
                 continue
             command.sequence = self._sequence
             self._sequence = (self._sequence + 1) & 0xFFFF
-            self._under_way[command.sequence] = command
+            self._sent[command.sequence] = command
             self._send_command(command, now)
         data = bytes(self._out)
         self._out.clear()
@@ -263,20 +287,21 @@ class Conversation:
     def _send_command(self, command: _Command, now: float) -> None:
         command.sent = now
         command.tries += 1
-        self._send(Frame(command.type, command.code, self._session, command.sequence, command.part, command.value, command.time))
+        self._send(Message(command.type, command.code, self._connection, command.sequence, command.part, command.value,
+                           command.time))
 
     def next_retry(self) -> float | None:
-        """When `poll` has something to send again; None while nothing is under way."""
-        return min((command.sent + RETRY_AFTER for command in self._under_way.values()), default=None)
+        """When `poll` next repeats a command; None if every command was acknowledged."""
+        return min((command.sent + RETRY_AFTER for command in self._sent.values()), default=None)
 
     @property
     def idle(self) -> bool:
-        """Whether every command is settled, and nothing waits to be sent."""
-        return not self._waiting and not self._under_way and not self._out
+        """Whether every command has ended and nothing waits to be sent."""
+        return not self._waiting and not self._sent and not self._out
 
     def abandon(self) -> list[Settled]:
-        """Give up all commands, as when the port is gone."""
-        lost = [Settled(c.type, c.part, None) for c in [*self._under_way.values(), *self._waiting]]
-        self._under_way.clear()
+        """Give up all commands, since the port is gone."""
+        lost = [Settled(c.type, c.part, None) for c in [*self._sent.values(), *self._waiting]]
+        self._sent.clear()
         self._waiting.clear()
         return lost

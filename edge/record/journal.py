@@ -134,7 +134,7 @@ class Journal:
                 self.pictures_dropped += 1
         self._rows.append((run, ended.part, ended.triggered + self._clock, ended.ended + self._clock, ended.encoder,
                            ended.verdict.value, None if ended.cause is None else ended.cause.value, ended.score,
-                           info.image or None, blobs, picture, (ended.session, ended.trigger)))
+                           info.image or None, blobs, picture, (ended.run_id, ended.trigger)))
 
     @property
     def rows_waiting(self) -> int:

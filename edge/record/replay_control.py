@@ -13,8 +13,7 @@ from edge.base.errors import LinkError
 from edge.base.kinds import load_kind
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
-from edge.line_control.messages import Welcome
-from edge.line_control.parts import BeltTiming
+from edge.line_control.job import ControlJob
 from edge.line_control.state import LineState
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
@@ -45,11 +44,11 @@ class _Runtime:
     def __init__(self, outcomes: dict[int, Outcome]) -> None:
         self._outcomes = outcomes
 
-    def tell(self, message: object, hurry: bool = True) -> None:
+    def put(self, message: object, urgent: bool = True) -> None:
         if isinstance(message, Ended):
             self._outcomes[message.trigger] = (message.verdict, message.cause, message.score)
 
-    def hear(self) -> list[Any]:
+    def receive(self) -> list[Any]:
         raise AssertionError("a tape is played: nothing is heard")
 
     def fileno(self) -> int:
@@ -58,7 +57,7 @@ class _Runtime:
     def wait(self, seconds: float) -> None:
         """The tape waits for nothing."""
 
-    def flush(self, hurried_only: bool = False) -> None:
+    def flush(self, urgent_only: bool = False) -> None:
         """There is nobody to send to."""
 
 
@@ -152,20 +151,20 @@ class _Belt(BeltFile):
 
 
 def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
-    begin: dict[str, Any] = tape.take("begin", dict)
-    plc = dict(begin["plc"])
-    link = make_link(load_kind(LINKS, plc.pop("kind")).link, plc, tape)
+    entry: dict[str, Any] = tape.take("begin", dict)
+    job = ControlJob.from_tape(entry, load_kind(LINKS, entry["plc"]["kind"]).link, belt)
+    link = make_link(job.link, job.options, tape)
     try:
         link.open()
     except LinkError:
-        if not begin["again"]:
+        if not job.restarted:
             return
-    played.sessions.add(begin["session"])
-    kept = _Belt(belt, begin["session"], tape)
+    played.sessions.add(job.run_id)
+    kept = _Belt(job.belt_file, job.run_id, tape)
     why_not = tape.take("why_not", str)
-    state = LineState(BeltTiming(**begin["timing"]), begin["parts"], session=begin["session"], running=False)
-    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=begin["pulse_ms"],
-                welcome=Welcome(begin["session"], not why_not, why_not), tape=tape).run()
+    state = LineState(job.timing, job.parts, run_id=job.run_id, running=False)
+    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=job.pulse_ms, realtime=not why_not,
+                tape=tape).run()
     played.ledger = state.ledger.as_json()
     recorded: dict[str, Any] = tape.take("ledger", dict)
     if recorded != played.ledger:

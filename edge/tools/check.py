@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import secrets
 import select
@@ -28,12 +27,14 @@ from edge.cameras.camera import Camera
 from edge.cameras.kinds import make_camera
 from edge.inspection.choice import choose
 from edge.inspection.inspector import Inspector
-from edge.line_control.messages import Channel, Welcome
+from edge.line_control.job import ControlJob
+from edge.line_control.messages import Channel, Hello
+from edge.line_control.parts import BeltTiming
 from edge.line_file import LineFile, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
 from edge.plc.frames.section import FramesSection
-from edge.plc.wire import LENGTH, Decoder, Frame, Type
+from edge.plc.wire import LENGTH, Decoder, Message, Type
 
 WARM_UP = 10
 TIMEOUT = 10.0  # s
@@ -151,10 +152,10 @@ def _control(progress: Progress) -> list[float]:
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "link": FramesSection.link, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
-                "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": f"{name}/belt", "listener": listener.fileno(),
-                "supervisor": lifeline}
-        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", json.dumps(task)],
+        job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, FramesSection.link,
+                         BeltTiming(travel=0.5, lead=0.1), pulse_ms=10, parts=0, run_id=secrets.token_hex(8),
+                         restarted=False, belt_file=Path(name) / "belt", listener=listener.fileno(), supervisor=lifeline)
+        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", job.to_json()],
                                    pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")
@@ -174,12 +175,12 @@ def _control(progress: Progress) -> list[float]:
 class _FromLine(Decoder):
     """Frames that the line sends."""
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes) -> list[Message]:
         self._buffer += data
         whole = len(self._buffer) // LENGTH * LENGTH
         blocks = [bytes(self._buffer[at:at + LENGTH]) for at in range(0, whole, LENGTH)]
         del self._buffer[:whole]
-        return [Frame.decode(block) for block in blocks]
+        return [Message.decode(block) for block in blocks]
 
 
 def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]:
@@ -191,12 +192,12 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
             raise LinkError("line control does not answer", got=f"{len(times)} of {CONTROL_PARTS} verdicts")
         clock = int(1000 * (now - began))
         if now >= beat:
-            os.write(port, Frame(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
+            os.write(port, Message(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
             beat = now + 0.05
         if now >= next_part and part < CONTROL_PARTS:
             part, next_part = part + 1, next_part + CONTROL_RATE
             sent[part] = time.monotonic()
-            os.write(port, Frame(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
+            os.write(port, Message(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
         ready, _, _ = select.select([port, runtime.fileno()], [], [], max(0.0, min(beat, next_part) - time.monotonic()))
         if port in ready:
             data, at = os.read(port, 4096), time.monotonic()
@@ -205,9 +206,9 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
                     times.append(1000 * (at - sent.pop(frame.part)))
                     progress("line control", len(times), CONTROL_PARTS)
                 if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
-                    os.write(port, Frame(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
+                    os.write(port, Message(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
         for message in runtime.receive():
-            if isinstance(message, Welcome):
+            if isinstance(message, Hello):
                 runtime.send(RuntimeReady())
                 next_part = time.monotonic() + SETTLE
             elif isinstance(message, Expose):

@@ -16,9 +16,9 @@ from edge.base.finding import Finding, is_jetson, read_system_file
 from edge.base.kinds import load_kind
 from edge.cameras.kinds import CAMERAS
 from edge.engines.backends import all_backends
-from edge.plc.kinds import LINKS
+from edge.line_control.realtime import PRIORITY
+from edge.plc.kinds import doctor as plc_findings
 
-PRIORITY = 50  # of line control, SCHED_FIFO
 FREE_DISK = 2_000_000_000  # bytes
 MEMLOCK = 512 << 20  # bytes
 
@@ -26,9 +26,9 @@ MEMLOCK = 512 << 20  # bytes
 def examine(root: Path = Path("/")) -> list[Finding]:
     """All findings: those of each kind in the registries, then those about the machine."""
     jetson = is_jetson(root)
-    kinds = [*all_backends(), *(load_kind(CAMERAS, kind) for kind in CAMERAS), *(load_kind(LINKS, kind) for kind in LINKS)]
-    found = dict.fromkeys(finding for kind in kinds for finding in kind.doctor(root))  # kinds may share a finding
-    return [*found, *_jetson(root, jetson), *_real_time(), *_serial(root), *_disk()]
+    kinds = [*all_backends(), *(load_kind(CAMERAS, kind) for kind in CAMERAS)]
+    found = [finding for kind in kinds for finding in kind.doctor(root)]
+    return [*found, *plc_findings(root), *_jetson(root, jetson), *_real_time(), *_disk()]
 
 
 def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
@@ -62,24 +62,6 @@ def _real_time() -> Iterator[Finding]:
     enough = os.geteuid() == 0 or locked == resource.RLIM_INFINITY or locked >= MEMLOCK
     yield Finding("memory that may be locked", "ok" if enough else "improvable",
                   "unlimited" if os.geteuid() == 0 or locked == resource.RLIM_INFINITY else f"{locked >> 20} MB", "" if enough else remedy)
-
-
-def _serial(root: Path) -> Iterator[Finding]:
-    ports = [path for pattern in ("ttyUSB*", "ttyACM*", "ttyTHS*", "ttyS*") for path in sorted((root / "dev").glob(pattern))
-             if not path.name.startswith("ttyS") or read_system_file(root / "sys/class/tty" / path.name / "type") not in ("", "0")]
-    if not ports:
-        yield Finding("serial ports", "missing", "none", "Plug in the converter to the PLC; dmesg says whether it is seen.")
-    for path in ports:
-        if not os.access(path, os.R_OK | os.W_OK):
-            yield Finding(f"serial port {path.name}", "missing", "this user may not open it",
-                          "sudo usermod -aG dialout $USER, and log in again")
-            continue
-        timer = read_system_file(root / "sys/bus/usb-serial/devices" / path.name / "latency_timer")
-        if timer.isdigit() and int(timer) > 1:
-            yield Finding(f"serial port {path.name}", "improvable", f"an FTDI chip that keeps bytes back for {timer} ms",
-                          f"echo 1 | sudo tee /sys/bus/usb-serial/devices/{path.name}/latency_timer; for good by the udev rule in deploy/")
-        else:
-            yield Finding(f"serial port {path.name}", "ok", "this user may open it" + (", latency timer 1 ms" if timer else ""))
 
 
 def _disk() -> Iterator[Finding]:

@@ -1,4 +1,7 @@
-"""PLC link `frames`: CRC-framed messages over a serial port (pyserial). The protocol is docs/plc-frames.md."""
+"""PLC link `frames`: messages with a checksum over a serial port (pyserial).
+
+docs/plc-frames.md describes the protocol.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,27 @@ from edge.part.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, REOPEN_AFTER, TriggerTimes, verdict_numbers
+from edge.plc.common import (
+    LATE_BY,
+    LINK_LOST_AFTER,
+    PORT_ERRORS,
+    REOPEN_AFTER,
+    TIME_LOST,
+    TriggerTimes,
+    verdict_numbers,
+)
 from edge.plc.link import LineStatus
 from edge.plc.tape import LiveTape, Tape
-from edge.plc.wire import Ack, Conversation, Frame, PlcClock, Settled, Type
+from edge.plc.wire import VERSION, Ack, Conversation, Message, PlcClock, Settled, Type
 
 
 class FramesLink:
-    """The line's side of the protocol on one port. Used by one thread."""
+    """The line's side of the protocol on one port: see `PlcLink`. Used by one thread."""
 
     def __init__(self, port: str, baud: int, timing: str = "line", tape: Tape | None = None) -> None:
-        """timing: ``line`` sends REJECTs; with ``plc`` the PLC ejects by the verdicts, with a shift register of its own."""
+        """timing: with "line" the line sends REJECTs; with "plc" the PLC ejects by the verdicts, with its own shift
+        register.
+        """
         self._tape = tape or LiveTape()
         self._now = self._tape.now
         self.room = 0
@@ -47,10 +60,10 @@ class FramesLink:
         self._is_open = False
         self._conversation = Conversation(0)
         self._clock = PlcClock()
-        self._session: int | None = None
+        self._plc_connection: int | None = None
         self._triggers = TriggerTimes()
-        self._heard = float("-inf")  # when the PLC last sent something valid
-        self._up = False
+        self._heard = float("-inf")  # when the last valid message arrived
+        self._up = self._told_version = False
         self._next_open = 0.0
         self._pending: list[Event] = []
 
@@ -59,22 +72,23 @@ class FramesLink:
             self._open()
         except PORT_ERRORS as error:
             raise LinkError(f"cannot open the PLC's port {self._name}", got=self._explain(error),
-                            expected="a free serial port", next="Mend `port` under [plc] in the line file, or free the port.") from error
+                            expected="a free serial port",
+                            next="Fix `port` under [plc] in the line file, or free the port.") from error
 
     def _explain(self, error: BaseException) -> str:
         path = Path(self._name)
         if not path.exists():
             return "no such port"
         if not stat.S_ISCHR(path.stat().st_mode):
-            return "a path that is no serial port"
+            return "a path that is not a serial port"
         if "exclusively lock" in str(error) or "busy" in str(error).lower():
             return "a port that another line or program has open"
         return str(error)
 
     def _open(self) -> None:
-        session, sequence = self._tape.take("open", self._open_port)
+        connection, sequence = self._tape.take("open", self._open_port)
         self._is_open = True
-        self._conversation = Conversation(session, sequence)
+        self._conversation, self._told_version = Conversation(connection, sequence), False
 
     def _open_port(self) -> list[int]:
         self._port = serial.Serial(self._name, self._baud, timeout=0, write_timeout=0.05, exclusive=True)
@@ -96,7 +110,7 @@ class FramesLink:
             return
         time = self._triggers.plc_time(part, due)
         if time is None:
-            self._pending.append(OrderFailed(part, "its moment went with a restart; the PLC ejects it by the fail-safe rule"))
+            self._pending.append(OrderFailed(part, TIME_LOST))
             return
         self._conversation.command(Type.REJECT, 0, part, width_ms, time, due + LATE_BY)
 
@@ -119,21 +133,26 @@ class FramesLink:
         data = self._wait(timeout, wake)
         now = self._now()
         heard = self._conversation.heard
-        frames, settled = self._conversation.received(data, self.room)
+        messages, settled = self._conversation.received(data, self.room)
         events = [event for s in settled for event in self._settled(s)]
         if self._conversation.heard > heard:
             self._heard = now
             if not self._up:
                 self._up = True
                 events.insert(0, LinkBack())
-        for frame, _ in frames:  # of those that waited, the last one tells the time best: before any is dated by it
-            self._hear(frame, now)
-        for frame, answer in frames:
-            events += self._frame(frame, answer, now)
+        for message, _ in messages:  # the last one shows the clock best, so read all before converting any time
+            self._read_clock(message, now)
+        for message, answer in messages:
+            events += self._event(message, answer, now)
+        if (other := self._conversation.other_version) is None:
+            self._told_version = False
+        elif self.room > 0 and not self._told_version:  # line control ignores a lost link until it takes parts
+            self._told_version = True
+            events += self._lost(f"it speaks version {other} of the `frames` protocol, and this line version {VERSION}")
         if self._up and now - self._heard > LINK_LOST_AFTER:
             events += self._lost(f"no heartbeat for {1000 * LINK_LOST_AFTER:.0f} ms")
         events, self._pending = self._pending + events, []
-        return events  # acknowledged by the next call: a trigger that is acknowledged must have been kept
+        return events  # the next call sends the acknowledgements, when line control has saved the triggers
 
     def _wait(self, timeout: float, wake: int) -> bytes:
         try:
@@ -150,35 +169,39 @@ class FramesLink:
         ready, _, _ = select.select([port.fileno(), wake], [], [], timeout)
         if port.fileno() not in ready:
             return b""
-        if data := os.read(port.fileno(), 4096):  # pyserial's own would ask the port again whether it can be read
+        if data := os.read(port.fileno(), 4096):  # pyserial's read would ask once more whether the port can be read
             return data
         raise OSError("the other end is gone")
 
-    def _hear(self, frame: Frame, now: float) -> None:
-        if frame.session != self._session:  # the PLC began anew, and so may its clock
-            self._session, self._clock = frame.session, PlcClock()
-        self._clock.heard(frame.time, now)
+    def _read_clock(self, message: Message, now: float) -> None:
+        if message.connection != self._plc_connection:  # the PLC restarted, and its clock may have too
+            self._plc_connection, self._clock = message.connection, PlcClock()
+        self._clock.heard(message.time, now)
 
-    def _frame(self, frame: Frame, answer: Ack, now: float) -> list[Event]:
-        if frame.type == Type.PLC_HEARTBEAT:
-            moves = bool(frame.code & 1)
+    def _event(self, message: Message, answer: Ack, now: float) -> list[Event]:
+        if message.type == Type.PLC_HEARTBEAT:
+            moves = bool(message.code & 1)
             stopped, self._belt_moves = self._belt_moves and not moves, moves
             events: list[Event] = [BeltStopped()] if stopped else []
-            return [*events, Encoder(frame.value, now - self._clock.moment(frame.time))] if frame.code & 2 else events
-        if frame.type == Type.TRIGGER:
+            return [*events, Encoder(message.value, now
+                                     - self._clock.moment(message.time))] if message.code & 2 else events
+        if message.type == Type.TRIGGER:
             if answer is Ack.NOT_READY:
-                return [TriggerRefused(frame.part)]
-            stood = self._clock.moment(frame.time)
-            self._triggers.note(frame.part, frame.time, stood)
-            return [Trigger(frame.part, frame.value if frame.code == 1 else None, now - stood)]
-        return [Confirm(frame.part)] if frame.type == Type.CONFIRM else [Clear()] if frame.type == Type.CLEAR else []
+                return [TriggerRefused(message.part)]
+            stood = self._clock.moment(message.time)
+            self._triggers.note(message.part, message.time, stood)
+            return [Trigger(message.part, message.value if message.code == 1 else None, now - stood)]
+        if message.type == Type.CONFIRM:
+            return [Confirm(message.part)]
+        return [Clear()] if message.type == Type.CLEAR else []
 
     @staticmethod
     def _settled(settled: Settled) -> list[Event]:
         if settled.type is Type.VERDICT and settled.ack is Ack.DONE:
             return [VerdictDelivered(settled.part)]
         if settled.type is Type.REJECT and settled.ack is not Ack.DONE:
-            return [OrderFailed(settled.part, "no acknowledgement" if settled.ack is None else settled.ack.name.lower().replace("_", " "))]
+            return [OrderFailed(settled.part, "no acknowledgement" if settled.ack is None
+                                else settled.ack.name.lower().replace("_", " "))]
         return []
 
     def _flush(self, now: float) -> None:
@@ -189,7 +212,7 @@ class FramesLink:
         self._tape.sent(data)
         try:
             self._tape.take("written", lambda: self._write(data))
-        except PORT_ERRORS as error:  # a timeout too: part of the data may be out, and the PLC does not read
+        except PORT_ERRORS as error:  # including a timeout: the PLC does not read, and part of the data may be out
             self._drop_port(str(error))
 
     def _write(self, data: bytes) -> None:

@@ -1,6 +1,8 @@
-"""PLC link `lines`: the modem lines of a serial port. CTS triggers, RTS fires the ejector, DTR says ready, DSR confirms or enables.
+"""PLC link `lines`: the modem lines of a serial port. CTS triggers, RTS fires the ejector, DTR is ready, DSR confirms
+or enables.
 
-There are no messages: parts are counted here, a PASS counts as told, and the line fires the ejector itself. See docs/plc-lines.md.
+There are no messages: this link counts the parts itself, a PASS counts as delivered, and the line fires the ejector
+itself. See docs/plc-lines.md.
 """
 
 from __future__ import annotations
@@ -31,34 +33,39 @@ from edge.plc.common import LATE_BY, PORT_ERRORS, REOPEN_AFTER
 from edge.plc.link import LineStatus
 from edge.plc.tape import LiveTape, Tape
 
-POLL = 0.001  # s between looks at the inputs
-SPIN = 0.0002  # s before an edge that are spent looking at the clock
+INPUTS_EVERY = 0.001  # s between two readings of the inputs
+SPIN = 0.0002  # s before an edge of the ejector: busy-wait, since a sleep may end late
 
 
 class LinesLink:
-    """The line's side of the lines of one port. Used by one thread."""
+    """The line's side of one port: see `PlcLink`. Used by one thread."""
 
-    def __init__(self, port: str, trigger: str = "rising", dsr: str = "confirm", dsr_active: str = "high", reject: str = "low",
-                 ready: str = "blink", gap_ms: float = 5, debounce_ms: float = 2, tape: Tape | None = None) -> None:
-        """The keys of ``[plc]`` in the line file; gap_ms: least time between two pulses; debounce_ms: how long CTS has to stay."""
+    def __init__(self, port: str, trigger: str = "rising", dsr: str = "confirm", dsr_active: str = "high",
+                 reject: str = "low", ready: str = "blink", gap_ms: float = 5, debounce_ms: float = 2,
+                 tape: Tape | None = None) -> None:
+        """The keys of ``[plc]`` in the line file.
+
+        gap_ms: least time between two pulses. debounce_ms: how long CTS must stay.
+        """
         self.room = 0
         self._tape = tape or LiveTape()
         self._now = self._tape.now
         self._counts: Counter[str] = Counter(pulses=0, merged=0, bounces=0, port_reopened=0)
         self._name, self._dsr, self._blink = port, dsr, ready == "blink"
-        self._trigger_level, self._dsr_high, self._reject_high = trigger == "rising", dsr_active == "high", reject == "high"
+        self._trigger_level, self._dsr_high = trigger == "rising", dsr_active == "high"
+        self._reject_high = reject == "high"
         self._gap, self._debounce = gap_ms / 1000, debounce_ms / 1000
         self._port: serial.Serial | None = None
         self._is_open = False
         self._part = 0
-        self._cts = self._candidate = False  # the line as it is taken for; what it may become
-        self._since = 0.0  # when it began to look so
+        self._cts = self._candidate = False  # CTS after debouncing; as last read
+        self._since = 0.0  # when the candidate was first read
         self._sensor: bool | None = None
         self._ready = self._lamp = False
         self._up = False
         self._pulses: deque[list[float]] = deque()  # [on, off], s, in order
         self._firing = False
-        self._ordered: deque[tuple[int, float]] = deque(maxlen=64)  # (part, due) of pulses that were not confirmed yet
+        self._ordered: deque[tuple[int, float]] = deque(maxlen=64)  # (part, due) of pulses that are not confirmed yet
         self._pending: list[Event] = []
         self._next_open = 0.0
 
@@ -66,8 +73,9 @@ class LinesLink:
         try:
             self._open()
         except PORT_ERRORS as error:
-            raise LinkError(f"cannot open the PLC's port {self._name}", got=str(error), expected="a free serial port with modem lines",
-                            next="Mend `port` under [plc] in the line file, or free the port.") from error
+            raise LinkError(f"cannot open the PLC's port {self._name}", got=str(error),
+                            expected="a free serial port with modem lines",
+                            next="Fix `port` under [plc] in the line file, or free the port.") from error
 
     def _open(self) -> None:
         lines = self._tape.take("open", self._open_port)
@@ -78,7 +86,8 @@ class LinesLink:
 
     def _open_port(self) -> int:
         port = serial.Serial(None, timeout=0, exclusive=True)
-        port.rts, port.dtr = not self._reject_high, False  # as soon as the driver, which raises both, lets us
+        # the driver raises both when it opens the port; this sets them back at once
+        port.rts, port.dtr = not self._reject_high, False
         port.port = self._name
         port.open()
         self._port = port
@@ -94,7 +103,7 @@ class LinesLink:
             self._pending.append(VerdictDelivered(report.part))
 
     def fault(self, code: int, part: int = 0) -> None:
-        """The state says it: DTR."""
+        """There is no line for faults; a line that stops lowers DTR."""
 
     def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
         now = self._now()
@@ -105,9 +114,9 @@ class LinesLink:
         on, off = max(due, now), max(due, now) + width_ms / 1000
         last = self._pulses[-1] if self._pulses else None
         if last is not None and on < last[1] + self._gap:
-            if on - self._gap - last[0] >= (last[1] - last[0]) / 2:  # two pulses, the first one shorter
+            if on - self._gap - last[0] >= (last[1] - last[0]) / 2:  # two pulses, the first one shortened
                 last[1] = on - self._gap
-            else:  # one for both
+            else:  # one pulse for both
                 self._counts["merged"] += 1
                 last[1] = max(last[1], off)
                 return
@@ -136,16 +145,16 @@ class LinesLink:
             self._fire(now)
             if self._is_open:
                 try:
-                    self._look(self._now())
+                    self._read_inputs(self._now())
                 except PORT_ERRORS as error:
                     self._drop(str(error))
             if self._pending or now >= end:
                 events, self._pending = self._pending, []
                 return events
             edge = self._next_edge()
-            wait = min(end - now, POLL, edge - now - SPIN)
+            wait = min(end - now, INPUTS_EVERY, edge - now - SPIN)
             if wait > 0 and self._woken(wake, wait):
-                end = now  # one look more
+                end = now  # read the inputs once more
 
     def _woken(self, wake: int, wait: float) -> bool:
         return self._tape.take("woken", lambda: bool(select.select([wake], [], [], wait)[0]))
@@ -156,7 +165,7 @@ class LinesLink:
         return self._pulses[0][1] if self._firing else self._pulses[0][0]
 
     def _fire(self, now: float) -> None:
-        """Carry out the edges that are due; spins for one that is at hand."""
+        """Switch the ejector at the edges that are due; busy-waits for one that is close."""
         while (edge := self._next_edge()) - now <= SPIN:
             self._tape.spin(edge)
             self._firing = not self._firing
@@ -165,9 +174,9 @@ class LinesLink:
                 self._pulses.popleft()
             now = self._now()
 
-    def _look(self, now: float) -> None:
+    def _read_inputs(self, now: float) -> None:
         lines = self._tape.take("lines", self._inputs)
-        self._look_at_sensor(bool(lines & termios.TIOCM_DSR) == self._dsr_high, now)
+        self._read_sensor(bool(lines & termios.TIOCM_DSR) == self._dsr_high, now)
         cts = bool(lines & termios.TIOCM_CTS)
         if cts != self._candidate:
             self._counts["bounces"] += cts == self._cts
@@ -185,12 +194,12 @@ class LinesLink:
         else:
             self._pending.append(TriggerRefused(self._part))
 
-    def _look_at_sensor(self, active: bool, now: float) -> None:
+    def _read_sensor(self, active: bool, now: float) -> None:
         before, self._sensor = self._sensor, active
         if self._dsr == "enable":
             if active != self._up:
                 self._up = active
-                self._pending.append(LinkBack() if active else LinkLost("DSR says that the PLC takes no part"))
+                self._pending.append(LinkBack() if active else LinkLost("DSR says that the PLC is not ready"))
             return
         if not self._up:
             self._up = True
@@ -221,18 +230,18 @@ class LinesLink:
 
     @property
     def idle(self) -> bool:
-        """Whether every pulse was given."""
+        """Whether every pulse is over."""
         return not self._pulses and not self._pending
 
     def counters(self) -> dict[str, int]:
-        """Pulses, those that two parts share, contact bounces, and how often the port was opened again."""
+        """Pulses, pulses that two parts share, contact bounces, and how often the port was reopened."""
         return dict(self._counts)
 
     def close(self) -> None:
         if self._port is not None:
             with contextlib.suppress(*PORT_ERRORS):
                 self._port.dtr = False
-        self._close_port()  # which lets go of RTS as well
+        self._close_port()  # this lowers RTS as well
 
     def _close_port(self) -> None:
         port, self._port, self._is_open = self._port, None, False

@@ -6,23 +6,29 @@ from typing import Literal
 
 from pydantic import Field
 
-from edge.plc.section import PlcSection, WireTimes
+from edge.plc.section import WireTimes
+from edge.plc.serial_port import SerialSection
 
 
-class LinesSection(PlcSection):
+class LinesSection(SerialSection):
     """[plc] kind = "lines": the modem lines of a serial port, no messages"""
 
     link = "edge.plc.lines.link:LinesLink"
     has_encoder = False
     kind: Literal["lines"]
-    trigger: Literal["rising", "falling"] = "rising"  # the edge of CTS at which a part stands before the camera
-    dsr: Literal["confirm", "enable", "none"] = "confirm"  # a sensor behind the ejector; the PLC takes part; not connected
+    trigger: Literal["rising", "falling"] = "rising"  # the edge of CTS that says a part is before the camera
+    # a sensor behind the ejector; the PLC is ready; not connected
+    dsr: Literal["confirm", "enable", "none"] = "confirm"
     dsr_active: Literal["high", "low"] = "high"
-    reject: Literal["high", "low"] = "low"  # RTS while the ejector fires; low: also while nobody holds the port
-    ready: Literal["blink", "level"] = "blink"  # DTR while parts are taken: changes every 50 ms, or is high
+    # RTS while the ejector fires; low: it also fires while no program has the port open
+    reject: Literal["high", "low"] = "low"
+    ready: Literal["blink", "level"] = "blink"  # DTR while parts are accepted: it changes every 50 ms, or stays high
     gap_ms: float = Field(default=5, ge=0, le=1000)  # least time between two pulses
-    debounce_ms: float = Field(default=2, ge=0, le=1000)  # a trigger's line has to stay so long
+    debounce_ms: float = Field(default=2, ge=0, le=1000)  # CTS must stay so long to count as a trigger
 
     def wire_times(self) -> WireTimes:
-        """A trigger counts when its line has stayed for the debounce time; verdicts are not told, and a REJECT is a level."""
+        """A trigger counts after the debounce time.
+
+        Verdicts are not sent, and a REJECT is a level, which cannot be lost.
+        """
         return WireTimes(self.debounce_ms, 0.0)

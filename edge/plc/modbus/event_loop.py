@@ -1,4 +1,4 @@
-"""An asyncio loop whose clock and events go through a tape."""
+"""An asyncio event loop whose clock and file events go through a `Tape`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Events = list[tuple[selectors.SelectorKey, int]]
 
 
 class TapedSelector(selectors.BaseSelector):
-    """Says which registered file is ready as the tape has it; files go by the order in which they were registered."""
+    """Returns the ready files as the tape has them. On the tape a file is the number of its registration."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
@@ -23,7 +23,7 @@ class TapedSelector(selectors.BaseSelector):
         self._count = 0
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Begin to look at a file."""
+        """See `selectors.BaseSelector`."""
         descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         if self._inner is not None:
             self._inner.register(fileobj, events, data)
@@ -33,7 +33,7 @@ class TapedSelector(selectors.BaseSelector):
         return self._keys[descriptor]
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Look at it no more."""
+        """See `selectors.BaseSelector`."""
         descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         if self._inner is not None:
             self._inner.unregister(fileobj)
@@ -41,7 +41,7 @@ class TapedSelector(selectors.BaseSelector):
         return self._keys.pop(descriptor)
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Look for something else."""
+        """See `selectors.BaseSelector`."""
         descriptor = fileobj if isinstance(fileobj, int) else fileobj.fileno()
         if self._inner is not None:
             self._inner.modify(fileobj, events, data)
@@ -49,10 +49,10 @@ class TapedSelector(selectors.BaseSelector):
         return self._keys[descriptor]
 
     def select(self, timeout: float | None = None) -> Events:
-        """What is ready."""
-        return self._tape.take("ready", lambda: self._look(timeout), self._encode, self._decode)
+        """See `selectors.BaseSelector`."""
+        return self._tape.take("ready", lambda: self._select(timeout), self._encode, self._decode)
 
-    def _look(self, timeout: float | None) -> Events:
+    def _select(self, timeout: float | None) -> Events:
         assert self._inner is not None
         return [(self._keys[key.fd], mask) for key, mask in self._inner.select(timeout)]
 
@@ -64,22 +64,22 @@ class TapedSelector(selectors.BaseSelector):
         return [(keys[number], mask) for number, mask in data]
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """What is looked at, by descriptor."""
+        """See `selectors.BaseSelector`."""
         return self._keys
 
     def close(self) -> None:
-        """Free it."""
+        """See `selectors.BaseSelector`."""
         if self._inner is not None:
             self._inner.close()
 
 
 class TapedLoop(asyncio.SelectorEventLoop):
-    """An event loop that does the same again where its clock and its selector do."""
+    """An event loop that repeats itself in a replay: its clock and its selector go through the tape."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
         super().__init__(TapedSelector(tape))
 
     def time(self) -> float:
-        """s of the tape's clock."""
+        """The tape's clock, s."""
         return self._tape.now()

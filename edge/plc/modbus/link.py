@@ -1,4 +1,7 @@
-"""PLC link `modbus`: Modbus RTU by pymodbus, the line is the master. The register map and its rules are docs/plc-modbus.md."""
+"""PLC link `modbus`: Modbus RTU with pymodbus; the line is the master.
+
+docs/plc-modbus.md describes the register map.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,37 @@ from edge.part.events import (
     TriggerRefused,
     VerdictDelivered,
 )
-from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, TriggerTimes, verdict_numbers
+from edge.plc.common import LATE_BY, LINK_LOST_AFTER, PORT_ERRORS, TIME_LOST, TriggerTimes, verdict_numbers
 from edge.plc.link import LineStatus
 from edge.plc.modbus.event_loop import TapedLoop
-from edge.plc.modbus.master import ConfirmRead, Failed, Item, Master, Mistaken, Restarted, Taken, TriggerRead, Wiring
+from edge.plc.modbus.master import (
+    ConfirmRead,
+    Failed,
+    Item,
+    Master,
+    Restarted,
+    Taken,
+    TriggerRead,
+    Wiring,
+    WrongRegisters,
+)
 from edge.plc.modbus.registers import Command
 from edge.plc.tape import LiveTape, Tape
 from edge.plc.wire import Ack, Settled, Type
 
-FAREWELL = 0.2  # s that the last commands and the last state have when the link is closed
+CLOSE_WAIT = 0.2  # s for writing the last commands and the last state when the link is closed
+CLOSE_STEP = 0.01  # s between two checks whether they were written
 
 
 class ModbusLink:
-    """The line's side of the register map. Used by one thread; Modbus goes on while that is in ``open``, ``read_events`` or ``close``."""
+    """The line's side of the register map: see `PlcLink`. Used by one thread.
 
-    def __init__(self, port: str, baud: int = 115200, parity: str = "none", unit: int = 1, read_at: int = 0, write_at: int = 100,
-                 poll_ms: float = 5, timeout_ms: float = 50, timing: str = "line", tape: Tape | None = None) -> None:
+    Modbus only runs while that thread is in ``open``, ``read_events`` or ``close``.
+    """
+
+    def __init__(self, port: str, baud: int = 115200, parity: str = "none", unit: int = 1, read_at: int = 0,
+                 write_at: int = 100, poll_ms: float = 5, timeout_ms: float = 50, timing: str = "line",
+                 tape: Tape | None = None) -> None:
         """The keys of ``[plc]`` in the line file."""
         self.room = 0
         self._tape: Tape = tape or LiveTape()
@@ -43,20 +61,21 @@ class ModbusLink:
         self._wiring = Wiring(port, baud, parity, unit, read_at, write_at, poll_ms / 1000, timeout_ms / 1000)
         self._line_times = timing == "line"
         self._loop = TapedLoop(self._tape)
-        self._loop.set_exception_handler(lambda *_: None)  # of a port that is gone; the request then fails as well
+        self._loop.set_exception_handler(lambda *_: None)  # errors of a lost port, whose requests fail as well
         self._master = Master(self._wiring, self._stop, self._tape)
         self._polling: asyncio.Task[None] | None = None
         self._wake: int | None = None
         self._up = False
         self._times = TriggerTimes()
-        self._kept = Taken(0, 0, 0, 0)  # what read_events gave, and so is kept when it is called again
+        self._returned = Taken(0, 0, 0, 0)  # what read_events returned, and so is saved when it is called again
         self._encoder: tuple[int, float] | None = None
         self._pending: list[Event] = []
 
     def open(self) -> None:
-        """Open the port, and look at the PLC's registers if it answers.
+        """Open the port, and check the PLC's registers if it responds.
 
-        Raises LinkError without pymodbus, when the port does not exist or somebody else has it, or when the registers are others.
+        Raises LinkError without pymodbus, when the port does not exist or another program has it open, or for wrong
+        registers.
         """
         try:
             import pymodbus.client  # noqa: F401
@@ -68,27 +87,29 @@ class ModbusLink:
             self._tape.take("probe", lambda: serial.Serial(name, self._wiring.baud, timeout=0, exclusive=True).close())
         except PORT_ERRORS as error:
             raise LinkError(f"cannot open the PLC's port {name}", got=str(error), expected="a free serial port",
-                            next="Mend `port` under [plc] in the line file, or free the port.") from error
-        with suppress(Failed, OSError):  # one that is not there yet is waited for
+                            next="Fix `port` under [plc] in the line file, or free the port.") from error
+        with suppress(Failed, OSError):  # a PLC that does not respond yet is waited for
             try:
                 self._loop.run_until_complete(self._master.poll(self._now()))
-            except Mistaken as error:
+            except WrongRegisters as error:
                 self._master.close()
-                raise LinkError(f"the PLC on {name}, unit {self._wiring.unit}, is not ready for the line", got=str(error),
-                                expected=f"the registers of docs/plc-modbus.md from {self._wiring.read_at} and {self._wiring.write_at} on",
-                                next="Mend `unit`, `read_at` and `write_at` under [plc] in the line file, or the PLC's program.") from error
+                unit, read_at, write_at = self._wiring.unit, self._wiring.read_at, self._wiring.write_at
+                raise LinkError(f"the PLC on {name}, unit {unit}, does not have the line's registers", got=str(error),
+                                expected=f"the registers of docs/plc-modbus.md from {read_at} and from {write_at} on",
+                                next="Fix `unit`, `read_at` and `write_at` under [plc] in the line file, or the PLC's "
+                                "program.") from error
 
     def report(self, report: Report) -> None:
-        """Tell a verdict."""
+        """See `PlcLink`."""
         code, value = verdict_numbers(report)
         self._command(Command(Type.VERDICT, code, report.part, value))
 
     def fault(self, code: int, part: int = 0) -> None:
-        """Tell a fault, or with code 0 that it is over."""
+        """See `PlcLink`."""
         self._command(Command(Type.FAULT, code, part))
 
     def pulse(self, part: int, due: float, width_ms: int, count: int | None = None) -> None:
-        """Have the ejector fire: at ``due`` (s), told on the PLC's clock, or at an encoder's count."""
+        """See `PlcLink`. ``due`` is sent as a time of the PLC's clock."""
         if not self._line_times:
             return
         if count is not None:
@@ -96,7 +117,7 @@ class ModbusLink:
             return
         moment = self._times.plc_time(part, due)
         if moment is None:
-            self._pending.append(OrderFailed(part, "its moment went with a restart; the PLC ejects it by the fail-safe rule"))
+            self._pending.append(OrderFailed(part, TIME_LOST))
             return
         self._command(Command(Type.REJECT, 0, part, width_ms, moment, expires=due + LATE_BY))
 
@@ -105,15 +126,15 @@ class ModbusLink:
         self._master.mailbox.command(command)
 
     def heartbeat(self, status: LineStatus) -> None:
-        """Say that the line lives: what is written to the PLC changes only when this was called."""
+        """See `PlcLink`. The heartbeat that the PLC reads changes only by this call."""
         self._master.state = int(status)
         self._master.beats += 1
 
     def read_events(self, timeout: float, wake: int) -> list[Event]:
-        """What has come in; what the call before gave is told to the PLC as taken."""
+        """See `PlcLink`."""
         master = self._master
-        if self._kept.session == master.taken.session:
-            master.taken = self._kept
+        if self._returned.connection == master.taken.connection:
+            master.taken = self._returned
         if self._polling is None:
             self._polling = self._loop.create_task(master.run())
             self._polling.add_done_callback(lambda _: self._loop.stop())
@@ -142,11 +163,11 @@ class ModbusLink:
         return events
 
     def _stop(self) -> None:
-        if self._polling is not None:  # else `open` runs the loop, to its end
+        if self._polling is not None:  # otherwise `open` runs the loop, to its end
             self._loop.stop()
 
     def _run(self, timeout: float) -> None:
-        """Poll for ``timeout`` s, or until there is something to tell."""
+        """Poll for ``timeout`` s, or until there is something to return."""
         assert self._polling is not None
         if timeout <= 0.0:
             self._turn()
@@ -155,30 +176,30 @@ class ModbusLink:
             self._loop.run_forever()
             timer.cancel()
         if self._polling.done():
-            self._polling.result()  # it ends only by an error
+            self._polling.result()  # raises the error that ended it
 
     def _turn(self) -> None:
-        """What can be done without waiting."""
+        """Do what can be done without waiting."""
         self._loop.stop()
         self._loop.run_forever()
 
     def _event(self, item: Item, now: float) -> list[Event]:
         if isinstance(item, Restarted):
-            self._kept, self._times = item.taken, TriggerTimes()
+            self._returned, self._times = item.taken, TriggerTimes()
             return []
         if isinstance(item, TriggerRead):
             return [self._trigger(item, now)]
         if isinstance(item, ConfirmRead):
-            self._kept = self._kept._replace(confirms=item.number)
+            self._returned = self._returned._replace(confirms=item.number)
             return [Confirm(item.part)]
         if isinstance(item, Settled):
             return self._settled(item)
         return [item]
 
     def _trigger(self, read: TriggerRead, now: float) -> Event:
-        self._kept = self._kept._replace(triggers=read.number)
+        self._returned = self._returned._replace(triggers=read.number)
         if self.room <= 0 or read.part == 0:
-            self._kept = self._kept._replace(refused=(self._kept.refused + 1) & 0xFFFF)
+            self._returned = self._returned._replace(refused=(self._returned.refused + 1) & 0xFFFF)
             return TriggerRefused(read.part)
         self.room -= 1
         self._times.note(read.part, read.time, read.stood)
@@ -189,33 +210,36 @@ class ModbusLink:
         if settled.type is Type.VERDICT and settled.ack is Ack.DONE:
             return [VerdictDelivered(settled.part)]
         if settled.type is Type.REJECT and settled.ack is not Ack.DONE:
-            return [OrderFailed(settled.part, "it was not executed" if settled.ack is None else settled.ack.name.lower().replace("_", " "))]
+            return [OrderFailed(settled.part, "it was not executed" if settled.ack is None
+                                else settled.ack.name.lower().replace("_", " "))]
         return []
 
     @property
     def idle(self) -> bool:
-        """Whether every command was executed or given up, and the PLC was told what was taken, if it is heard."""
-        return not self._master.mailbox.busy and not self._master.inbox and not self._pending and (not self._up or self._told)
+        """See `PlcLink`. While the PLC responds it must also have been written what was saved."""
+        return not self._master.mailbox.busy and not self._master.inbox and not self._pending and (
+            not self._up or self._all_written)
 
     @property
-    def _told(self) -> bool:
-        """Whether the PLC knows the line's state, and what was taken."""
-        return self._kept == self._master.taken and self._master.told[1:] == self._master.wanted()[1:]
+    def _all_written(self) -> bool:
+        """Whether the PLC has the line's state and what was saved; not counting the newest heartbeat."""
+        return self._returned == self._master.taken and self._master.written[1:] == self._master.wanted()[1:]
 
     def counters(self) -> dict[str, int]:
-        """What went wrong with requests so far."""
+        """See `PlcLink`."""
         return {**self._master.counts, "rewritten": self._master.mailbox.rewritten}
 
     def close(self) -> None:
-        """Write the last commands and the last state, for 0.2 s at most, and close the port."""
+        """Write the last commands and the last state, for CLOSE_WAIT at most, and close the port."""
         if self._loop.is_closed():
             return
-        deadline = self._now() + FAREWELL
-        while self._up and not (self._told and not self._master.mailbox.busy) and (rest := deadline - self._now()) > 0:
-            self._run(min(rest, 0.01))
+        deadline = self._now() + CLOSE_WAIT
+        while self._up and not (self._all_written and not self._master.mailbox.busy) and (rest := deadline
+                                                                                          - self._now()) > 0:
+            self._run(min(rest, CLOSE_STEP))
         if self._polling is not None:
             while not self._polling.done():
-                self._polling.cancel()  # more than once: asyncio.wait_for swallows one, up to Python 3.11
+                self._polling.cancel()  # repeatedly: up to Python 3.11 asyncio.wait_for may swallow a cancellation
                 self._turn()
         self._master.close()
         self._loop.close()

@@ -1,4 +1,6 @@
-"""The Modbus side of the PLC link `modbus`: reads and writes the PLC's registers by pymodbus, in an asyncio loop that the link runs."""
+"""The Modbus side of the PLC link `modbus`: reads and writes the PLC's registers with pymodbus, in an asyncio loop that
+the link runs.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,12 @@ from edge.plc.wire import PlcClock, Settled
 if TYPE_CHECKING:
     from pymodbus.client import AsyncModbusSerialClient
 
-HANDLERS = "edge.plc.modbus"  # where pyserial looks for protocol_taped
+HANDLERS = "edge.plc.modbus"  # the package in which pyserial looks for protocol_taped
 PARITY = {"none": "N", "even": "E", "odd": "O"}
 
 
 class Wiring(NamedTuple):
-    """Where the PLC is: port, baud, ``none``, ``even`` or ``odd`` parity, its unit number, its two blocks, and times in s."""
+    """The keys of [plc] in the line file. parity: ``none``, ``even`` or ``odd``. poll, timeout: s."""
 
     port: str
     baud: int
@@ -57,16 +59,19 @@ class Wiring(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """How many entries of each ring were kept or refused, in which session of the PLC; modulo 65536."""
+    """How many entries of each ring were saved or refused, modulo 65536, since the PLC's start of this number."""
 
-    session: int
+    connection: int  # the PLC's register `session`
     triggers: int
     confirms: int
     refused: int
 
 
 class TriggerRead(NamedTuple):
-    """A trigger of the ring. number: how many there are with it; stood: when, s of our clock; part 0: it was overwritten unread."""
+    """A trigger of the ring.
+
+    number: its number. stood: when its part was before the camera, s of our clock. part 0: overwritten unread.
+    """
 
     number: int
     part: int
@@ -76,14 +81,14 @@ class TriggerRead(NamedTuple):
 
 
 class ConfirmRead(NamedTuple):
-    """An entry of the ring of parts that were seen to leave."""
+    """An entry of the ring of confirmations."""
 
     number: int
     part: int
 
 
 class Restarted(NamedTuple):
-    """The PLC began a new session, or the line its first one: the numbers go on from here."""
+    """The PLC or the line has started: the numbers continue from here."""
 
     taken: Taken
 
@@ -92,41 +97,41 @@ Item = TriggerRead | ConfirmRead | Restarted | Event | Settled
 
 
 class Failed(Exception):
-    """A request was not answered, or not as it should be."""
+    """A request had no response, or a wrong one."""
 
 
-class Mistaken(Failed):
-    """The PLC answers, but it has not the registers that the line expects."""
+class WrongRegisters(Failed):
+    """The PLC responds, but does not have the registers that the line expects."""
 
 
 class Master:
-    """Polls the PLC, and says what the mailbox holds. Its attributes are the link's to read and, where said so, to set."""
+    """Polls the PLC and writes the commands of the mailbox. The link reads its attributes, and sets three of them."""
 
-    def __init__(self, wiring: Wiring, tell: Callable[[], None], tape: Tape) -> None:
-        """tell: called when the inbox got something."""
+    def __init__(self, wiring: Wiring, notify: Callable[[], None], tape: Tape) -> None:
+        """notify: called when something was added to the inbox."""
         self.mailbox = Mailbox()
         self.inbox: list[Item] = []
-        self.taken = Taken(0, 0, 0, 0)  # set by the link: what it has kept
-        self.beats, self.state = 0, 0  # set by the link: how often it said that it lives, and its state
-        self.encoder: tuple[int, float] | None = None  # the newest count, and when it was so
+        self.taken = Taken(0, 0, 0, 0)  # set by the link: what line control has saved
+        self.beats, self.state = 0, 0  # set by the link: its heartbeats so far, and the line's state
+        self.encoder: tuple[int, float] | None = None  # the newest count, and its time, s
         self.heard = float("-inf")  # when the PLC's heartbeat was last seen to change
-        self.reason = ""  # what was wrong last
-        self.told: list[int] = []  # the state's registers as the PLC has them
+        self.reason = ""  # of the last failure
+        self.written: list[int] = []  # the state's registers as the PLC has them; empty: not known
         self.clock = PlcClock()
         self.counts: Counter[str] = Counter(dict.fromkeys(
             ("timeouts", "out_of_step", "exceptions", "overwritten", "port_reopened"), 0))
-        self._wiring, self._tell, self._tape, self._now = wiring, tell, tape, tape.now
+        self._wiring, self._notify, self._tape, self._now = wiring, notify, tape, tape.now
         self._client: AsyncModbusSerialClient | None = None
         self._opened = False
         self._next_open = 0.0
-        self._session: int | None = None  # of the PLC
+        self._connection: int | None = None  # the PLC's register `session`
         self._triggers = self._confirms = 0  # how many entries of the rings were read
-        self._last: dict[str, int] = {}  # the last header of this session
+        self._last: dict[str, int] = {}  # the last header since the PLC's start
         self._odd = False
-        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL + 1)  # the counters say it
+        logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL + 1)  # the counters have it
 
     async def run(self) -> None:
-        """Poll for ever. A failed request or a lost port is counted, and tried again."""
+        """Poll for ever. Count failed requests and lost ports, and try again."""
         while True:
             start = self._now()
             try:
@@ -136,23 +141,24 @@ class Master:
                 if self._client is not None and not self._client.connected:
                     self._drop(f"{self._wiring.port}: the port is gone")
                 else:
-                    await asyncio.sleep(self._wiring.timeout)  # until a late answer has come, which nobody waits for any more
-            except Exception as error:  # pyserial and pymodbus let out many kinds when a port goes
+                    # lets a late response arrive, which would be taken for that of the next request
+                    await asyncio.sleep(self._wiring.timeout)
+            except Exception as error:  # pyserial and pymodbus raise many kinds when a port goes
                 self._drop(f"{self._wiring.port}: {error}")
             self._settle()
             rest = 0.0 if self.mailbox.busy else start + self._wiring.poll - self._now()
             await asyncio.sleep(max(rest, GAP))
 
     async def poll(self, now: float) -> None:
-        """One round: hear what is new, and say what is. Raises Failed, or what a port raises that is gone."""
+        """One round: read what is new, then write. Raises Failed, or whatever a lost port raises."""
         if self._client is None and now >= self._next_open:
             await self._open(now)
         if self._client is None:
             return
-        if self._session is None:
+        if self._connection is None:
             await self._begin()
         header = await self._read_header()
-        self._hear(header, self._now())
+        self._take_header(header, self._now())
         await self._read_triggers(header)
         await self._read_confirms(header)
         self._settle()
@@ -161,7 +167,7 @@ class Master:
     def _put(self, *items: Item) -> None:
         if items:
             self.inbox.extend(items)
-            self._tell()
+            self._notify()
 
     def _settle(self) -> None:
         self.mailbox.expire(self._now())
@@ -175,12 +181,12 @@ class Master:
         protocol_taped.tape = self._tape
         wiring = self._wiring
         self._next_open = now + REOPEN_AFTER
-        client = AsyncModbusSerialClient(SCHEME + wiring.port, baudrate=wiring.baud, parity=PARITY[wiring.parity], timeout=wiring.timeout,
-                                         retries=0, reconnect_delay=0)
+        client = AsyncModbusSerialClient(SCHEME + wiring.port, baudrate=wiring.baud, parity=PARITY[wiring.parity],
+                                         timeout=wiring.timeout, retries=0, reconnect_delay=0)
         if not await client.connect():
             client.close()
             return
-        self._client, self.told = client, []
+        self._client, self.written = client, []
         self.counts["port_reopened"] += self._opened
         self._opened = True
 
@@ -188,7 +194,7 @@ class Master:
         self.close()
         self.reason, self.heard = reason, float("-inf")
         self._next_open = self._now() + REOPEN_AFTER
-        self._tell()
+        self._notify()
 
     def close(self) -> None:
         """Close the port."""
@@ -201,18 +207,18 @@ class Master:
         assert self._client is not None
         answer = await self._ask(self._client.read_holding_registers(address, count=count, device_id=self._wiring.unit))
         if answer.function_code != 3 or len(answer.registers) != count:
-            raise self._out_of_step("an answer to another request came")
+            raise self._out_of_step("a response to another request came")
         return answer.registers
 
     async def _read_header(self) -> dict[str, int]:
-        self._odd = not self._odd  # so that two answers after each other are told apart by their length
+        self._odd = not self._odd  # a late response of the round before then has another length
         header = HEADER.decode(await self._read(self._wiring.read_at, HEADER.length + self._odd))
         if header["version"] != VERSION:
-            raise Mistaken(f"the PLC has version {header['version']} of the register map, expected {VERSION}")
+            raise WrongRegisters(f"the PLC has version {header['version']} of the register map, expected {VERSION}")
         return header
 
     async def _ask(self, request: Any) -> Any:
-        """The answer. A late one to an earlier request looks like it, so its kind and length have to be looked at."""
+        """The response. It may be a late one to an earlier request, so the caller checks its kind and length."""
         from pymodbus.exceptions import ModbusIOException
 
         try:
@@ -222,7 +228,7 @@ class Master:
             raise Failed(f"no answer within {1000 * self._wiring.timeout:.0f} ms") from error
         if answer.isError():
             self.counts["exceptions"] += 1
-            raise Mistaken(f"the PLC refuses the registers: Modbus exception {answer.exception_code}")
+            raise WrongRegisters(f"the PLC refuses the registers: Modbus exception {answer.exception_code}")
         return answer
 
     def _out_of_step(self, reason: str) -> Failed:
@@ -230,32 +236,34 @@ class Master:
         return Failed(reason)
 
     async def _begin(self) -> None:
-        """Go on where a line before this one stopped, if the PLC runs since then; else with what the rings still hold."""
-        left = TO_PLC.decode(await self._read(self._wiring.write_at, TO_PLC.length))
+        """Continue where an earlier line stopped, if the PLC has not restarted since; otherwise with what the rings
+        still hold.
+        """
+        earlier = TO_PLC.decode(await self._read(self._wiring.write_at, TO_PLC.length))
         await asyncio.sleep(GAP)
         header = await self._read_header()
         await asyncio.sleep(GAP)
-        self.mailbox.start(left["sequence"])
-        session = header["session"]
-        if left["session_seen"] == session:
-            self._restart(Taken(session, left["triggers_taken"], left["confirms_taken"], left["refused"]))
+        self.mailbox.start(earlier["sequence"])
+        connection = header["session"]
+        if earlier["session_seen"] == connection:
+            self._restart(Taken(connection, earlier["triggers_taken"], earlier["confirms_taken"], earlier["refused"]))
         else:
-            self._restart(Taken(session, header["triggers"] - min(header["triggers"], RING),
+            self._restart(Taken(connection, header["triggers"] - min(header["triggers"], RING),
                                 header["confirms"] - min(header["confirms"], RING), 0))
 
     def _restart(self, taken: Taken) -> None:
-        self._session, self._triggers, self._confirms = taken.session, taken.triggers, taken.confirms
+        self._connection, self._triggers, self._confirms = taken.connection, taken.triggers, taken.confirms
         self.clock, self._last, self.taken = PlcClock(), {}, taken
         self._put(Restarted(taken))
 
-    def _hear(self, header: dict[str, int], now: float) -> None:
-        if header["session"] != self._session:
+    def _take_header(self, header: dict[str, int], now: float) -> None:
+        if header["session"] != self._connection:
             self.mailbox.abandon()
             self._restart(Taken(header["session"], 0, 0, 0))
         last = self._last
         if last and (header["clock"] - last["clock"]) & 0x80000000:
-            raise self._out_of_step(f"the PLC's clock went back within its session {header['session']}; "
-                                    f"when it starts, it has to take another session number")
+            raise self._out_of_step(f"the PLC's clock went back and its register `session` stayed {header['session']}: "
+                                    "a PLC must change it when it starts")
         self._last, self.reason = header, ""
         self.clock.heard(header["clock"], now)
         self.mailbox.executed(header["executed"], header["result"])
@@ -269,7 +277,7 @@ class Master:
             self._put(BeltStopped())
         if last["clears"] != header["clears"]:
             self._put(Clear())
-        self._tell()
+        self._notify()
 
     async def _read_triggers(self, header: dict[str, int]) -> None:
         numbers, lost = arrivals(self._triggers, header["triggers"])
@@ -280,7 +288,7 @@ class Master:
         self._put(*(TriggerRead((first - back) & 0xFFFF, 0, 0, None, 0.0) for back in range(lost, 0, -1)))
         self.counts["overwritten"] += lost
         for number, entry in zip(numbers, entries, strict=True):
-            if entry["number"] != number:  # while it was on its way
+            if entry["number"] != number:  # since the header was read
                 self.counts["overwritten"] += 1
                 self._put(TriggerRead(number, 0, 0, None, 0.0))
             else:
@@ -293,7 +301,8 @@ class Master:
         if not numbers:
             return
         entries = await self._read_ring(CONFIRMS_AT, CONFIRM, numbers)
-        seen = [ConfirmRead(number, entry["part"]) for number, entry in zip(numbers, entries, strict=True) if entry["number"] == number]
+        seen = [ConfirmRead(number, entry["part"]) for number, entry in zip(numbers, entries, strict=True)
+                if entry["number"] == number]
         self.counts["overwritten"] += lost + len(numbers) - len(seen)
         self._put(*seen)
         self._confirms = header["confirms"]
@@ -306,20 +315,22 @@ class Master:
         return [found[(number - 1) % RING - first] for number in numbers]
 
     def wanted(self) -> list[int]:
-        """The registers of the line's state as they should be."""
+        """What the registers of the line's state should hold."""
         taken = self.taken
-        return STATUS.encode({"heartbeat": self.beats, "state": self.state, "session_seen": taken.session, "triggers_taken": taken.triggers,
-                              "confirms_taken": taken.confirms, "refused": taken.refused})
+        return STATUS.encode({"heartbeat": self.beats, "state": self.state, "session_seen": taken.connection,
+                              "triggers_taken": taken.triggers, "confirms_taken": taken.confirms,
+                              "refused": taken.refused})
 
     async def _write(self, executed: int) -> None:
         command, registers = self.mailbox.next(self._now(), executed), self.wanted()
-        if command is None and registers == self.told:
+        if command is None and registers == self.written:
             return
         assert self._client is not None
-        said = registers if command is None else TO_PLC.encode({**STATUS.decode(registers), **command.fields()})
-        self.told = []  # until it is certain
+        content = registers if command is None else TO_PLC.encode({**STATUS.decode(registers), **command.fields()})
+        self.written = []  # not known until the response comes
         await asyncio.sleep(GAP)
-        answer = await self._ask(self._client.write_registers(self._wiring.write_at, said, device_id=self._wiring.unit))
+        answer = await self._ask(self._client.write_registers(self._wiring.write_at, content,
+                                                              device_id=self._wiring.unit))
         if answer.function_code != 16:
-            raise self._out_of_step("an answer to another request came")
-        self.told = registers
+            raise self._out_of_step("a response to another request came")
+        self.written = registers

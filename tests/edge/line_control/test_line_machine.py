@@ -42,7 +42,7 @@ class Line(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.timing = BeltTiming(1.0, 0.1, 0.3, True, late_in_a_row=2, rejects_in_a_row=3, stop_on=("late",))
-        self.state, self.now = LineState(self.timing, session="s"), 0.0
+        self.state, self.now = LineState(self.timing, run_id="s"), 0.0
         self.belt: dict[int, object] = {}  # what the belt's file would hold: parts by trigger
         self.ended: dict[int, Ended] = {}
         self.triggered: dict[int, tuple[int, float]] = {}  # trigger -> part, when
@@ -109,7 +109,8 @@ class Line(RuleBasedStateMachine):
     def the_plc_says(self, part: int, event: type) -> None:
         self.handle(event(part))
 
-    @rule(event=st.sampled_from([OrderFailed(1, "too late"), LinkLost("silence"), LinkBack(), RuntimeReady(), Clear(), Challenge()]))
+    @rule(event=st.sampled_from([OrderFailed(1, "too late"), LinkLost("silence"), LinkBack(), RuntimeReady(), Clear(),
+                                 Challenge()]))
     def something_happens(self, event: Event) -> None:
         self.handle(event)
 
@@ -127,7 +128,7 @@ class Line(RuleBasedStateMachine):
         parts = [copy.copy(part) for part in self.belt.values()]
         ledger = copy.deepcopy(self.state.ledger)
         latched, position = set(self.state.latched), self.state
-        self.state = LineState(self.timing, session="s", running=False)
+        self.state = LineState(self.timing, run_id="s", running=False)
         self.state.latched |= latched
         self.take(self.state.restore(parts, ledger, self.now))  # type: ignore[arg-type]
         assert position is not self.state
@@ -136,7 +137,8 @@ class Line(RuleBasedStateMachine):
     @invariant()
     def the_ledger_adds_up(self) -> None:
         ledger = self.state.ledger
-        assert ledger.triggers == ledger.passed + ledger.rejected + ledger.uninspected + self.state.open_parts == len(self.triggered)
+        ended = ledger.passed + ledger.rejected + ledger.uninspected
+        assert ledger.triggers == ended + self.state.open_parts == len(self.triggered)
         assert sum(ledger.causes.values()) == ledger.uninspected
         assert len(self.ended) == ledger.passed + ledger.rejected + ledger.uninspected
 

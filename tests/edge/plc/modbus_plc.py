@@ -16,7 +16,8 @@ MOCKS = Path(__file__).parents[2] / "mocks"
 def programs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("modbus")
     subprocess.run(["gcc", "-O1", MOCKS / "paced_wire.c", "-o", folder / "paced_wire"], check=True)
-    subprocess.run(["gcc", "-O1", "-I/usr/include/modbus", MOCKS / "modbus_plc.c", "-o", folder / "modbus_plc", "-lmodbus"], check=True)
+    subprocess.run(["gcc", "-O1", "-I/usr/include/modbus", MOCKS / "modbus_plc.c", "-o", folder / "modbus_plc",
+                    "-lmodbus"], check=True)
     return folder
 
 
@@ -31,7 +32,8 @@ class Plc:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _start(self, program: str, *words: object) -> subprocess.Popen[str]:
-        process = subprocess.Popen([self._programs / program, *map(str, words)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([self._programs / program, *map(str, words)], stdin=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline() == "ready\n"
         return process
 

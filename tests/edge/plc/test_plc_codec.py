@@ -22,18 +22,22 @@ def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
     kind = draw(st.sampled_from(sorted(kinds)))
     word = st.integers(0, 0xFFFF)
     return Frame(
-        kind, draw(st.sampled_from(plc_frames.CODES[kind])), draw(word), draw(word), draw(st.integers(0, (1 << 32) - 1)),
-        draw(st.integers(-1 << 31, (1 << 31) - 1)), draw(st.integers(0, (1 << 32) - 1)),
+        kind, draw(st.sampled_from(plc_frames.CODES[kind])), draw(word), draw(word),
+        draw(st.integers(0, (1 << 32) - 1)), draw(st.integers(-1 << 31, (1 << 31) - 1)),
+        draw(st.integers(0, (1 << 32) - 1)),
     )
 
 
-# -- codec ----------------------------------------------------------------------------------------------------------------
+# -- codec
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_documents_example_is_what_the_codec_writes_and_reads() -> None:
     text = DOCUMENT[DOCUMENT.index("## An example"):]
     example = bytes.fromhex(re.search(r"^ {4}((?:[0-9A-F]{2} ?){24})$", text, re.M)[1])  # type: ignore[index]
-    part, encoder = (int(n) for n in re.search(r"TRIGGER of part (\d+) .* count (\d+)", text).groups())  # type: ignore[union-attr]
+    found = re.search(r"TRIGGER of part (\d+) .* count (\d+)", text)
+    assert found is not None
+    part, encoder = (int(n) for n in found.groups())
     clock = int(re.search(r"time (\d+) ", text)[1])  # type: ignore[index]
     session, sequence = re.search(r"session `(\w+)`, sequence (\d+)", text).groups()  # type: ignore[union-attr]
     frame = Frame(Kind.TRIGGER, 1, int(session, 16), int(sequence), part, encoder, clock)
@@ -52,7 +56,8 @@ def test_the_documents_table_of_types_is_the_codecs() -> None:
 
 
 def test_the_crc_is_the_documents() -> None:
-    assert plc_frames.crc32(b"123456789") == int(re.search(r"`123456789` is `(\w+)`", DOCUMENT)[1], 16)  # type: ignore[index]
+    found = re.search(r"`123456789` is `(\w+)`", DOCUMENT)
+    assert found is not None and plc_frames.crc32(b"123456789") == int(found[1], 16)
 
 
 @given(frames(frozenset(Kind)))
@@ -89,7 +94,8 @@ def test_no_good_frame_is_lost_to_garbage_or_to_how_the_bytes_arrive(data: st.Da
 
 def test_a_frame_that_lost_only_its_last_byte_may_borrow_the_next_frames_first() -> None:
     """The exception to the rule above: it needs a CRC that ends in 4C, and what is taken is at least what was sent."""
-    torn = next(f for n in range(10_000) if (f := Frame(Kind.LINE_HEARTBEAT, 2, LINE, 0, 0, n)).encode()[23] == ord("L"))
+    torn = next(f for n in range(10_000) if (f := Frame(Kind.LINE_HEARTBEAT, 2, LINE, 0, 0, n)).encode()[23]
+                == ord("L"))
     after = [Frame(Kind.FAULT, code, LINE, code) for code in (1, 2)]
     assert Reader().feed(torn.encode()[:23] + after[0].encode() + after[1].encode()) == [torn, after[1]]
 
@@ -97,11 +103,13 @@ def test_a_frame_that_lost_only_its_last_byte_may_borrow_the_next_frames_first()
 def test_an_echo_and_an_unknown_code_are_counted_and_dropped() -> None:
     reader = Reader()
     unknown = Frame(Kind.VERDICT, 4).encode()  # the codec does not stop its user; a line of the future may say this
-    assert reader.feed(Frame(Kind.TRIGGER, 1).encode() + unknown + Frame(Kind.FAULT, 1).encode()) == [Frame(Kind.FAULT, 1)]
+    assert reader.feed(Frame(Kind.TRIGGER, 1).encode() + unknown
+                       + Frame(Kind.FAULT, 1).encode()) == [Frame(Kind.FAULT, 1)]
     assert reader.unknown_frames == 2
 
 
-# -- commands -------------------------------------------------------------------------------------------------------------
+# -- commands
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_command_is_sent_again_ten_times_with_its_number_and_then_given_up() -> None:
@@ -154,9 +162,11 @@ def test_the_last_128_numbers_of_a_session_are_known_and_no_more() -> None:
 
 
 @pytest.mark.parametrize(("numbers", "errors", "reordered"), [
-    ((1, 2, 3), 0, 0), ((65535, 0, 1), 0, 0), ((1, 3, 2, 4), 0, 1), ((1, 3, 4), 1, 0), ((1, 500, 501), 1, 0), ((9, 3, 10), 1, 0),
+    ((1, 2, 3), 0, 0), ((65535, 0, 1), 0, 0), ((1, 3, 2, 4), 0, 1), ((1, 3, 4), 1, 0), ((1, 500, 501), 1, 0),
+    ((9, 3, 10), 1, 0),
 ])
-def test_a_number_that_never_comes_or_goes_back_is_an_error(numbers: tuple[int, ...], errors: int, reordered: int) -> None:
+def test_a_number_that_never_comes_or_goes_back_is_an_error(numbers: tuple[int, ...], errors: int,
+                                                            reordered: int) -> None:
     inbox = Inbox()
     for n in numbers:
         take(inbox, n)

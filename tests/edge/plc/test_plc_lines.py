@@ -133,7 +133,8 @@ def test_before_the_port_is_open_the_outputs_are_told_and_ready_stays_low_until_
     link.open()
     before = fake["noted"][: fake["noted"].index("open")]
     assert [entry[:2] for entry in before if entry[0] in ("rts", "dtr")] == [("rts", True), ("dtr", False)]
-    for status in (LineStatus.STARTING, LineStatus.READY, LineStatus.READY, LineStatus.DEGRADED, LineStatus.FAULT, LineStatus.OFFLINE):
+    for status in (LineStatus.STARTING, LineStatus.READY, LineStatus.READY, LineStatus.DEGRADED, LineStatus.FAULT,
+                   LineStatus.OFFLINE):
         link.heartbeat(status)
     assert [entry[1] for entry in fake["noted"] if entry[0] == "dtr"][1:] == [False, True, False, True, False, False]
     steady = LinesLink("port", ready="level")
@@ -187,7 +188,7 @@ def test_enable_is_the_plcs_own_state(fake):
     assert read(link) == [LinkBack()]
     fake["inputs"] = termios.TIOCM_DSR
     (lost,) = read(link)
-    assert isinstance(lost, LinkLost) and "takes no part" in lost.reason
+    assert isinstance(lost, LinkLost) and "is not ready" in lost.reason
     fake["inputs"] |= termios.TIOCM_CTS
     assert read(link, 0.1) == [TriggerRefused(1)]
 
@@ -248,7 +249,8 @@ class FourWires(threading.Thread):
 def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, shim, wires, tmp_path):
     line = rig(loop=True)
     path = line.folder / "line.toml"
-    path.write_text(path.read_text().replace('kind = "frames"', 'kind = "lines"\ndsr = "none"').replace("[belt]", "[belt]\npulse_ms = 10"))
+    path.write_text(path.read_text().replace('kind = "frames"',
+                                             'kind = "lines"\ndsr = "none"').replace("[belt]", "[belt]\npulse_ms = 10"))
     process = line.run("--out", str(line.folder / "session"), command="record", env=preloaded(tmp_path, shim))
     wait_for(lambda: len(wires.outputs()) > 0)
     assert wires.outputs()[0][1:] == (True, True)  # the driver raises both
@@ -260,7 +262,8 @@ def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, sh
     ledger, told = finish(process)
     rows = line.rows()
     assert process.returncode == 0 and ledger["triggers"] == len(rows) >= 15, told
-    assert ledger["triggers"] + ledger["refused_triggers"] == len(plc.triggered) == 25  # refused: while it does not blink yet
+    # refused: while it does not blink yet
+    assert ledger["triggers"] + ledger["refused_triggers"] == len(plc.triggered) == 25
     bad = [row["part"] for row in rows if row["verdict"] != "PASS"]
     fired = wires.pulses(high=False)[:len(bad)]  # the port's close is one more
     assert 0 < len(bad) < len(rows) and ledger["wire"]["pulses"] + ledger["wire"]["merged"] == len(bad) == len(fired)

@@ -92,13 +92,16 @@ def test_a_part_from_its_trigger_to_its_confirmation(plc, line):
     assert kinds(events, VerdictDelivered) == [VerdictDelivered(4294967295)] and not kinds(events, OrderFailed)
     assert kinds(events, Encoder)[-1].count == 4294967290
     reject, told, fault = plc.log
-    assert reject[:4] == ("reject", 4294967295, 0, 20) and told[:4] == ("verdict", 4294967295, 1, 5000) and fault[:3] == ("fault", 0, 4)
-    assert abs((reject[4] - plc.triggered()[4294967295] - 5000 + 2**31) % 2**32 - 2**31) <= 2  # ms of the PLC's clock, over its wrap
+    assert reject[:4] == ("reject", 4294967295, 0,
+                          20) and told[:4] == ("verdict", 4294967295, 1, 5000) and fault[:3] == ("fault", 0, 4)
+    # ms of the PLC's clock, over its wrap
+    assert abs((reject[4] - plc.triggered()[4294967295] - 5000 + 2**31) % 2**32 - 2**31) <= 2
     plc.tell("confirm 4294967295", "clear", "belt 0")
     events = line.until(lambda events: kinds(events, Confirm) and kinds(events, Clear) and kinds(events, BeltStopped))
     assert kinds(events, Confirm) == [Confirm(4294967295)]
     line.until(lambda _: plc.status() == "state 2 session 7 taken 1 confirms 1")
-    assert set(line.link.counters()) == {"timeouts", "out_of_step", "exceptions", "overwritten", "port_reopened", "rewritten"}
+    assert set(line.link.counters()) == {"timeouts", "out_of_step", "exceptions", "overwritten", "port_reopened",
+                                         "rewritten"}
 
 
 def test_verdicts_and_orders_by_count_say_what_the_map_says(plc, line):
@@ -107,7 +110,8 @@ def test_verdicts_and_orders_by_count_say_what_the_map_says(plc, line):
     line.link.pulse(3, 0.0, 15, count=-5)
     line.until(lambda _: line.link.idle)
     wait_for(lambda: len(plc.log) == 3)
-    assert [entry[:5] for entry in plc.log] == [("reject", 3, 1, 15, 2**32 - 5), ("verdict", 1, 2, 1, 0), ("verdict", 2, 3, 5, 0)]
+    assert [entry[:5] for entry in plc.log] == [("reject", 3, 1, 15, 2**32 - 5), ("verdict", 1, 2, 1, 0),
+                                                ("verdict", 2, 3, 5, 0)]
 
 
 @pytest.mark.parametrize("timing", ["line", "plc"])
@@ -140,7 +144,8 @@ def test_whatever_the_wire_loses_each_command_is_executed_once(plc, line):
     for what in ("verdict", "reject"):
         assert [entry[1] for entry in plc.log if entry[0] == what] == list(parts)
     triggered = plc.triggered()
-    assert all(abs((entry[4] - triggered[entry[1]] - 4000 + 2**31) % 2**32 - 2**31) <= 2 for entry in plc.log if entry[0] == "reject")
+    assert all(abs((entry[4] - triggered[entry[1]] - 4000 + 2**31) % 2**32 - 2**31) <= 2 for entry in plc.log
+               if entry[0] == "reject")
     counts = line.link.counters()
     assert counts["timeouts"] > 5
 

@@ -33,13 +33,16 @@ PAGE = Path(__file__).parents[3] / "docs" / "plc-modbus.md"
 
 def test_the_page_shows_the_map_of_the_code():
     page = PAGE.read_text()
-    tables = [[(int(offset), int(words), name) for offset, words, name in re.findall(r"^\| (\d+) \| (\d) \| (\w+) \|", part, re.M)]
+    tables = [[(int(offset), int(words), name)
+               for offset, words, name in re.findall(r"^\| (\d+) \| (\d) \| (\w+) \|", part, re.M)]
               for part in page.split("| offset |")[1:]]
     blocks = [HEADER, TRIGGER, CONFIRM, TO_PLC]
     assert [[(offset, words, name) for name, offset, words in block.fields] for block in blocks] == tables
     assert f"From offset {TRIGGERS_AT} on, the triggers, {TRIGGER.length} registers" in page
-    assert f"From offset {CONFIRMS_AT} on, the confirmations, {CONFIRM.length} registers each; the block ends at {FROM_PLC_LENGTH}" in page
-    assert f"first {STATUS.length} registers" in page and f"all {TO_PLC.length} in" in page and f"first {HEADER.length} or" in page
+    assert (f"From offset {CONFIRMS_AT} on, the confirmations, {CONFIRM.length} registers each; "
+            f"the block ends at {FROM_PLC_LENGTH}") in page
+    assert f"first {STATUS.length} registers" in page and f"all {TO_PLC.length} in" in page
+    assert f"first {HEADER.length} or" in page
     assert TO_PLC.fields[:len(STATUS.fields)] == STATUS.fields
 
 
@@ -53,7 +56,8 @@ def test_what_is_encoded_is_decoded(data):
 
 
 def test_the_high_word_comes_first_and_negative_numbers_are_in_twos_complement():
-    assert Block(("part", 2), ("value", 2)).encode({"part": 0x12345678, "value": -2}) == [0x1234, 0x5678, 0xFFFF, 0xFFFE]
+    assert Block(("part", 2), ("value", 2)).encode({"part": 0x12345678,
+                                                    "value": -2}) == [0x1234, 0x5678, 0xFFFF, 0xFFFE]
 
 
 @given(known=st.integers(0, 0xFFFF), new=st.integers(0, 100))
@@ -133,7 +137,8 @@ def test_a_plc_that_began_anew_gets_no_command_of_before_but_the_fault():
         box.command(command)
     box.next(0.0, 0)
     box.abandon()
-    assert {(settled.type, settled.part, settled.ack) for settled in box.ended()} == {(Type.REJECT, 2, None), (Type.VERDICT, 1, None)}
+    assert {(settled.type, settled.part, settled.ack)
+            for settled in box.ended()} == {(Type.REJECT, 2, None), (Type.VERDICT, 1, None)}
     assert box.next(0.0, 0).type is Type.FAULT
 
 

@@ -19,7 +19,7 @@ from edge.part.verdict import Cause, Verdict
 from edge.plc.frames.link import FramesLink
 from edge.plc.link import LineStatus
 from edge.plc.modbus.link import ModbusLink
-from edge.plc.wire import Frame
+from edge.plc.wire import Message
 from tests.mocks.structured_text import load
 
 FOLDER = Path(__file__).parents[3] / "docs" / "plc"
@@ -28,7 +28,10 @@ TRAVEL, WIDTH = 600, 30  # ms
 
 
 class Plc(threading.Thread, ABC):
-    """A PLC that scans a sample program. Its clock wraps two seconds after its start; `fired` has (begin, end, part whose moment it is)."""
+    """A PLC that scans a sample program.
+
+    Its clock wraps two seconds after its start; `fired` has (begin, end, part whose moment it is).
+    """
 
     def __init__(self, program: str, port: int) -> None:
         super().__init__(daemon=True)
@@ -69,7 +72,8 @@ class Plc(threading.Thread, ABC):
 
     def ejected(self) -> list[int]:
         """Whose moment before the ejector each pulse was."""
-        return [min(self.came, key=lambda part: abs(self.came[part] + TRAVEL / 1000 - begin)) for begin, _ in self.fired]
+        return [min(self.came, key=lambda part: abs(self.came[part] + TRAVEL / 1000 - begin))
+                for begin, _ in self.fired]
 
     def stop(self) -> None:
         self._end.set()
@@ -118,7 +122,8 @@ class ModbusPlc(Plc):
         crc = lambda data: FramerRTU.compute_CRC(data).to_bytes(2, "big")  # noqa: E731
         assert request[0] == 1 and request[-2:] == crc(request[:-2])
         start, count = int.from_bytes(request[2:4]), int.from_bytes(request[4:6])
-        registers = {**dict(enumerate(self.given["says"])), **{100 + at: value for at, value in enumerate(self.given["told"])}}
+        registers = {**dict(enumerate(self.given["says"])),
+                     **{100 + at: value for at, value in enumerate(self.given["told"])}}
         if request[1] == 3:
             body = bytes([1, 3, 2 * count]) + b"".join(registers[at].to_bytes(2) for at in range(start, start + count))
         else:
@@ -189,7 +194,8 @@ def both(request):
     tty.setraw(far)
     plc = FramesPlc(near) if request.param == "frames" else ModbusPlc(near)
     plc.start()
-    link = FramesLink(os.ttyname(far), 115200) if request.param == "frames" else ModbusLink(os.ttyname(far), timeout_ms=150)
+    link = FramesLink(os.ttyname(far),
+                      115200) if request.param == "frames" else ModbusLink(os.ttyname(far), timeout_ms=150)
     link.open()
     line = Line(link, outcome)
     line.start()
@@ -213,7 +219,7 @@ def test_the_frame_of_the_page_is_the_one_of_the_sample():
     assert units["LS_PACK"](0, 2, 1, 0xBEEF, 1, 17, 88123, 40100, made) == 24
     page = (FOLDER.parent / "plc-frames.md").read_text()
     assert bytes(made[:24]).hex(" ").upper() in page
-    assert bytes(made[:24]) == Frame(2, 1, 0xBEEF, 1, 17, 88123, 40100).encode()
+    assert bytes(made[:24]) == Message(2, 1, 0xBEEF, 1, 17, 88123, 40100).encode()
 
 
 def test_just_the_right_parts_are_ejected_each_at_its_moment(both):
@@ -225,7 +231,8 @@ def test_just_the_right_parts_are_ejected_each_at_its_moment(both):
     assert line.parts(Trigger) == list(range(1, 19)) and line.parts(OrderFailed) == []
     assert plc.ejected() == [part for part in range(1, 19) if outcome(part) is not Verdict.PASS]
     assert set(line.parts(VerdictDelivered)) >= {part for part in range(1, 19) if outcome(part) is Verdict.PASS}
-    assert all(abs(begin - plc.came[part] - TRAVEL / 1000) < 0.08 for part, (begin, _) in zip(plc.ejected(), plc.fired, strict=True))
+    assert all(abs(begin - plc.came[part] - TRAVEL / 1000) < 0.08
+               for part, (begin, _) in zip(plc.ejected(), plc.fired, strict=True))
     assert all(0 < end - begin < WIDTH / 1000 + 0.08 for begin, end in plc.fired)
 
 
@@ -253,7 +260,8 @@ def test_what_the_wire_loses_or_adds_changes_nothing(both):
     wait_for(lambda: time.monotonic() > plc.came[8] + TRAVEL / 1000 + 0.2)
     assert line.parts(Trigger) == list(range(1, 9))
     assert plc.ejected() == [part for part in range(1, 9) if outcome(part) is not Verdict.PASS]
-    assert sorted(line.parts(VerdictDelivered)) == sorted(set(line.parts(VerdictDelivered))) and line.parts(OrderFailed) == []
+    assert sorted(line.parts(VerdictDelivered)) == sorted(set(line.parts(VerdictDelivered)))
+    assert line.parts(OrderFailed) == []
     counts = line.link.counters()
     assert counts["timeouts"] >= 4 if isinstance(plc, ModbusPlc) else counts["resent"] >= 3
 
@@ -285,7 +293,8 @@ def test_a_plc_that_starts_again_takes_another_session():
     for session in (0xFFFE, 0xFFFF):
         block = units["LINESIDE_MODBUS"]()
         block(clock=5, camera=0, leaving=0, reset=0, says=says, told=told, session=session)
-        assert block.session == (session + 1) & 0xFFFF == says[1] and says[0] == 1 and not any(told) and not any(says[7:])
+        assert block.session == (session
+                                 + 1) & 0xFFFF == says[1] and says[0] == 1 and not any(told) and not any(says[7:])
     block(clock=6, camera=0, leaving=0, reset=0, says=says, told=told)
     assert says[1] == 0
 
@@ -294,7 +303,8 @@ class FourWires:
     """The sample for four wires, scanned on a clock of its own."""
 
     def __init__(self) -> None:
-        self.block, self.clock, self.rts, self.dtr, self.dead = load(FOLDER / "lines.st")["LINESIDE_LINES"](), 2**32 - 500, 1, 0, False
+        self.block = load(FOLDER / "lines.st")["LINESIDE_LINES"]()
+        self.clock, self.rts, self.dtr, self.dead = 2**32 - 500, 1, 0, False
         self.ejected: list[int] = []
 
     def run(self, ms: int, **inputs: int) -> None:

@@ -74,7 +74,7 @@ def test_rights_that_are_missing_have_a_remedy(machine, monkeypatch):
     monkeypatch.setattr("edge.tools.doctor.os.access", lambda *_: False)
     monkeypatch.setattr("edge.tools.doctor.shutil.disk_usage", lambda _: type("Usage", (), {"free": 10**8})())
     doctor = edge.tools.doctor
-    found = {finding.what: finding for finding in [*doctor._real_time(), *doctor._serial(machine), *doctor._disk()]}
+    found = {finding.what: finding for finding in doctor.examine(machine)}
     assert found["real-time priority"].status == "missing" and "rtprio" in found["real-time priority"].remedy
     assert found["memory that may be locked"].text == "8 MB" and "memlock" in found["memory that may be locked"].remedy
     assert "dialout" in found["serial port ttyUSB0"].remedy
@@ -82,7 +82,7 @@ def test_rights_that_are_missing_have_a_remedy(machine, monkeypatch):
 
 
 def test_a_machine_without_serial_ports_says_so(tmp_path):
-    found = {finding.what: finding for finding in edge.tools.doctor._serial(tmp_path)}
+    found = {finding.what: finding for finding in edge.tools.doctor.examine(tmp_path)}
     assert found["serial ports"].status == "missing" and found["serial ports"].remedy
 
 
