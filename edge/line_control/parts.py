@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
+from edge.part.faults import FaultCode
 from edge.part.verdict import Cause, Verdict
 
 UNLIMITED = 1 << 30
-FAULT_LATE, FAULT_REJECTS, FAULT_UNCONFIRMED, FAULT_CHALLENGE = 3, 5, 6, 7  # codes on the PLC link
-STOPPING = {"late": FAULT_LATE, "rejects": FAULT_REJECTS, "unconfirmed": FAULT_UNCONFIRMED, "challenge": FAULT_CHALLENGE}
+STOPPING = {  # the names that `stop_on` in the line file uses
+    "late": FaultCode.LATE, "rejects": FaultCode.REJECTS, "unconfirmed": FaultCode.UNCONFIRMED, "challenge": FaultCode.CHALLENGE}
 
 
 @dataclass(frozen=True)

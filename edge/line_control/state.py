@@ -19,17 +19,7 @@ import math
 from collections.abc import Callable
 
 from edge.line_control.belt import Belt
-from edge.line_control.parts import (
-    FAULT_CHALLENGE,
-    FAULT_LATE,
-    FAULT_REJECTS,
-    FAULT_UNCONFIRMED,
-    STOPPING,
-    UNLIMITED,
-    BeltPart,
-    BeltTiming,
-    Ledger,
-)
+from edge.line_control.parts import STOPPING, UNLIMITED, BeltPart, BeltTiming, Ledger
 from edge.part.encoder import BeltPosition, wrapped
 from edge.part.events import (
     Action,
@@ -56,6 +46,7 @@ from edge.part.events import (
     TriggerRefused,
     VerdictDelivered,
 )
+from edge.part.faults import FaultCode
 from edge.part.verdict import Cause, Verdict
 
 SAME = 0.03  # s: a trigger that a restart hears again is told from a new one of the same id by its time
@@ -237,8 +228,8 @@ class LineState:
             if part is not None and event.verdict is Verdict.REJECT and now < part.due:
                 self._reject_late(part, now, actions)
             return  # a part without a verdict is ended by _advance
-        if self._late_in_a_row >= self.timing.late_in_a_row and FAULT_LATE not in self.latched:
-            actions.append(FaultOver(FAULT_LATE))
+        if self._late_in_a_row >= self.timing.late_in_a_row and FaultCode.LATE not in self.latched:
+            actions.append(FaultOver(FaultCode.LATE))
         self._late_in_a_row = 0
         if event.verdict is Verdict.UNINSPECTED:
             self._uninspected(part, event.cause or Cause.CAMERA, now, actions)
@@ -269,7 +260,8 @@ class LineState:
     def _count_late(self, actions: list[Action]) -> None:
         self._late_in_a_row += 1
         if self._late_in_a_row == self.timing.late_in_a_row:
-            self._alarm(FAULT_LATE, f"{self._late_in_a_row} verdicts in a row were late: slow the belt, or lengthen its travel", actions)
+            text = f"{self._late_in_a_row} verdicts in a row were late: slow the belt, or lengthen its travel"
+            self._alarm(FaultCode.LATE, text, actions)
 
     def _alarm(self, code: int, text: str, actions: list[Action]) -> None:
         """Tell a fault; some stop the line."""
@@ -344,7 +336,7 @@ class LineState:
         unconfirmed = [part for part in gone if part.ordered and not part.confirmed]
         self.ledger.unconfirmed += len(unconfirmed)
         if unconfirmed and "unconfirmed" in self.timing.stop_on:
-            self._alarm(FAULT_UNCONFIRMED, f"part {unconfirmed[0].id} was to be ejected and was not seen to leave", actions)
+            self._alarm(FaultCode.UNCONFIRMED, f"part {unconfirmed[0].id} was to be ejected and was not seen to leave", actions)
         for part in gone:
             if part.challenge:
                 self._challenged(part, actions)
@@ -361,7 +353,7 @@ class LineState:
         passed = part.verdict is Verdict.REJECT and part.ordered and part.confirmed
         actions.append(Challenged(part.id, passed, text))
         if not passed:
-            self._alarm(FAULT_CHALLENGE, text, actions)
+            self._alarm(FaultCode.CHALLENGE, text, actions)
 
     def _order(self, part: BeltPart, actions: list[Action]) -> None:
         if part.held:
@@ -388,9 +380,9 @@ class LineState:
         self._rejects_in_a_row = self._rejects_in_a_row + 1 if part.verdict is Verdict.REJECT else 0
         if self._rejects_in_a_row == self.timing.rejects_in_a_row > 0:
             text = f"{self._rejects_in_a_row} parts in a row were rejected: look at the parts, the camera and the light"
-            self._alarm(FAULT_REJECTS, text, actions)
-        elif self._rejects_in_a_row == 0 < self.timing.rejects_in_a_row and FAULT_REJECTS not in self.latched:
-            actions.append(FaultOver(FAULT_REJECTS))
+            self._alarm(FaultCode.REJECTS, text, actions)
+        elif self._rejects_in_a_row == 0 < self.timing.rejects_in_a_row and FaultCode.REJECTS not in self.latched:
+            actions.append(FaultOver(FaultCode.REJECTS))
 
     def outcome(self, part: BeltPart) -> Ended:
         """The outcome of a part that has one."""

@@ -160,7 +160,6 @@ class Ended:
     ended: float
     trigger: int = 0
     session: str = ""
-    info: object = None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ class SessionWriter:
 
     def ended(self, ended: Ended) -> None:
         """A part has its outcome."""
-        self._put({"what": "ended", **{name: value for name, value in vars(ended).items() if name != "info"}})
+        self._put({"what": "ended", **vars(ended)})
 
     def _fail(self, text: str) -> None:
         if not self._failed:

@@ -22,6 +22,7 @@ from edge.inspection.views import View, Views
 from edge.line_control.client import ControlClient
 from edge.line_file import LineFile, read_line_file
 from edge.part.events import Ended, Expose, PartVerdict
+from edge.part.faults import FaultCode
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
 from edge.record.journal import Journal, PartInfo, rescue_rows
@@ -37,7 +38,6 @@ HELD = 0.002  # s between looks at whether the trigger of a frame has come
 HOLD = 0.040  # s that a frame's result may wait for those of the next ones, in throughput mode, while the line is full
 LATENCIES = 10_000  # newest ones kept for the percentiles
 SWITCH_INTERVAL = 0.0002  # s after which a busy Python thread lets line control run
-FAULT_CAMERA, FAULT_ENGINE, FAULT_JOURNAL = 1, 2, 4  # codes of docs/plc-frames.md
 
 
 @dataclass(frozen=True)
@@ -204,9 +204,9 @@ class Line:
 
     def _journal_failing(self, text: str | None) -> None:
         if text is None:
-            self._control.fault_over(FAULT_JOURNAL)
+            self._control.fault_over(FaultCode.JOURNAL)
         else:
-            self._control.fault(FAULT_JOURNAL, text)
+            self._control.fault(FaultCode.JOURNAL, text)
 
     @property
     def precision(self) -> str:
@@ -295,7 +295,7 @@ class Line:
         try:
             return self._camera.next(timeout)
         except Exception as error:  # the parts that it was exposed for end as late
-            self._fault(FAULT_CAMERA, f"the camera failed: {error}")
+            self._fault(FaultCode.CAMERA, f"the camera failed: {error}")
             time.sleep(POLL)
             return None
 
@@ -311,7 +311,7 @@ class Line:
             if cause in (Cause.IMAGE, Cause.INCOMPLETE, Cause.UNMATCHED):  # of this frame alone
                 self._operator.tell(text)
             else:
-                self._fault(FAULT_CAMERA, text)
+                self._fault(FaultCode.CAMERA, text)
             self._uninspected(frame, cause)
             return
         try:
@@ -368,7 +368,7 @@ class Line:
         """An EngineError, or a defect: the part is not inspected, and the line goes on, unless its GPU is lost: then the runtime ends."""
         if isinstance(error, EngineLostError):
             self._lost = error
-        self._fault(FAULT_ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
+        self._fault(FaultCode.ENGINE, str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
         self._uninspected(frame, Cause.ENGINE)
 
     def _uninspected(self, frame: CameraFrame, cause: Cause) -> None:
