@@ -31,7 +31,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from edge.line_control.job import ControlJob
 from edge.line_control.messages import Channel, Welcome, Written
+from edge.line_control.parts import BeltTiming
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
 from simulation.plc.wire import Frame, Kind, Reader
@@ -42,29 +44,26 @@ WARM_UP = 1.0  # s
 HOG = "while True: pass"
 
 
-def task_of(folder: Path, port: str, listener: int, supervisor: int) -> dict[str, Any]:
-    """What the supervisor would tell line control."""
-    return {"plc": {"kind": "frames", "port": port, "baud": 115200},
-            "timing": {"travel": TRAVEL, "lead": LEAD, "confirm": 0.0, "eject_uninspected": True},
-            "pulse_ms": 10, "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": str(folder / "belt"),
-            "listener": listener, "supervisor": supervisor}
+def job_for(folder: Path, port: str, listener: int, supervisor: int) -> ControlJob:
+    """The job that the supervisor would give."""
+    return ControlJob({"kind": "frames", "port": port, "baud": 115200}, BeltTiming(TRAVEL, LEAD, confirm=0.0), pulse_ms=10, parts=0,
+                      run_id=secrets.token_hex(8), restarted=False, belt_file=folder / "belt", listener=listener, supervisor=supervisor)
 
 
-def as_thread(task: dict[str, Any]) -> None:
+def as_thread(job: ControlJob) -> None:
     """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
     from edge.line_control.belt_file import BeltFile
     from edge.line_control.control import LineControl
-    from edge.line_control.parts import BeltTiming
     from edge.line_control.runtime_side import RuntimeSide
     from edge.line_control.state import LineState
     from edge.plc.frames import FramesLink
 
-    link = FramesLink(task["plc"]["port"], task["plc"]["baud"])
+    link = FramesLink(job.plc["port"], job.plc["baud"])
     link.open()
-    state = LineState(BeltTiming(**task["timing"]), 0, session=task["session"], running=False)
-    welcome = Welcome(task["session"], False)
-    runtime = RuntimeSide(socket.socket(fileno=task["listener"]), task["supervisor"], threading.Event(), welcome)
-    control = LineControl(link, state, BeltFile(Path(task["belt_file"]), task["session"]), runtime, pulse_ms=10, welcome=welcome)
+    state = LineState(job.timing, 0, session=job.run_id, running=False)
+    welcome = Welcome(job.run_id, False)
+    runtime = RuntimeSide(socket.socket(fileno=job.listener), job.supervisor, threading.Event(), welcome)
+    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, welcome=welcome)
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without
@@ -81,9 +80,10 @@ def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str,
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        task = json.dumps(task_of(Path(name), os.ttyname(far), listener.fileno(), lifeline))
+        job = job_for(Path(name), os.ttyname(far), listener.fileno(), lifeline)
         command = ["-m", "edge.line_control.process"] if how == "process" else [__file__, "--thread"]
-        process = subprocess.Popen([sys.executable, *command, task], pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([sys.executable, *command, job.to_json()], pass_fds=[listener.fileno(), lifeline],
+                                   stdout=subprocess.DEVNULL)
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(f"{name}/control")
         try:
@@ -171,7 +171,7 @@ def draw(late: dict[str, list[float]], path: Path) -> None:
 
 def main() -> int:
     if sys.argv[1:2] == ["--thread"]:
-        as_thread(json.loads(sys.argv[2]))
+        as_thread(ControlJob.from_json(sys.argv[2]))
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rejects", type=int, default=20_000, help="for each of the two")

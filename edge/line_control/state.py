@@ -265,7 +265,7 @@ class LineState:
 
     def _alarm(self, code: int, text: str, actions: list[Action]) -> None:
         """Tell a fault; some stop the line."""
-        if code in (STOPPING[name] for name in self.timing.stop_on):
+        if code in {STOPPING[name] for name in self.timing.stop_on}:
             self.latched.add(code)
             text += ". The line takes no parts until it is cleared: `lineside clear LINE.toml`, or CLEAR of the PLC"
         actions.append(Alarm(code, text))

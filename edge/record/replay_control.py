@@ -12,8 +12,8 @@ from typing import Any
 from edge.base.errors import LinkError
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
+from edge.line_control.job import ControlJob
 from edge.line_control.messages import Welcome
-from edge.line_control.parts import BeltTiming
 from edge.line_control.state import LineState
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
@@ -151,19 +151,19 @@ class _Belt(BeltFile):
 
 
 def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
-    begin: dict[str, Any] = tape.take("begin", dict)
-    link = make_link(begin["plc"], tape)
+    job = ControlJob.from_tape(tape.take("begin", dict), belt)
+    link = make_link(job.plc, tape)
     try:
         link.open()
     except LinkError:
-        if not begin["again"]:
+        if not job.restarted:
             return
-    played.sessions.add(begin["session"])
-    kept = _Belt(belt, begin["session"], tape)
+    played.sessions.add(job.run_id)
+    kept = _Belt(job.belt_file, job.run_id, tape)
     why_not = tape.take("why_not", str)
-    state = LineState(BeltTiming(**begin["timing"]), begin["parts"], session=begin["session"], running=False)
-    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=begin["pulse_ms"],
-                welcome=Welcome(begin["session"], not why_not, why_not), tape=tape).run()
+    state = LineState(job.timing, job.parts, session=job.run_id, running=False)
+    LineControl(link, state, kept, _Runtime(played.outcomes), pulse_ms=job.pulse_ms,
+                welcome=Welcome(job.run_id, not why_not, why_not), tape=tape).run()
     played.ledger = state.ledger.as_json()
     recorded: dict[str, Any] = tape.take("ledger", dict)
     if recorded != played.ledger:

@@ -19,11 +19,11 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from edge.base.errors import EXIT_ENGINE_LOST
+from edge.line_control.job import ControlJob
 from edge.line_file import LineFile, read_line_file
 from edge.record.session import RECORD, TapeWriter, begin_session, note
 from edge.run.service import Service
@@ -71,7 +71,7 @@ class Supervisor:
         """parts: end after so many (0: never). record: a session to write. Raises InputError for what cannot be used."""
         self._file: LineFile = read_line_file(path)
         self._path, self._parts, self._say = path, parts, say
-        self._session = secrets.token_hex(8)
+        self._run_id = secrets.token_hex(8)
         self.ledger: dict[str, Any] | None = None  # line control's last word, where the runtime could not tell it
         self._record = record
         self._tape: TapeWriter | None = None
@@ -126,15 +126,13 @@ class Supervisor:
 
     def _start_control(self, again: bool) -> subprocess.Popen[bytes]:
         file, path = self._file, self._path
-        task: dict[str, Any] = {
-            "plc": {**file.plc.model_dump(), "port": str(file.resolve(path, file.plc.port))},
-            "timing": asdict(file.belt.timing),
-            "pulse_ms": file.belt.pulse_ms, "parts": self._parts, "session": self._session, "again": again,
-            "belt_file": str(belt_file(file.resolve(path, file.journal.path), path)), "listener": self._listener.fileno(),
-            "supervisor": self._lifeline, "tape": None if self._tape is None else self._tape.descriptor,
-        }
+        job = ControlJob(
+            plc={**file.plc.model_dump(), "port": str(file.resolve(path, file.plc.port))}, timing=file.belt.timing,
+            pulse_ms=file.belt.pulse_ms, parts=self._parts, run_id=self._run_id, restarted=again,
+            belt_file=belt_file(file.resolve(path, file.journal.path), path), listener=self._listener.fileno(), supervisor=self._lifeline,
+            tape=None if self._tape is None else self._tape.descriptor)
         tape = [] if self._tape is None else [self._tape.descriptor]
-        return subprocess.Popen([sys.executable, "-m", "edge.line_control.process", json.dumps(task)],
+        return subprocess.Popen([sys.executable, "-m", "edge.line_control.process", job.to_json()],
                                 stdout=subprocess.PIPE, pass_fds=[self._listener.fileno(), self._lifeline, *tape])
 
     def _start_runtime(self, again: bool) -> subprocess.Popen[bytes]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 import secrets
 import select
@@ -28,7 +27,9 @@ from edge.cameras.camera import Camera
 from edge.cameras.kinds import make_camera
 from edge.inspection.choice import pick_backend
 from edge.inspection.inspector import Inspector
+from edge.line_control.job import ControlJob
 from edge.line_control.messages import Channel, Welcome
+from edge.line_control.parts import BeltTiming
 from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
@@ -170,10 +171,10 @@ def _control(progress: Progress) -> list[float]:
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        task = {"plc": {"kind": "frames", "port": os.ttyname(far), "baud": 115200}, "timing": {"travel": 0.5, "lead": 0.1}, "pulse_ms": 10,
-                "parts": 0, "session": secrets.token_hex(8), "again": False, "belt_file": f"{name}/belt", "listener": listener.fileno(),
-                "supervisor": lifeline}
-        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", json.dumps(task)],
+        job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, BeltTiming(travel=0.5, lead=0.1), pulse_ms=10,
+                         parts=0, run_id=secrets.token_hex(8), restarted=False, belt_file=Path(name) / "belt",
+                         listener=listener.fileno(), supervisor=lifeline)
+        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", job.to_json()],
                                    pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")

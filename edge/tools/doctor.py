@@ -18,7 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-PRIORITY = 50  # of line control, SCHED_FIFO
+from edge.line_control.realtime import PRIORITY
+
 FREE_DISK = 2_000_000_000  # bytes
 MEMLOCK = 512 << 20  # bytes
 Status = Literal["ok", "missing", "improvable"]
