@@ -34,6 +34,7 @@ from rich.table import Table
 from edge.line_control.job import ControlJob
 from edge.line_control.messages import Channel, Welcome, Written
 from edge.line_control.parts import BeltTiming
+from edge.line_control.start import start_control
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
 from simulation.plc.wire import Frame, Kind, Reader
@@ -81,9 +82,7 @@ def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str,
         listener.bind(f"{name}/control")
         listener.listen(1)
         job = job_for(Path(name), os.ttyname(far), listener.fileno(), lifeline)
-        command = ["-m", "edge.line_control.process"] if how == "process" else [__file__, "--thread"]
-        process = subprocess.Popen([sys.executable, *command, job.to_json()], pass_fds=[listener.fileno(), lifeline],
-                                   stdout=subprocess.DEVNULL)
+        process = start_control(job) if how == "process" else start_control(job, [sys.executable, __file__, "--thread"])
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(f"{name}/control")
         try:

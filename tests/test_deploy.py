@@ -102,10 +102,9 @@ def manager(tmp_path, monkeypatch):
 
 def test_the_watchdog_hears_as_often_as_it_needs(manager, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("edge.run.service.time.monotonic", lambda: now[0])
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    service = Service()
+    service = Service(lambda: now[0])
     for _ in range(100):
         service.alive()
         now[0] += 0.05

@@ -14,7 +14,7 @@ import struct
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -60,9 +60,9 @@ class Left:
 class BeltFile:
     """The file of one line. Used by line control alone."""
 
-    def __init__(self, path: Path, session: str) -> None:
+    def __init__(self, path: Path, session: str, wall_clock: Callable[[], float] = time.time) -> None:
         """session: 16 hexadecimal digits, of one run of a line and its restarts. ``left`` is what was there. Raises InputError."""
-        self.path = path
+        self.path, self.wall_clock = path, wall_clock
         self.latched: set[int] = set()  # faults that a person has to clear, kept with each record
         self._number = 0
         self._uninspected, self._causes = -1, b""  # the causes of so many parts, packed
@@ -83,7 +83,7 @@ class BeltFile:
             self._on_belt.clear()
             self._written.clear()
             self._map[:] = bytes(SIZE)
-            self._map[:HEADER.size] = HEADER.pack(MAGIC, session.encode(), time.time() - time.monotonic())
+            self._map[:HEADER.size] = HEADER.pack(MAGIC, session.encode(), wall_clock() - time.monotonic())
 
     def write(self, changed: list[BeltPart], ledger: Ledger) -> None:
         """Keep what has changed; without a part, the ledger alone."""
@@ -184,9 +184,9 @@ class BeltFile:
             self.path.unlink(missing_ok=True)
 
 
-def left_over(left: Left) -> list[Ended]:
+def left_over(left: Left, wall_clock: Callable[[], float] = time.time) -> list[Ended]:
     """The outcomes of an earlier run that no journal has: its parts that had none are UNINSPECTED(restart)."""
-    shift = left.clock - (time.time() - time.monotonic())  # 0, but for a machine that was started again
+    shift = left.clock - (wall_clock() - time.monotonic())  # 0, but for a machine that was started again
     found = {part.trigger: part for part in [*left.parts, *left.unwritten] if not part.ended or part in left.unwritten}
     outcomes = []
     for trigger, part in sorted(found.items()):

@@ -74,7 +74,7 @@ class LineControl:
             actions = self.state.restore(left.parts, left.ledger, now)
             self._belt.write(self.state.changes(), self.state.ledger)
             return [Alarm(0, f"line control was started again with {len(left.parts)} parts on the belt"), *actions]
-        self._left_over = left_over(left)
+        self._left_over = left_over(left, self._belt.wall_clock)
         return []
 
     def _loop(self) -> None:

@@ -11,6 +11,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 
 from edge.base.errors import LinesideError, LinkError
 from edge.line_control.belt_file import BeltFile
@@ -26,12 +28,15 @@ from edge.plc.tape import LiveTape, RecordingTape
 LAST = 2.0  # s for handing over the end of a recording
 
 
-def main() -> int:
-    """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code."""
+def main(job_json: str, wall_clock: Callable[[], float] = time.time) -> int:
+    """Run line control until it is stopped or finished; prints the ledger as JSON. Returns the exit code.
+
+    job_json: a `ControlJob`. wall_clock: s since 1970; a simulation hands in its own.
+    """
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
-    job = ControlJob.from_json(sys.argv[1])
+    job = ControlJob.from_json(job_json)
     tape = LiveTape() if job.tape is None else RecordingTape(job.tape)
     if isinstance(tape, RecordingTape):
         tape.take("begin", job.tape_entry)
@@ -42,7 +47,7 @@ def main() -> int:
                 link.open()
         else:
             link.open()
-        belt = BeltFile(job.belt_file, job.run_id)
+        belt = BeltFile(job.belt_file, job.run_id, wall_clock)
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
         return error.exit_code
@@ -67,4 +72,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))

@@ -21,7 +21,7 @@ from edge.line_file import LineFile, read_line_file
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
 from edge.record.replay_control import Outcome, Played, play_control
-from edge.record.session import FORMAT
+from edge.record.session import check_format
 
 SHOWN = 24  # differences that are drawn
 Progress = Callable[[str, int, int], None]
@@ -103,12 +103,9 @@ def read_session(folder: Path) -> Session:
     except (OSError, ValueError) as error:
         raise InputError(f"no session at {folder}", got=str(error), expected="a folder that `lineside record` wrote",
                          next="Record one: lineside record LINE.toml --out SESSION") from error
-    found = about.get("format") if isinstance(about, dict) else about
-    if found != FORMAT:
-        raise InputError(f"the session {folder} cannot be read by this version", got=f"format {found}", expected=f"format {FORMAT}",
-                         next="Record it again.")
+    known = check_format(folder, about)
     entries = [entry for entry in map(_entry, lines) if entry]
-    return Session(folder, {"complete": False, **about}, read_line_file(folder / "line.toml"), entries, len(lines) - len(entries))
+    return Session(folder, known, read_line_file(folder / "line.toml"), entries, len(lines) - len(entries))
 
 
 def _entry(line: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a line that has ended says of its run."""
+"""The result of a run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LineResult:
-    """The end of a run: counts of the ledger, and what was measured."""
+    """Counts of the ledger, and what was measured."""
 
     ledger: dict[str, Any]
-    wire: dict[str, int]
-    latency_ms: dict[str, float]  # frame exposed -> verdict handed to line control, see `percentiles`
+    wire: dict[str, int]  # counters of the PLC link
+    latency_ms: dict[str, float]  # from a frame's exposure to its verdict's hand-over to line control, see `percentiles`
     journal: dict[str, Any]
-    realtime: bool
-    frames: dict[str, int]  # that no part got
+    realtime: bool  # whether line control had real-time priority
+    frames: dict[str, int]  # frames that no part got, by reason
 
     def as_json(self) -> dict[str, Any]:
-        """One flat dictionary, the ledger's counts first."""
+        """One dictionary, the ledger's counts first."""
         return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime,
                 "frames": self.frames}
 

@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import tty
@@ -30,6 +29,7 @@ from edge.inspection.inspector import Inspector
 from edge.line_control.job import ControlJob
 from edge.line_control.messages import Channel, Welcome
 from edge.line_control.parts import BeltTiming
+from edge.line_control.start import start_control
 from edge.line_file import FramesSection, LineFile, LinesSection, ModbusSection, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
@@ -174,8 +174,7 @@ def _control(progress: Progress) -> list[float]:
         job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, BeltTiming(travel=0.5, lead=0.1), pulse_ms=10,
                          parts=0, run_id=secrets.token_hex(8), restarted=False, belt_file=Path(name) / "belt",
                          listener=listener.fileno(), supervisor=lifeline)
-        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", job.to_json()],
-                                   pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
+        process = start_control(job)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")
             try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.base.errors import LinesideError
+from edge.line_control.start import MODULE
 from simulation.scenario.fault_board import FaultBoard
 from simulation.scenario.file import Fault, Freeze, Hogs, Kill, Lasting, OfParts, Restart, ScenarioFile, kind_of
 
@@ -34,8 +35,7 @@ class RunningLine:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        command = [sys.executable, "-m", "simulation.scenario.faulty_line", str(self._folder / "faults"),
-                   "run", str(self._folder / "line.toml"), "--json"]
+        command = [sys.executable, "-m", "simulation.scenario.faulty_line", str(self._folder / "faults"), str(self._folder / "line.toml")]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
         self._thread.start()
@@ -54,8 +54,8 @@ class RunningLine:
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
                 with contextlib.suppress(OSError):
                     command = Path(f"/proc/{child}/cmdline").read_text()
-                    if "edge.line_control.process" in command or "lineside" in command or "faulty_line" in command:
-                        found["control" if "edge.line_control.process" in command else "runtime"] = int(child)
+                    if "faulty_line" in command:
+                        found["control" if MODULE in command else "runtime"] = int(child)
         return found
 
     def pid(self, name: str) -> int | None:

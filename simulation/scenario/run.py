@@ -214,7 +214,7 @@ def _evidence(file: ScenarioFile, out: Path, board: FaultBoard, line: RunningLin
             ends = times[-1] if len(records) > 1 or records[-1]["event"] == "part" else log[-1]["t"]
             occurrences.append(Occurrence(number, kind_of(fault), times[0], ends,
                                           tuple(record["part"] for record in records if record["part"] is not None)))
-    restarts = sum("was started again" in text and " ended with " in text for text in line.told)
+    restarts = sum("was restarted" in text and " ended with " in text for text in line.told)
     return Evidence(log[:-1], log[-1], rows, line.ledgers, {}, {}, {}, occurrences, [kind_of(f) for f in file.faults], line.exit_codes,
                     restarts)
 

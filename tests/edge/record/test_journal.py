@@ -129,7 +129,7 @@ def test_a_part_id_that_comes_again_gets_a_picture_of_its_own(journal, tmp_path)
 
 
 def test_a_picture_that_cannot_be_drawn_stops_no_row(journal, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge.record.journal.draw_overlay", lambda *a: 1 / 0)
+    journal._draw = lambda *_: 1 / 0
     journal.part(*outcome(1))
     time.sleep(0.6)
     journal.part(*outcome(2))

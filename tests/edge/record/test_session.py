@@ -17,7 +17,6 @@ from edge.part.events import Alarm, Challenge, Clear, FaultOver, PartVerdict, Ru
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
 from edge.plc.tape import DivergedError, RecordingTape, ReplayTape, TapeEndedError
-from edge.record import session_writer as writer
 from edge.record.session import TapeWriter, begin_session
 from edge.record.session_writer import SessionWriter
 from tests.rig import children, finish, replay, rig, wait_for
@@ -256,7 +255,7 @@ def test_what_cannot_be_recorded_or_replayed_says_so(rig, lineside, tmp_path):
     (line.folder / "session" / "mine.txt").write_text("kept")
     process = record(line)
     _, err = finish(process)
-    assert process.returncode == 2 and "is there already" in err and (line.folder / "session" / "mine.txt").exists()
+    assert process.returncode == 2 and "exists already" in err and (line.folder / "session" / "mine.txt").exists()
     shutil.rmtree(line.folder / "session")
     path = line.folder / "line.toml"
     path.write_text(path.read_text().replace('bundle = "bundle"', 'bundle = "nowhere"'))
@@ -272,13 +271,11 @@ def test_what_cannot_be_recorded_or_replayed_says_so(rig, lineside, tmp_path):
     assert code == 2 and "format 99" in err
 
 
-def test_frames_that_the_disk_is_too_slow_for_are_left_out_and_told_once(tmp_path, monkeypatch, rig):
+def test_frames_that_the_disk_is_too_slow_for_are_left_out_and_told_once(tmp_path, rig):
     made = rig()
     begin_session(tmp_path / "s", made.folder / "line.toml")
     told = []
-    monkeypatch.setattr(writer, "WAITING", 3 * 400)
-    monkeypatch.setattr(SessionWriter, "_write", staticmethod(lambda path, image: time.sleep(0.05)))
-    written = SessionWriter(tmp_path / "s", told.append)
+    written = SessionWriter(tmp_path / "s", told.append, waiting=3 * 400, write_frame=lambda path, frame: time.sleep(0.05))
     for number in range(20):
         written.frame(CameraFrame(number + 1, number + 1, number, 0.0, np.zeros((20, 20, 1), np.uint8)))
     written.close()

@@ -7,18 +7,17 @@ import time
 
 import pytest
 
-from edge.run.operator import AGAIN_AFTER, WAITING, Operator
+from edge.run.operator import REPEAT_AFTER, WAITING, Operator
 
 
-def test_messages_of_one_kind_are_told_once_a_minute_with_their_number(monkeypatch):
+def test_messages_of_one_kind_are_told_once_a_minute_with_their_number():
     told: list[str] = []
     now = [0.0]
-    monkeypatch.setattr("edge.run.operator.time.monotonic", lambda: now[0])
-    operator = Operator(told.append)
+    operator = Operator(told.append, lambda: now[0])
     for part in range(5):
         operator.tell(f"part {part} is late")
     operator.tell("the PLC is not heard")
-    now[0] = AGAIN_AFTER + 1
+    now[0] = REPEAT_AFTER + 1
     operator.tell("part 9 is late")
     operator.close()
     assert told == ["part 0 is late", "the PLC is not heard", "part 9 is late (4 more like this since)"]

@@ -38,7 +38,7 @@ def test_a_killed_runtime_costs_the_parts_without_a_verdict_and_comes_back(rig):
     line.send_signal(signal.SIGTERM)
     ledger, told = finish(line)
     rows = check(made, ledger, summary)
-    assert line.returncode == 0 and "the runtime ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert line.returncode == 0 and "the runtime ended with SIGKILL and was restarted" in told and "Traceback" not in told
     assert {row["cause"] for row in rows if row["verdict"] == "UNINSPECTED"} <= {"restart"}
     assert "late" not in ledger["causes"]
     passed = {row["part"] for row in rows if row["verdict"] == "PASS"}
@@ -61,7 +61,7 @@ def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_unin
     ledger, told = finish(line)
     rows = check(made, ledger, summary)
     assert line.returncode == 0
-    assert "line control ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert "line control ended with SIGKILL and was restarted" in told and "Traceback" not in told
     assert ledger["causes"].get("restart", 0) >= 1
     log = [json.loads(text) for text in (made.folder / "plc.jsonl").read_text().splitlines()]
     states = [(entry["t"], entry.get("state", "lost")) for entry in log if entry["event"] in ("line_state", "heartbeat_lost")]

@@ -1,4 +1,4 @@
-"""`lineside reload`: a running line takes another bundle, or goes on with what it had."""
+"""`lineside reload`: a running line takes another bundle, or the old bundle stays live."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from edge.base.errors import BundleError
 from edge.bundle.bundle import load_bundle
 from edge.images.files import write_image
-from edge.run.commands import ReloadServer, ask_to_reload, socket_path
+from edge.run.commands import CommandServer, ask_to_reload, socket_path
 from tests.edge.inspection.test_golden import seal_again, spoil
 from tests.rig import LINESIDE, Rig, children, finish, reconcile, rig, wait_for
 
@@ -65,10 +65,10 @@ def test_a_spoilt_bundle_does_not_go_live_and_the_line_goes_on(rig, lineside):
     wait_for(lambda: len(made.rows()) > 5)
     spoil(made.folder / "bundle")
     code, _, err = lineside("reload", made.folder / "line.toml")
-    assert code == 2 and "golden part 0" in err and "the line goes on with what it had" in err
+    assert code == 2 and "golden part 0" in err and "the old bundle stays live" in err
     with_new_seal(made.folder / "bundle")
     code, _, err = lineside("reload", made.folder / "line.toml")
-    assert code == 2 and "golden part 0" in err and "the line goes on with what it had" in err
+    assert code == 2 and "golden part 0" in err and "the old bundle stays live" in err
     (made.folder / "line.toml").write_text((made.folder / "line.toml").read_text().replace("lead_ms = 100", "lead_ms = 150"))
     code, _, err = lineside("reload", made.folder / "line.toml")
     assert code == 2 and "[belt]" in err and "start it again" in err
@@ -113,7 +113,7 @@ def test_a_line_runs_in_int8_and_a_spoilt_graph_of_it_does_not_go_live(tmp_path,
         onnx.save(model, graph)
         seal_again(made.folder / "bundle")
         code, _, err = lineside("reload", made.folder / "line.toml")
-        assert code == 2 and "golden part 0" in err and "in int8 on openvino" in err and "the line goes on with what it had" in err
+        assert code == 2 and "golden part 0" in err and "in int8 on openvino" in err and "the old bundle stays live" in err
         ledger, told = finish(line)
         summary, _ = finish(plc)
         reconcile(ledger, summary, made.rows())
@@ -155,9 +155,9 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
     deep = tmp_path / ("folder" * 20)
     deep.mkdir()
     journal, line = deep / "journal.db", deep / "line.toml"
-    server = ReloadServer(socket_path(journal, line), {"reload": lambda: 1 / 0})
+    server = CommandServer(socket_path(journal, line), {"reload": lambda: 1 / 0})
     try:
-        with pytest.raises(BundleError, match="goes on with what it had: ZeroDivisionError"):
+        with pytest.raises(BundleError, match="the old bundle stays live: ZeroDivisionError"):
             ask_to_reload(journal, line)
     finally:
         server.close()
@@ -166,7 +166,7 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
 
 def test_two_lines_with_one_journal_are_asked_each_on_its_own(tmp_path):
     journal, lines = tmp_path / "journal.db", [tmp_path / "a.toml", tmp_path / "b.toml"]
-    servers = [ReloadServer(socket_path(journal, line), {"reload": lambda line=line: f"{line.name} is live"}) for line in lines]
+    servers = [CommandServer(socket_path(journal, line), {"reload": lambda line=line: f"{line.name} is live"}) for line in lines]
     try:
         assert [ask_to_reload(journal, line) for line in lines] == ["a.toml is live", "b.toml is live"]
         servers.pop().close()
@@ -185,7 +185,7 @@ def test_a_stop_waits_for_a_reload_that_is_under_way(tmp_path):
         ended.append(True)
         return "live"
 
-    server = ReloadServer(socket_path(tmp_path / "j", tmp_path / "l"), {"reload": slow})
+    server = CommandServer(socket_path(tmp_path / "j", tmp_path / "l"), {"reload": slow})
     asking = threading.Thread(target=ask_to_reload, args=(tmp_path / "j", tmp_path / "l"))
     asking.start()
     assert under_way.wait(5)
