@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.line_control.realtime import PRIORITY
 from edge.run.service import Service
-from tests.rig import finish, rig  # noqa: F401
+from tests.rig import finish
 
 ROOT = Path(__file__).parents[1]
 INSTALL = ROOT / "deploy" / "install.sh"
@@ -68,6 +69,7 @@ def test_the_unit_grants_what_line_control_needs():
     for line in ("LimitRTPRIO=60", "LimitMEMLOCK=infinity", "Restart=on-failure", "RestartSec=10", "WatchdogSec=30",
                  "StartLimitBurst=20", "NotifyAccess=all", "Type=notify"):
         assert line in unit.splitlines(), line
+    assert int(unit.split("LimitRTPRIO=")[1].split()[0]) >= PRIORITY
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_without_a_manager_nothing_is_told(monkeypatch, tmp_path):
     Service().tell("READY=1")
 
 
-def test_a_line_tells_when_it_is_ready_alive_and_stopping(manager, monkeypatch, rig):  # noqa: F811
+def test_a_line_tells_when_it_is_ready_alive_and_stopping(manager, monkeypatch, rig):
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
     made = rig()
     made.plc(10, 10)

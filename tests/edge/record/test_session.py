@@ -19,9 +19,7 @@ from edge.part.verdict import Cause, Verdict
 from edge.plc.tape import DivergedError, RecordingTape, ReplayTape, TapeEndedError
 from edge.record.session import TapeWriter, begin_session
 from edge.record.session_writer import SessionWriter
-from tests.rig import children, finish, replay, rig, wait_for
-
-__all__ = ["rig"]
+from tests.rig import Rig, children, finish, replay, wait_for
 
 
 def record(line, *options, env=None):
@@ -34,20 +32,35 @@ def recorded(line, what: str) -> list[dict]:
     return [entry for entry in entries if entry["what"] == what]
 
 
-@pytest.fixture
-def played(rig, cloth, tmp_path):
-    """A line of 30 parts over a noisy wire, with two images that cannot be read and a camera that runs dry."""
-    camera = tmp_path / "camera"
+@pytest.fixture(scope="module")
+def recorded_once(calibrated_once, cloth, tmp_path_factory):
+    """A recorded line of 36 parts over a noisy wire, with two images that cannot be read and a camera that runs dry.
+
+    Returns its folder and ledger. Not to be changed: see `played`.
+    """
+    folder = tmp_path_factory.mktemp("recorded")
+    camera = folder / "camera"
     shutil.copytree(cloth / "test", camera)
     broken = sorted(camera.rglob("*.png"))
     broken[3].write_bytes(b"no image")
     broken[9].write_bytes(broken[9].read_bytes()[:200])
-    line = rig(camera=camera, travel=2000)  # for a machine that is busy
-    plc = line.plc(36, 15, noise=0.04, seed=5)
-    ledger, _ = finish(record(line, "--parts", "36"))
-    summary, _ = finish(plc)
+    line = Rig(folder, calibrated_once, camera, travel=2000)  # a long way, for a machine that is busy
+    try:
+        plc = line.plc(36, 20, noise=0.04, seed=5)
+        ledger, _ = finish(record(line, "--parts", "36"))
+        summary, _ = finish(plc)
+    finally:
+        line.close()
     assert ledger["causes"] == {"image": 2, "no-frame": 4} and ledger["wire"]["resent"] + summary["resent"] > 0
-    return line, ledger
+    return folder, ledger
+
+
+@pytest.fixture
+def played(recorded_once, tmp_path):
+    """A copy of that line's folder that a test may change, and its ledger."""
+    folder, ledger = recorded_once
+    shutil.copytree(folder, tmp_path / "line")
+    return Rig(tmp_path / "line"), ledger
 
 
 def test_a_session_with_faults_comes_out_the_same_to_the_byte(played):
@@ -268,7 +281,10 @@ def test_what_cannot_be_recorded_or_replayed_says_so(rig, lineside, tmp_path):
     (tmp_path / "old" / "runtime.jsonl").touch()
     (tmp_path / "old" / "session.json").write_text('{"format": 99}')
     code, _, err = lineside("replay", tmp_path / "old")
-    assert code == 2 and "format 99" in err
+    assert code == 2 and "format 99" in err and "newer version" in err
+    (tmp_path / "old" / "session.json").write_text("{}")
+    code, _, err = lineside("replay", tmp_path / "old")
+    assert code == 2 and "no format" in err and "Record it again" in err
 
 
 def test_frames_that_the_disk_is_too_slow_for_are_left_out_and_told_once(tmp_path, rig):

@@ -18,9 +18,7 @@ from edge.bundle.bundle import load_bundle
 from edge.images.files import write_image
 from edge.run.commands import CommandServer, ask_to_reload, socket_path
 from tests.edge.inspection.test_golden import seal_again, spoil
-from tests.rig import LINESIDE, Rig, children, finish, reconcile, rig, wait_for
-
-__all__ = ["rig"]
+from tests.rig import LINESIDE, Rig, children, finish, reconcile, wait_for
 
 
 def with_threshold(bundle, factor: float) -> float:
@@ -36,8 +34,8 @@ def with_threshold(bundle, factor: float) -> float:
 
 def test_a_new_threshold_goes_live_between_two_parts_and_each_part_says_by_which_it_was_judged(rig, cloth, lineside):
     made = rig(loop=True)
-    plc = made.plc(60, 10)
-    line = made.run("--parts", "60")
+    plc = made.plc(45, 10)
+    line = made.run("--parts", "45")
     wait_for(lambda: len(made.rows()) > 5)
     value = with_threshold(made.folder / "bundle", 1.5)
     code, out, err = lineside("reload", made.folder / "line.toml", "--json")
@@ -60,8 +58,8 @@ def test_a_new_threshold_goes_live_between_two_parts_and_each_part_says_by_which
 
 def test_a_spoilt_bundle_does_not_go_live_and_the_line_goes_on(rig, lineside):
     made = rig(loop=True)
-    plc = made.plc(60, 10)
-    line = made.run("--parts", "60")
+    plc = made.plc(45, 10)
+    line = made.run("--parts", "45")
     wait_for(lambda: len(made.rows()) > 5)
     spoil(made.folder / "bundle")
     code, _, err = lineside("reload", made.folder / "line.toml")

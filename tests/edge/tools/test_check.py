@@ -7,9 +7,6 @@ import json
 import pytest
 
 from edge.tools.check import Budget, Stage, advice
-from tests.rig import rig
-
-__all__ = ["rig"]
 
 
 def budget(infer: float, *, available: float = 100, lead: float = 100, rate: float | None = None) -> Budget:
