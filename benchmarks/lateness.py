@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How late does the REJECT of a part go out on the wire? Line control in a process of its own, beside a thread in a busy process.
+"""How late does a REJECT go out on the wire? Compares line control in a process of its own with a thread in a busy process.
 
-A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and every core is kept busy by a hog. Lateness is
-from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last byte on the other end of the pty.
+A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and a hog keeps every core busy. Lateness is the
+time from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last byte at the other end of the pty.
 
     benchmarks/lateness.py --rejects 20000 --out lateness.png
 """
@@ -40,8 +40,8 @@ from edge.part.verdict import Verdict
 from simulation.plc.wire import Frame, Kind, Reader
 
 TRAVEL, LEAD = 0.300, 0.100  # s
-BEAT = 0.050  # s
-WARM_UP = 1.0  # s
+BEAT = 0.050  # s between the PLC's heartbeats
+WARM_UP = 1.0  # s from the start of line control to the first part
 HOG = "while True: pass"
 
 
@@ -52,7 +52,7 @@ def job_for(folder: Path, port: str, listener: int, supervisor: int) -> ControlJ
 
 
 def as_thread(job: ControlJob) -> None:
-    """The same line control as a thread of a process whose interpreter is busy, as an inspection in Python keeps it."""
+    """The same line control as a thread in a process whose interpreter is as busy as an inspection in Python keeps it."""
     from edge.line_control.belt_file import BeltFile
     from edge.line_control.control import LineControl
     from edge.line_control.runtime_side import RuntimeSide
@@ -67,13 +67,13 @@ def as_thread(job: ControlJob) -> None:
     control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, welcome=welcome)
     thread = threading.Thread(target=control.run)
     thread.start()
-    while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without
+    while thread.is_alive():  # partly with the interpreter's lock, partly without, as an inspection
         hashlib.sha256(bytes(200_000)).digest()
         sum(range(20_000))
 
 
 def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str, Any]:
-    """Run one of the two; returns lateness in ms, sorted, and what was counted."""
+    """Run one of the two. Returns the lateness in ms, sorted, and counts."""
     near, far = os.openpty()
     tty.setraw(far)
     os.set_blocking(near, False)
@@ -99,13 +99,13 @@ def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str,
 
 
 def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: Any) -> dict[str, Any]:
-    """The PLC's and the runtime's part. The PLC's clock is ours in ms, and parts stand before the camera at whole ms of it."""
+    """Play the PLC and the runtime. The PLC's clock is ours in ms; parts are in front of the camera at whole ms."""
     reader, began = Reader(), time.monotonic()
     pitch = max(1, round(1000 / rate))  # ms
     due: dict[int, float] = {}
     late: list[float] = []
     realtime, sequence, beat, part, stands = False, 0, 0.0, 0, 0
-    ready = float("inf")  # when line control has heard that the runtime is there
+    ready = float("inf")  # when line control knows that the runtime is ready
     acknowledged = refused = 0
     while len(late) < rejects and time.monotonic() - began < 60 + 3 * rejects / rate:
         now = time.monotonic()
@@ -148,7 +148,7 @@ def figures(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def draw(late: dict[str, list[float]], path: Path) -> None:
-    """The share of rejects that were later than so many ms, both axes logarithmic."""
+    """Draw the share of rejects that were later than x ms, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,7 +178,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/lateness.png"))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    with contextlib.suppress(OSError):  # else this process is late itself
+    with contextlib.suppress(OSError):  # otherwise this process is late itself
         os.sched_setscheduler(0, os.SCHED_FIFO | getattr(os, "SCHED_RESET_ON_FORK", 0), os.sched_param(60))
     hogs = [subprocess.Popen([sys.executable, "-c", HOG]) for _ in os.sched_getaffinity(0)]
     results, late = {}, {}

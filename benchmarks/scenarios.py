@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the scenarios of benchmarks/scenarios, all or those named, and say which of them reconcile. Exit code 1 unless all do.
+"""Run the scenarios of benchmarks/scenarios, all or those named, and report which of them reconcile. Exit code 1 unless all do.
 
     benchmarks/scenarios.py                            # all, about half a minute each
     benchmarks/scenarios.py kill-runtime frames
@@ -23,7 +23,7 @@ FOLDER = Path(__file__).with_name("scenarios")
 
 
 def run(path: Path, out: Path) -> dict[str, object]:
-    """Run one scenario in a process of its own; its figures."""
+    """Run one scenario in a process of its own. Returns its figures."""
     began = time.monotonic()
     process = subprocess.run([sys.executable, "-m", "lineside", "simulate", str(path), "--out", str(out / path.stem), "--json"],
                              capture_output=True, text=True, cwd=FOLDER.parents[1])

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Play a folder through `lineside run` against the PLC simulator and prove that nothing was lost, doubled, late or judged otherwise.
+"""Play a folder through `lineside run` against the PLC simulator, and check that no part was lost, doubled, late or judged differently.
 
 Compares the journal with the PLC's log part by part and with `lineside inspect` image by image, and resident memory at the end with
 that after 1,000 parts. Exit code 1 if anything differs.
@@ -49,14 +49,14 @@ pictures = "none"
 
 
 def resident_mb(pid: int) -> float:
-    """VmRSS of a process and of those that it started, in MB."""
+    """VmRSS of a process and its children, in MB."""
     started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     status = [Path(f"/proc/{number}/status").read_text() for number in [pid, *started]]
     return sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
 
 
 def watch(pid: int, journal: Path, samples: list[tuple[int, float]], done: threading.Event, report) -> None:
-    """Sample (parts journalled, resident MB) twice a second."""
+    """Sample (parts in the journal, resident MB) twice a second."""
     while not done.wait(0.5):
         try:
             database = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
@@ -91,7 +91,7 @@ def main() -> int:
 
 
 def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    """Render (or take) frames, run line and PLC, compare."""
+    """Render frames unless there are some, run line and PLC, and compare."""
     frames = arguments.frames
     with Progress(console=Console(stderr=True)) as bar:
         if frames is None:

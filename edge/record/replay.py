@@ -1,4 +1,4 @@
-"""A session once more: every frame through the engine again, and line control from its tape."""
+"""Replays a recorded session: every frame goes through the engine again, and line control runs from its tape."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from edge.part.verdict import Cause, Verdict
 from edge.record.replay_control import Outcome, Played, play_control
 from edge.record.session import check_format
 
-SHOWN = 24  # differences that are drawn
+SHOWN = 24  # differences that are drawn, at most
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session that was read. entries: of ``runtime.jsonl``."""
+    """A session that was read."""
 
     folder: Path
-    about: dict[str, Any]
+    about: dict[str, Any]  # session.json
     line: LineFile
-    entries: list[dict[str, Any]]
-    damaged: int  # entries that cannot be read
+    entries: list[dict[str, Any]]  # of runtime.jsonl
+    damaged: int  # lines of runtime.jsonl that cannot be read
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A part that came out otherwise."""
+    """A part that the replay decides differently."""
 
     trigger: int
     part: int
@@ -49,21 +49,21 @@ class Difference:
     now: Outcome
 
     def as_json(self) -> dict[str, Any]:
-        """For people and programs."""
+        """The difference as a dictionary; verdict and score are [recorded, now]."""
         return {"trigger": self.trigger, "part": self.part, "image": self.image, "verdict": [self.recorded[0].value, self.now[0].value],
                 "score": [self.recorded[2], self.now[2]]}
 
 
 @dataclass
 class Replay:
-    """What came of it."""
+    """The result of a replay."""
 
     session: Session
-    bundle: Path | None  # in place of the recorded ones
-    parts: int = 0  # that have a verdict of the runtime
-    left_out: int = 0  # views whose frames are not in the session, verdicts without any, lines that cannot be read: taken as recorded
+    bundle: Path | None  # used in place of the recorded ones
+    parts: int = 0  # that the runtime gave a verdict
+    left_out: int = 0  # taken as recorded: verdicts whose frames are not in the session, lines that cannot be read
     scores_differ: int = 0
-    largest_change: float = 0.0  # of a score
+    largest_change: float = 0.0  # of any score
     differences: list[Difference] = field(default_factory=list)
     drawn: list[tuple[Difference, Frame, Inspection]] = field(default_factory=list)
     wire: Played | None = None
@@ -71,9 +71,9 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Whether all that could be compared came out as it was recorded, and what could not be is known to be missing.
+        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, verdicts alone.
 
-        Verdicts, scores, bytes and outcomes; with another bundle verdicts alone.
+        What cannot be compared makes a session unequal, unless the session is known to be incomplete.
         """
         if self.bundle is not None:
             return not self.differences
@@ -83,7 +83,7 @@ class Replay:
         return compared and same and self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
 
     def as_json(self) -> dict[str, Any]:
-        """Figures, and the parts that came out otherwise."""
+        """The figures, and the parts that differ."""
         wire = None if self.wire is None else {
             "bytes": self.wire.bytes, "equal": self.wire.differs is None, "differs": self.wire.differs, "runs": self.wire.runs,
             "cut": self.wire.cut}
@@ -96,7 +96,7 @@ class Replay:
 
 
 def read_session(folder: Path) -> Session:
-    """Read a session. Raises InputError for a folder that is none, or of another format."""
+    """Read a session. Raises InputError for a folder that is no session, or whose format this version cannot replay."""
     try:
         about = json.loads((folder / "session.json").read_text())
         lines = [line for line in (folder / "runtime.jsonl").read_text().splitlines() if line]
@@ -109,7 +109,7 @@ def read_session(folder: Path) -> Session:
 
 
 def _entry(line: str) -> dict[str, Any]:
-    """An entry, or nothing for a line that was cut off."""
+    """The entry of a line; empty for a line that was cut off."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -118,7 +118,7 @@ def _entry(line: str) -> dict[str, Any]:
 
 
 def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None, progress: Progress) -> Replay:
-    """Play a session again, or with another bundle what that would have decided; precision, backend: the recorded ones unless given.
+    """Replay a session. bundle: another bundle, to see what it would have decided. precision, backend: as recorded unless given.
 
     Raises InputError, BundleError or EngineError.
     """
@@ -149,8 +149,8 @@ def _replay(found: Replay, precision: str | None, backend: str | None, progress:
         found.wire = play_control(tape, {trigger: outcome for trigger, (outcome, _) in now.items()},
                                   lambda done: progress("line control", done, size))
         found.left_out += len(found.wire.unproved)
-        ended = {entry["trigger"]: entry for entry in session.entries  # not those that were left over from the run before
-                 if entry["what"] == "ended" and entry["session"] in found.wire.sessions}
+        ended = {entry["trigger"]: entry for entry in session.entries  # without those left over from an earlier run
+                 if entry["what"] == "ended" and entry["session"] in found.wire.run_ids}
         found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry) for trigger, entry in ended.items())
 
 
@@ -158,11 +158,11 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
     return Verdict(entry["verdict"]), entry["cause"] and Cause(entry["cause"]), entry["score"]
 
 
-Judged = dict[int, tuple[Outcome, dict[str, Any]]]  # by trigger: the outcome, and the entry of the view that decided
+Judged = dict[int, tuple[Outcome, dict[str, Any]]]  # by trigger: the outcome, and the entry of the view that decided it
 
 
 def _inspect(session: Session, found: Replay, precision: str | None, backend: str | None, progress: Progress) -> tuple[Judged, Judged]:
-    """What was decided about each part, and what is decided now."""
+    """What was decided about each part when it was recorded, and what is decided now."""
     judged = [entry for entry in session.entries if entry["what"] == "judged"]
     live = {entry["run"]: entry for entry in session.entries if entry["what"] == "live"}
     cameras = len(session.line.camera)
@@ -171,7 +171,7 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
         ready: dict[str, Inspector] = {}
         done = 0
         for entry in session.entries:
-            if entry["what"] == "start":  # another runtime, which knew of no view
+            if entry["what"] == "start":  # the runtime was restarted, and forgot the views that it had
                 recorded.begin()
                 now.begin()
             if entry["what"] != "judged":
@@ -200,7 +200,7 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
 
 
 class _Decided:
-    """Joins views as the line does."""
+    """Joins the views of each part, as the line does."""
 
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
@@ -222,7 +222,7 @@ class _Decided:
 
 def _ready(session: Session, other: Path | None, live: dict[str, Any], precision: str | None, backend: str | None,
            ready: dict[str, Inspector], stack: ExitStack) -> tuple[Inspector, float]:
-    """The engine that a frame goes through, loaded once, and its threshold."""
+    """The engine for a frame, loaded once for each bundle, and its threshold."""
     folder = other or session.folder / live["bundle"]
     if str(folder) not in ready:
         bundle = load_bundle(folder)

@@ -1,4 +1,4 @@
-"""A picture of the parts that came out otherwise."""
+"""A picture of the parts that a replay decides differently."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from edge.inspection.inspector import Inspection
 from edge.inspection.overlay import draw_overlay
 from edge.record.replay import Difference
 
-WIDTH = 900  # px of a part
+WIDTH = 900  # px for each part
 
 
 def draw_differences(drawn: Sequence[tuple[Difference, Frame, Inspection]]) -> NDArray[np.uint8]:
-    """Each part with its map and blobs as they are now, and with what was recorded, two in a row: uint8 RGB ``[H, W, 3]``."""
+    """Each part with its map and blobs as they are now and the recorded verdict, two side by side: uint8 RGB ``[H, W, 3]``."""
     cells = [_cell(*one) for one in drawn]
     height = max(cell.shape[0] for cell in cells)
     cells = [np.pad(cell, ((0, height - cell.shape[0] + 12), (0, 12), (0, 0)), constant_values=255) for cell in cells]

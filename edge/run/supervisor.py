@@ -180,6 +180,7 @@ class Supervisor:
 
     def _gave_up(self, child: _Child, other: _Child, code: int) -> int:
         """A process cannot be restarted: wait for both. Returns the line's exit code."""
+        self._listener.close()  # the runtime must not wait for a line control that does not come
         self._last(*((child, other) if child.name == "line control" else (other, child)))
         if code != 2:
             self._say(f"{child.name} ended with {_named(code)} for the {RESTARTS + 1}th time in {WITHIN / 60:g} minutes: the line ends")

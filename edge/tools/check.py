@@ -1,6 +1,6 @@
-"""`lineside check`: whether a line makes its deadlines on this machine, by how much, and what to change where it does not.
+"""`lineside check`: whether a line meets its deadlines on this machine, by what margin, and what to change where it does not.
 
-Each stage is measured on the line's own images; what cannot be measured without the PLC, the bytes on its wire, is worked out.
+Each stage is measured on the line's own images. The time on the PLC's wire cannot be measured without the PLC, so it is calculated.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ from edge.plc.modbus.master import GAP
 from edge.plc.modbus.registers import HEADER, TO_PLC, TRIGGER
 from edge.plc.wire import LENGTH, RETRY_AFTER, Decoder, Frame, Type
 
-WARM_UP = 10
-TIMEOUT = 10.0  # s
-CONTROL_PARTS = 200
-SETTLE = 0.2  # s until line control has heard that the runtime is ready
-CONTROL_RATE = 0.01  # s between two of them
-BITS = 10  # of a byte on the wire
-READ_BYTES, WRITE_BYTES = 8 + 5, 9 + 8  # of a Modbus request and its answer, beside the registers
+WARM_UP = 10  # frames that are not counted
+ANSWER_WAIT = 10.0  # s for a frame of the camera, and for line control to start and to answer
+CONTROL_PARTS = 200  # parts that measure line control
+CONTROL_PITCH = 0.01  # s between two of them
+READY_WAIT = 0.2  # s until line control knows that the runtime is ready
+PLC_BEAT = 0.05  # s between heartbeats of the PLC
+END_WAIT = 5.0  # s for line control to end
+BITS = 10  # of one byte on the wire, with start and stop bit
+READ_BYTES, WRITE_BYTES = 8 + 5, 9 + 8  # of a Modbus request and its answer, without the registers
 
 Progress = Callable[[str, int, int], None]
 
@@ -70,10 +72,10 @@ class Budget:
     available: float  # from the trigger until `lead_ms` before the ejector
     needed: float  # sum of the stages at p99.9
     lead: float
-    lead_needed: float  # for a REJECT, its repetition, and the acknowledgement
-    busy: float  # of that, per part
+    lead_needed: float  # for a REJECT that is lost once, its repetition, and the acknowledgement
+    busy: float  # sum of the stages that the next part waits for, at p99.9
     rate: float | None
-    frame: tuple[int, ...] = ()  # height, width, channels of the camera's
+    frame: tuple[int, ...] = ()  # height, width and channels of a camera frame
 
     @property
     def margin(self) -> float:
@@ -82,12 +84,12 @@ class Budget:
 
     @property
     def highest_rate(self) -> float:
-        """At which the slowest part in a thousand does not delay the next."""
+        """The rate up to which the slowest part in a thousand does not delay the next one."""
         return 1000 / self.busy
 
     @property
     def highest_speed(self) -> float:
-        """As a share of the belt's speed now: the parts are as many and lie as far apart as now, and the way to the ejector stays."""
+        """The highest safe speed of the belt, as a multiple of today's, with the same pitch of parts and way to the ejector."""
         by_travel = (self.available + self.lead) / (self.needed + self.lead)
         return by_travel if self.rate is None else min(by_travel, self.highest_rate / self.rate)
 
@@ -97,8 +99,13 @@ class Budget:
         return self.margin >= 0 and self.lead >= self.lead_needed and (self.rate is None or self.rate <= self.highest_rate)
 
 
-def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress) -> tuple[LineFile, Budget]:
-    """Measure the stages of the line of a line file, while that does not run. Raises what `lineside run` would."""
+def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress,
+            control_parts: int = CONTROL_PARTS) -> tuple[LineFile, Budget]:
+    """Measure the stages of a line that does not run now.
+
+    precision, backend: a name, or ``auto``. frames: how many to measure. rate: parts a second, where it is known. control_parts: how
+    many parts measure line control. Raises what `lineside run` would raise.
+    """
     file = read_line_file(path)
     bundle = load_bundle(file.resolve(path, file.line.bundle))
     engine = pick_backend(bundle, backend, precision)
@@ -119,7 +126,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
                     times[name].append(ms)
                 progress("inspecting", number - WARM_UP + 1, frames)
     stages = [Stage(name, times[name]) for name in names]
-    stages.append(Stage("line control", _control(progress), per_part=False))
+    stages.append(Stage("line control", _control(control_parts, progress), per_part=False))
     wire, lead_needed = _on_the_wire(file.plc)
     stages.append(Stage("wire", [wire], per_part=False))
     belt = file.belt
@@ -128,7 +135,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
 
 
 def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[float, float]:
-    """ms that a trigger and its verdict take on their way, and that a REJECT takes that is lost once."""
+    """ms for a trigger and its verdict on the wire, and ms for a REJECT that is lost once."""
     if isinstance(plc, LinesSection):
         return plc.debounce_ms, 0.0
     if isinstance(plc, FramesSection):
@@ -142,14 +149,14 @@ def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[flo
 
 
 def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
-    """One part, of which there are so many views; the size of the last one, and ms of each stage over all."""
+    """Inspect a part that has so many views. Returns the shape of its last frame, and ms for each stage, all views together."""
     total, shape = [0.0] * 4, (0, 0, 0)
     start = time.perf_counter()
     camera.expose(number + 1, number + 1, None, time.monotonic())
     for _ in range(views):
-        frame = camera.next(TIMEOUT)
+        frame = camera.next(ANSWER_WAIT)
         if frame is None or frame.image is None:
-            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
+            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {ANSWER_WAIT:g} s")
         grabbed = time.perf_counter()
         job = inspector.start(frame.image)
         prepared = time.perf_counter()
@@ -163,8 +170,8 @@ def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, thre
     return shape, total
 
 
-def _control(progress: Progress) -> list[float]:
-    """ms from a TRIGGER to its VERDICT through the real process of line control on a pseudo serial port, for verdicts given at once."""
+def _control(parts: int, progress: Progress) -> list[float]:
+    """ms from TRIGGER to VERDICT through the real process of line control on a pseudo serial port; the runtime answers at once."""
     near, far = os.openpty()
     tty.setraw(far)
     lifeline, held = os.pipe()
@@ -178,12 +185,12 @@ def _control(progress: Progress) -> list[float]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")
             try:
-                return _round_trips(near, Channel(connection), progress)
+                return _round_trips(near, Channel(connection), parts, progress)
             finally:
                 process.send_signal(signal.SIGTERM)
                 os.close(held)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
+                    process.wait(END_WAIT)
                 process.kill()
                 process.wait()
                 for descriptor in (near, far, lifeline):
@@ -191,7 +198,7 @@ def _control(progress: Progress) -> list[float]:
 
 
 class _FromLine(Decoder):
-    """Frames that the line sends."""
+    """Decodes messages of the line instead of the PLC's."""
 
     def feed(self, data: bytes) -> list[Frame]:
         self._buffer += data
@@ -201,19 +208,20 @@ class _FromLine(Decoder):
         return [Frame.decode(block) for block in blocks]
 
 
-def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]:
+def _round_trips(port: int, runtime: Channel, parts: int, progress: Progress) -> list[float]:
+    """Play the PLC on ``port`` and the runtime. Returns ms from TRIGGER to VERDICT for each part."""
     reader, began, sent, times = _FromLine(), time.monotonic(), dict[int, float](), list[float]()
-    part, beat, next_part = 0, 0.0, began + TIMEOUT
-    while len(times) < CONTROL_PARTS:
+    part, beat, next_part = 0, 0.0, began + ANSWER_WAIT
+    while len(times) < parts:
         now = time.monotonic()
-        if now - began > TIMEOUT + CONTROL_PARTS * CONTROL_RATE:
-            raise LinkError("line control does not answer", got=f"{len(times)} of {CONTROL_PARTS} verdicts")
+        if now - began > ANSWER_WAIT + parts * CONTROL_PITCH:
+            raise LinkError("line control does not answer", got=f"{len(times)} of {parts} verdicts")
         clock = int(1000 * (now - began))
         if now >= beat:
             os.write(port, Frame(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
-            beat = now + 0.05
-        if now >= next_part and part < CONTROL_PARTS:
-            part, next_part = part + 1, next_part + CONTROL_RATE
+            beat = now + PLC_BEAT
+        if now >= next_part and part < parts:
+            part, next_part = part + 1, next_part + CONTROL_PITCH
             sent[part] = time.monotonic()
             os.write(port, Frame(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
         ready, _, _ = select.select([port, runtime.fileno()], [], [], max(0.0, min(beat, next_part) - time.monotonic()))
@@ -222,38 +230,38 @@ def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]
             for frame in reader.feed(data):
                 if frame.type == Type.VERDICT and frame.part in sent:
                     times.append(1000 * (at - sent.pop(frame.part)))
-                    progress("line control", len(times), CONTROL_PARTS)
+                    progress("line control", len(times), parts)
                 if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
                     os.write(port, Frame(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
         for message in runtime.receive():
             if isinstance(message, Welcome):
                 runtime.send(RuntimeReady())
-                next_part = time.monotonic() + SETTLE
+                next_part = time.monotonic() + READY_WAIT
             elif isinstance(message, Expose):
                 runtime.send(PartVerdict(message.part, Verdict.PASS, None, 0.1, message.trigger))
     return times
 
 
 def advice(budget: Budget, precision: str) -> list[str]:
-    """What to change where it does not fit, the most helpful first."""
-    said = []
+    """What to change where a line misses its deadlines, the most helpful change first."""
+    changes = []
     slowest = max((stage for stage in budget.stages if stage.per_part), key=lambda stage: stage.at(0.999))
     faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer" and precision == "fp32"
               else "a smaller preset or a faster processor" if slowest.name == "infer" else "smaller frames")
     if budget.lead < budget.lead_needed:
-        said.append(f"lead_ms = {_up(budget.lead_needed)} at least: a REJECT that is lost once on the wire comes too late otherwise")
+        changes.append(f"lead_ms = {_up(budget.lead_needed)} at least: otherwise a REJECT that is lost once on the wire comes too late")
     if budget.margin < 0:
         travel = _up(budget.needed + max(budget.lead, budget.lead_needed))
-        said.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
+        changes.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
         if (spare := budget.lead - _up(budget.lead_needed)) >= -budget.margin:
-            said.append(f"or lead_ms = {_up(budget.lead_needed)}, which leaves {spare:.0f} ms more for the verdict")
-        said.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
+            changes.append(f"or lead_ms = {_up(budget.lead_needed)}, which gives the verdict {spare:.0f} ms more")
+        changes.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
     if budget.rate is not None and budget.rate > budget.highest_rate:
-        said.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes {slowest.at(0.999):.1f} ms of "
+        changes.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes {slowest.at(0.999):.1f} ms of "
                     f"{budget.busy:.1f} at p99.9; {faster}")
-    return said
+    return changes
 
 
 def _up(ms: float) -> int:
-    """Up to the next 5 ms."""
+    """Rounded up to the next 5 ms."""
     return int(-(-ms // 5) * 5)

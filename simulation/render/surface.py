@@ -1,6 +1,6 @@
 """Endless surfaces to inspect: a woven web and printed parts under drifting light, with labelled defects and exact masks.
 
-All is a pure function of the seed and of where on the web, or at which part, one looks: nothing is stored and nothing repeats.
+A frame is a pure function of the seed and the part's index: nothing is stored and nothing repeats.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ class Surface:
     """An endless supply of parts of one product: ``kind`` "woven" (grey web) or "printed" (RGB parts on a belt).
 
     ``size`` is a frame's width and height (px, at least 64): a larger web frame shows more threads, a larger part is printed
-    larger; defects grow with it. With ``turned`` printed parts come shifted by up to 8 % of the size and turned by up to
-    15 degrees; a web stays as it is. ``defects`` names the defects of this kind. Frames are equal to the last bit between runs
-    on one version of NumPy and OpenCV; another OpenCV may draw letters otherwise.
+    larger, and defects grow with it. With ``turned``, printed parts are shifted by up to 8 % of the size and turned by up to
+    15 degrees; a web is not affected. ``defects`` names the defects of this kind. Frames are equal to the last bit on one
+    version of NumPy and OpenCV; another OpenCV may draw letters differently.
+
     Raises InputError for an unknown kind, a size below 64 or a negative seed.
     """
 
@@ -56,8 +57,8 @@ class Surface:
             raise InputError("a seed cannot be negative", got=seed, expected="0 or more", next="Choose another seed.")
         self.kind, self.seed, self.size, self.turned = kind, seed, size, turned
         self.defects: tuple[str, ...] = DEFECTS[kind]
-        # glibc hands the pages of freed fields back and faults them in anew: half of the time a part takes. It keeps them once
-        # it has freed one large block (mallopt(3), M_MMAP_THRESHOLD: a dynamic threshold). Never touched, so it costs nothing.
+        # glibc returns the pages of freed arrays and faults them in again, which takes half of the time of a part. It keeps
+        # them after it has freed one large block (mallopt(3), M_MMAP_THRESHOLD is dynamic). The block is never touched.
         np.empty(1 << 24, np.uint8)
         self._product: Cloth | Print = Cloth(seed, size) if kind == "woven" else Print(seed, size, turned)
 
@@ -66,7 +67,7 @@ class Surface:
 
         A pure function of the surface's arguments, ``index`` and ``defect``; the good and the defective part of an index are the
         same piece under the same light and noise. The mask is 255 exactly where the noise-free frames of the two differ by more
-        than 4 grey levels in any channel. Raises InputError for a negative index or a defect this kind does not have.
+        than 4 grey levels in any channel. Raises InputError for a negative index or a defect that this kind does not have.
         """
         index = int(index)  # a NumPy integer could overflow in px along the web
         if index < 0:
@@ -87,17 +88,17 @@ class Surface:
         good = np.clip(piece.reflectance(None) * light, 0, 255)
         if defect is None:
             return good, np.zeros((self.size, self.size), np.uint8)
-        for attempt in range(64):  # a draw that comes out too faint, small or large is drawn again
+        for attempt in range(64):  # until it is neither too faint, nor too small, nor too large
             rng = np.random.default_rng([self.seed, 6, index, self.defects.index(defect), attempt])
             flaw = draw_flaw(defect, rng, *self._product.half, self.size)
             bad = np.clip(piece.reflectance(flaw) * light, 0, 255)
             changed = changed_pixels(good, bad)
             if is_visible(good, bad, changed):
                 return bad, changed.astype(np.uint8) * np.uint8(255)
-        raise AssertionError(f"no visible {defect} in 64 draws")  # the ranges in draw_flaw make this a fault of the renderer
+        raise AssertionError(f"no visible {defect} in 64 draws")  # a defect of the renderer: see the ranges in draw_flaw
 
     def _light(self, index: int) -> Field:
-        """What a white surface would show, in grey levels: float32 ``[size, size]``, drifting slowly over the index by +-10 %."""
+        """The grey levels of a white surface, float32 ``[size, size]``: the light drifts slowly with the index, by +-10 %."""
         phase = np.random.default_rng([self.seed, 5]).uniform(0, 2 * math.pi, 3)
         gain = 1 + 0.07 * math.sin(index / 38.3 + phase[0]) + 0.03 * math.sin(index / 8.9 + phase[1])
         lean = index / 61.7 + phase[2]
@@ -112,14 +113,14 @@ class Surface:
 
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary sibling that becomes ``out`` when the block ends well, and vanishes when it does not."""
+    """A temporary sibling that becomes ``out`` when the block succeeds, and is removed when it fails."""
     out = out.resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"will not write over {out}", got="a folder that is not empty" if out.is_dir() else "a file",
                          expected="a new or an empty folder", next="Remove it, or name another folder.")
     temporary = out.with_name(f".{out.name}.part-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had our number
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process with our number
         temporary.mkdir(parents=True)
         yield temporary
         temporary.rename(out)  # also over an empty folder
@@ -132,7 +133,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 def render_folder(out: Path, surface: Surface, *, train_good: int, test_good: int, defective: int,
                   progress: Progress | None = None) -> None:
-    """Render a data set in the MVTec AD layout into ``out``, a new or empty folder; it appears whole or not at all.
+    """Render a data set in the MVTec AD layout into ``out``, a new or empty folder; it is complete or does not appear.
 
     ``train/good/00000.png`` ..., ``test/good/``, ``test/<defect>/`` and ``ground_truth/<defect>/00000_mask.png`` (0 or 255).
     ``defective`` counts all defective parts together, spread evenly over the surface's defects. Part indices run on through
@@ -162,7 +163,7 @@ def render_folder(out: Path, surface: Surface, *, train_good: int, test_good: in
 
 def render_sequence(out: Path, surface: Surface, *, parts: int, defect_rate: float, first_index: int = 100_000,
                     progress: Progress | None = None) -> list[dict[str, str | int]]:
-    """Render ``parts`` consecutive parts as a line sees them into ``out``, a new or empty folder; it appears whole or not at all.
+    """Render ``parts`` consecutive parts as a line sees them into ``out``, a new or empty folder; it is complete or does not appear.
 
     ``frames/part-000000.png`` ..., ``masks/part-000000.png`` for defective parts alone, and ``parts.csv``, whose rows are
     returned: part (order of arrival, from 0), file (below ``out``), label, defect_px. ``first_index`` is the index of the first

@@ -1,4 +1,4 @@
-"""Pictures of what happened around a part: one lane for each signal, time from left to right."""
+"""Draws what happened around a part: one lane for each signal, time from left to right."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from edge.images.files import write_image
 from simulation.scenario.reconcile import Evidence, PartRecord, Reconciliation
 
-MOST = 20  # pictures of a run
-BEFORE, AFTER = 0.3, 0.6  # s around a part's way from the camera to the ejector
+MOST = 20  # pictures for each run
+BEFORE, AFTER = 0.3, 0.6  # s before the trigger and after the part has left
 WIDTH, LANE, LEFT, TOP = 1400, 56, 150, 60  # px
 LANES = ("trigger", "verdict", "reject command", "ejector", "confirmation", "link", "faults")
 INK, FAINT, MARK, FAULT, GOOD = (40, 40, 40), (190, 190, 190), (200, 60, 20), (250, 200, 150), (40, 140, 40)  # RGB
@@ -21,7 +21,7 @@ LANE_OF = {"trigger": 0, "taken": 0, "refused": 0, "verdict": 1, "reject": 2, "e
 
 
 def draw_timelines(folder: Path, result: Reconciliation, evidence: Evidence) -> list[str]:
-    """Draw the parts that break a rule, and then those that differ from their truth, at most 20. Returns the files' names."""
+    """Draw the parts that break a rule, then those that differ from their truth; 20 at most. Returns the names of the files."""
     broken = {failure.part for failure in result.failures if failure.part is not None}
     chosen = [part for part in result.parts if part.part in broken]
     chosen += [part for part in result.differences if part.part not in broken]
@@ -35,7 +35,7 @@ def draw_timelines(folder: Path, result: Reconciliation, evidence: Evidence) -> 
 
 
 def draw_timeline(part: PartRecord, evidence: Evidence) -> NDArray[np.uint8]:
-    """One picture, uint8 ``[h, w, 3]`` RGB."""
+    """Draw one part: uint8 ``[h, w, 3]`` RGB."""
     begin, end = part.triggered - BEFORE, (part.left or part.triggered + 2) + AFTER
     scale = (WIDTH - LEFT - 20) / (end - begin)
 

@@ -1,7 +1,7 @@
-"""`lineside simulate` in virtual time: the real `LineState` before a modelled belt, PLC, wire and runtime, event by event, in one process.
+"""`lineside simulate` in virtual time: the real `LineState` with a model of belt, PLC, wire and runtime, event by event, in one process.
 
-It and `virtual_control` are the files of the simulation that import `edge.line_control`: what they prove is line control's own rules, over
-millions of parts. The simulated PLC of `plc_frames` and `conveyor` stays apart from them.
+It tests line control's own rules over millions of parts, so it imports `edge.line_control`. The simulated PLC in `simulation.plc`, which
+tests the protocol, does not.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ from simulation.scenario.file import Scenario, ScenarioFile
 from simulation.virtual.belt import EJECT, PASS, REJECT, RELEASE, RELEASED, BeltItem, VirtualBelt
 from simulation.virtual.control import COUNTS, VirtualControl
 
-WIRE = 0.002  # s that a frame takes
-BEAT, SILENCE, GIVE_UP = 0.05, 0.2, 0.22  # s: heartbeats, when the PLC stops to trigger, and when it gives up a trigger
-DRIFT = 0.01  # share by which the belt's speed wanders without anybody saying so
+WIRE = 0.002  # s for a message
+BEAT = 0.05  # s between heartbeats
+SILENCE = 0.2  # s without heartbeats, after which the PLC stops triggering
+GIVE_UP = 0.22  # s after which the PLC gives up a trigger
+DRIFT = 0.01  # share by which the belt's speed drifts unnoticed
 
 
 class VirtualLine:
-    """A line in virtual time. `run` it once; raises LinesideError with the moment and the part where a rule does not hold."""
+    """A line in virtual time. `run` it once; it raises LinesideError, naming the moment and the part, where a rule is broken."""
 
     def __init__(self, scenario: Scenario) -> None:
         self.counts: Counter[str] = Counter()
@@ -66,14 +68,14 @@ class VirtualLine:
         self.control = VirtualControl(self._timing, self.counts, self._fail)
         self._runtime_life = 0
         self._link = self._plc_ready = True
-        self._wire_down, self._wire_up = 0.0, 0.0  # a wire keeps the order
+        self._wire_down, self._wire_up = 0.0, 0.0  # when the last message arrives: a wire keeps the order
         self._serial, self._id = 0, 0
-        self._open: dict[int, BeltItem] = {}  # by trigger of this session, without an outcome
-        self._unsettled: dict[int, BeltItem] = {}  # by serial: not left yet, or no outcome yet
+        self._open: dict[int, BeltItem] = {}  # by trigger: parts of this run without an outcome
+        self._unsettled: dict[int, BeltItem] = {}  # by serial: parts that have not left, or have no outcome
         self._at(0.0, self._feed)
 
     def run(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
-        """Until the last part has left and has an outcome."""
+        """Run until the last part has left and has an outcome."""
         total = self._scenario.count
         shown = 0
         while self._agenda:
@@ -141,7 +143,7 @@ class VirtualLine:
                 self._at(self.now + draw.random() * self._pitch, fault)
 
     def _arm(self) -> None:
-        """Look at the belt again when its next part comes to the ejector."""
+        """Look at the belt again when the next part reaches the ejector."""
         self._belt_event += 1
         moment = self._belt.moment(self._belt.next_time())
         if moment < float("inf"):
@@ -164,7 +166,7 @@ class VirtualLine:
         self._arm()
 
     def _settle(self, item: BeltItem) -> None:
-        """A part has left, and the line has said its last word, if it ever knew of it: do the two agree?"""
+        """A part has left, and has its outcome if the line ever knew of it: do both agree?"""
         if not item.taken and self._trigger_under_way(item):
             return
         self._unsettled.pop(item.serial, None)
@@ -173,10 +175,10 @@ class VirtualLine:
             if item.passed:
                 self._fail("a part that the line never took has passed", item)
         elif item.passed and item.outcome != "PASS":
-            # The PLC had its PASS and the answer was lost, or the process that waited for it: nobody can take it back from there.
-            if not item.truth or item.told not in RELEASED:
+            # The PLC had its PASS, and the ACK was lost, or the process that waited for it: the PASS cannot be taken back.
+            if not item.truth or item.verdict not in RELEASED:
                 self._fail("a part without a PASS has passed", item)
-            self.counts["passed_released" if item.told == RELEASE else "passed_unacknowledged"] += 1
+            self.counts["passed_released" if item.verdict == RELEASE else "passed_unacknowledged"] += 1
         elif item.ejected and item.outcome == "PASS":
             self._fail("a part with a PASS was ejected", item)
 
@@ -209,7 +211,7 @@ class VirtualLine:
             self._event(TriggerRefused(item.id))
             return
         before = self.control.state.ledger.triggers
-        killed = self._chance(self._rates.control_restarts)  # after the part was kept, before it was acknowledged
+        killed = self._chance(self._rates.control_restarts)  # after the part was kept, before the ACK
         actions = self.control.handle(Trigger(item.id, item.serial & 0x7FFFFFFF, self.now - item.triggered), self.now)
         if self.control.state.ledger.triggers == before + 1:
             item.taken = True
@@ -222,15 +224,15 @@ class VirtualLine:
         else:
             self._act(actions)
 
-    def _told(self, id: int, code: int, life: int) -> None:
-        """A VERDICT has come to the PLC."""
+    def _verdict_arrived(self, id: int, code: int, life: int) -> None:
+        """A VERDICT has reached the PLC."""
         if life == self.control.life and self._link and (item := self._belt.find(id)) is not None:
-            item.told = code
+            item.verdict = code
             self._arm()
             self._to_line(self._deliver, VerdictDelivered(id), life)
 
-    def _ordered(self, id: int, due: float, life: int) -> None:
-        """A REJECT has come to the PLC."""
+    def _reject_arrived(self, id: int, due: float, life: int) -> None:
+        """A REJECT has reached the PLC."""
         if life != self.control.life:
             return
         if not self._link or self._chance(self._rates.failed_orders) or not self._belt.command(id, due):
@@ -268,9 +270,9 @@ class VirtualLine:
                 self._expose(action)
             elif isinstance(action, Report):
                 code = {Verdict.PASS: PASS, Verdict.REJECT: REJECT}.get(action.verdict, EJECT if action.eject else RELEASE)
-                self._to_plc(self._told, action.part, code)
+                self._to_plc(self._verdict_arrived, action.part, code)
             elif isinstance(action, Order):
-                self._to_plc(self._ordered, action.part, action.due)
+                self._to_plc(self._reject_arrived, action.part, action.due)
             elif isinstance(action, Ended):
                 self._ended(action)
 
@@ -285,7 +287,7 @@ class VirtualLine:
         if item.passed or item.ejected:
             self._settle(item)
 
-    # -- what goes wrong ------------------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------------------
 
     def _set_ready(self, ready: bool) -> None:
         self._plc_ready = ready and self.control.alive and self._link and self.control.state.running
@@ -352,7 +354,7 @@ class VirtualLine:
         self._arm()
 
     def _change_speed(self) -> None:
-        """The belt wanders a little; or it is set to another speed, which the line is told as a stop, and gets a new travel time for."""
+        """The speed drifts a little; or it is set anew, for which the line is stopped and gets a new travel time."""
         if self._belt.speed == 0 or not (self.control.alive and self._link):
             return
         self.counts["speed_changes"] += 1

@@ -37,7 +37,7 @@ def test_the_demos_line_file_is_valid_and_an_older_demo_is_replaced(tmp_path):
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "line.toml").write_text("[line]")
-    with pytest.raises(InputError, match="no demo"):
+    with pytest.raises(InputError, match="other than a demo"):
         prepare_demo(tmp_path, None, parts=2, seed=0)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

@@ -137,7 +137,7 @@ def test_a_peer_that_vanishes_neither_ends_nor_spins_it(tmp_path: Path) -> None:
 
 def test_a_port_that_is_a_file_or_a_strangers_terminal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LinkError, match="is no port; got a file"):
+    with pytest.raises(LinkError, match="is not a port; got a file"):
         simulate(tmp_path / "file", tmp_path / "log", PlcSettings(start_timeout_s=0.1))
     near, far = os.openpty()
     (tmp_path / "old").symlink_to(os.ttyname(far))

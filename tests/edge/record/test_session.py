@@ -119,7 +119,7 @@ def test_what_was_changed_in_a_session_is_found(played):
 
 def test_line_control_and_the_runtime_killed_and_the_port_gone_for_a_while(rig):
     line = rig(loop=True, travel=1000)
-    first = line.plc(0, rate=15)
+    first = line.plc(0, rate=25)
     process = record(line)
     wait_for(lambda: len(line.rows()) > 5)
     pids = children(process)
@@ -132,7 +132,7 @@ def test_line_control_and_the_runtime_killed_and_the_port_gone_for_a_while(rig):
     wait_for(lambda: len(line.rows()) > 45)
     first.kill()
     first.wait()
-    time.sleep(0.7)
+    time.sleep(0.5)  # the line needs 0.2 s to notice
     plc = line.plc(10)
     finish(plc)
     process.send_signal(signal.SIGTERM)
@@ -159,13 +159,12 @@ def test_line_control_killed_on_an_empty_belt(rig):
     assert code == 0 and told["wire"]["equal"] and told["wire"]["runs"] == 2 and told["ledger"]["triggers"] == 8, (told, err)
 
 
-def test_a_recording_outlives_a_line_that_cannot_go_on(rig, cloth, tmp_path):
-    shutil.copytree(cloth / "test" / "good", tmp_path / "camera")
-    line = rig(camera=tmp_path / "camera", loop=True)
+def test_a_recording_outlives_a_line_that_cannot_go_on(rig):
+    line = rig(loop=True)
     line.plc(0)
     process = record(line)
     wait_for(lambda: len(line.rows()) > 3)
-    shutil.rmtree(tmp_path / "camera")
+    (line.folder / "line.toml").unlink()
     os.kill(children(process)["runtime"], signal.SIGKILL)
     finish(process)
     assert process.returncode == 2 and list((line.folder / "session" / "frames").iterdir())
@@ -226,7 +225,7 @@ def test_a_session_that_lacks_what_would_be_compared_is_not_equal(played, linesi
     for name, data in [("runtime.jsonl", b"".join(text for text in lines if b'"live"' not in text)), ("session.json", b"[]"),
                        ("runtime.jsonl", kept["runtime.jsonl"].replace(b'"PASS"', b'"FOO"'))]:
         code, _, err = changed(name, data)
-        assert code == 2 and ("damaged" in err or "cannot be read" in err), name
+        assert code == 2 and ("damaged" in err or "cannot replay" in err), name
     code, out, _ = changed("control.log", kept["control.log"].replace(b"\nt", b"\ntx", 1))
     assert code == 1 and "a look at the clock" in json.loads(out)["wire"]["differs"]
     code, _, err = lineside("replay", session, "--out", "sheet.xyz")

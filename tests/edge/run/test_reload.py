@@ -199,7 +199,7 @@ def test_a_line_stopped_while_it_loads_another_bundle_ends_well(rig):
     wait_for(lambda: len(made.rows()) > 2)
     asking = subprocess.Popen([*LINESIDE, "reload", str(made.folder / "line.toml")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     made.processes.append(asking)
-    time.sleep(0.3)
+    time.sleep(0.2)  # into the loading
     line.send_signal(signal.SIGTERM)
     ledger, err = finish(line)
     assert line.returncode == 0 and ledger["triggers"] > 0, err
