@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Run a line on emulated GigE Vision cameras, and check that every part ended once, for a reason that the camera gave.
 
-The cameras are Aravis' fake ones, in a network namespace of their own; the PLC is the simulator. Compares the line's ledger, the journal,
-the PLC's log and the camera's counts. Exit code 1 if they do not agree, 2 if this machine refuses a network namespace. The fake camera has
-25 frames a second and serves a trigger with one of the next: two triggers within 40 ms are one frame, and it counts one; and now and
-then a frame comes 90 ms after its trigger, and with more parts a second after the next one, which the line cannot tell from that.
+The cameras are Aravis' fake ones, in a network namespace of their own; the PLC is the simulator. Compares the line's
+ledger, the journal, the PLC's log and the camera's counts. Exit code 1 if they do not agree, 2 if this machine refuses
+a network namespace. The fake camera has 25 frames a second and serves a trigger with one of the next: two triggers
+within 40 ms are one frame, and it counts one; and now and then a frame comes 90 ms after its trigger, and with more
+parts a second after the next one, which the line cannot tell from that.
 
     benchmarks/camera_soak.py                                   # a line, 20 minutes at 8 parts a second
-    benchmarks/camera_soak.py --grab                            # 20 minutes of a free-running camera, 25 frames a second
-    benchmarks/camera_soak.py --minutes 5 --loss 5              # 5 of 1,000 packets are lost
+    benchmarks/camera_soak.py --grab                            # 20 minutes of a free-running camera, 25 frames a
+    second benchmarks/camera_soak.py --minutes 5 --loss 5              # 5 of 1,000 packets are lost
     benchmarks/camera_soak.py --minutes 5 --kill-every 30       # the camera dies every 30 s, and comes back
     benchmarks/camera_soak.py --minutes 5 --loss 5 --record     # and the recorded session replays equal
 """
@@ -97,7 +98,8 @@ def query(journal: Path, sql: str, *values: object) -> list[tuple]:
         database.close()
 
 
-def kill_often(camera: FakeCamera, journal: Path, every: float, times: int, back: list[float], done: threading.Event) -> None:
+def kill_often(camera: FakeCamera, journal: Path, every: float, times: int, back: list[float],
+               done: threading.Event) -> None:
     """Kill and restart a camera every ``every`` s. ``back`` gets the s from each restart to the next inspected part."""
     inspected = "SELECT MIN(triggered) FROM parts WHERE cause IS NULL AND triggered > ?"
     while not times or len(back) < times:
@@ -136,15 +138,16 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     processes: list[subprocess.Popen] = []
     done, back, journal = threading.Event(), [], folder / "journal.db"
     parts = arguments.parts or round(60 * arguments.minutes * arguments.rate)
-    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size, window=1000 * WINDOW / arguments.rate,
-                                     trigger="software")
+    sections = "".join(CAMERA.format(serial=camera.serial, packet=arguments.packet_size,
+                                     window=1000 * WINDOW / arguments.rate, trigger="software")
                        for camera in cameras)
     (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=sections, travel=TRAVEL))
     killer = threading.Thread(target=kill_often, daemon=True, args=(
         cameras[0], journal, arguments.kill_every, arguments.kills, back, done))
     try:
-        plc = subprocess.Popen([*LINESIDE, "plc-simulator", "--port", str(folder / "plc"), "--log", str(folder / "plc.jsonl"), "--json",
-                                "--parts", str(parts), "--rate", str(arguments.rate), "--travel-ms", str(TRAVEL)],
+        plc = subprocess.Popen([*LINESIDE, "plc-simulator", "--port", str(folder / "plc"), "--log",
+                                str(folder / "plc.jsonl"), "--json", "--parts", str(parts), "--rate",
+                                str(arguments.rate), "--travel-ms", str(TRAVEL)],
                                stdout=subprocess.PIPE, text=True)
         processes.append(plc)
         while not (folder / "plc").exists():
@@ -160,7 +163,8 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
                 killer.start()
             out = line.communicate()[0]
         if line.returncode != 0:
-            sys.exit(f"the line ended with exit code {line.returncode}: {(folder / 'messages.txt').read_text()[-2000:]}")
+            messages = (folder / "messages.txt").read_text()[-2000:]
+            sys.exit(f"the line ended with exit code {line.returncode}: {messages}")
         return compare(json.loads(out), json.loads(plc.communicate(timeout=60)[0]), journal, parts, back, arguments,
                        replay(folder / "session") if arguments.record else None)
     finally:
@@ -189,8 +193,8 @@ def grab(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     (folder / "line.toml").write_text(LINE.format(bundle=arguments.bundle.resolve(), cameras=section, travel=TRAVEL))
     seconds = 60 * arguments.minutes
     try:
-        ran = subprocess.run([*LINESIDE, "camera-test", str(folder / "line.toml"), "--seconds", str(seconds), "--out", str(folder),
-                              "--json"], stdout=subprocess.PIPE, text=True)
+        ran = subprocess.run([*LINESIDE, "camera-test", str(folder / "line.toml"), "--seconds", str(seconds), "--out",
+                              str(folder), "--json"], stdout=subprocess.PIPE, text=True)
     finally:
         camera.kill()
     if not ran.stdout:
@@ -200,11 +204,12 @@ def grab(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     agree = {
         "rate": abs(found["rate"] - 25) < 0.5,
         "all": counters["frames"] + counters["lost"] > 24.5 * seconds,
-        "lost": arguments.loss > 0 or counters["lost"] == counters["incomplete"] == counters["dropped"] == counters["doubled"] == 0,
-        "incomplete": arguments.loss == 0 or counters["incomplete"] > 0,
+        "lost": arguments.loss > 0 or counters["lost"] == counters["incomplete"] == counters["dropped"]
+        == counters["doubled"] == 0, "incomplete": arguments.loss == 0 or counters["incomplete"] > 0,
         "connection": counters["disconnects"] == 0,
     }
-    return {"frames": counters, "rate": found["rate"], "jitter_ms": found["jitter_ms"], "agree": agree, "ok": all(agree.values())}
+    return {"frames": counters, "rate": found["rate"], "jitter_ms": found["jitter_ms"], "agree": agree,
+            "ok": all(agree.values())}
 
 
 def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float], arguments: argparse.Namespace,
@@ -216,27 +221,30 @@ def compare(ledger: dict, plc: dict, journal: Path, parts: int, back: list[float
     told = frames["incomplete"] + frames["lost"]
     # The next frame shows that one was lost, and nothing comes after the last one.
     untold = len(list(takewhile(lambda row: row[2] == "late", reversed(rows))))
-    others = sum(count for cause, count in causes.items() if cause not in ("incomplete", "camera", "unmatched")) - untold
+    others = sum(count for cause, count in causes.items()
+                 if cause not in ("incomplete", "camera", "unmatched")) - untold
     one = arguments.cameras == 1 and not arguments.kill_every
     agree = {
         "ledger": ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == parts,
         "journal": len(rows) == len({row[0] for row in rows}) == parts and dict(causes) == ledger["causes"],
-        "plc": plc["triggers"] == parts and sorted(plc["ejected_ids"]) == sorted(row[0] for row in rows if row[1] != "PASS")
+        "plc": plc["triggers"] == parts and sorted(plc["ejected_ids"])
+        == sorted(row[0] for row in rows if row[1] != "PASS")
                and plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0,
         "incomplete": causes["incomplete"] <= told and (not one or told <= causes["incomplete"] + causes["unmatched"]),
         # A camera that is being realigned gets no trigger either.
         "untriggered": causes["camera"] <= frames["untriggered"] and (
             not one or frames["untriggered"] <= causes["camera"] + causes["unmatched"]),
         "causes": others == 0 or arguments.kill_every > 0,
-        "unmatched": causes["unmatched"] == 0,  # otherwise the camera ignored a trigger: the fake one does, on a busy machine
+        # otherwise the camera ignored a trigger: the fake one does, on a busy machine
+        "unmatched": causes["unmatched"] == 0,
         "reconnects": frames["disconnects"] == frames["reconnects"] >= len(back),
         "replay": again is None or again["equal"],
     }
     return {
-        "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"], "uninspected": ledger["uninspected"],
-        "causes": dict(causes), "frames": frames, "id_wraps": wraps([row[3] or "" for row in rows]),
-        "reconnect_s": [round(seconds, 2) for seconds in back], "latency_ms": ledger["latency_ms"], "agree": agree,
-        "ok": all(agree.values()),
+        "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"],
+        "uninspected": ledger["uninspected"], "causes": dict(causes), "frames": frames,
+        "id_wraps": wraps([row[3] or "" for row in rows]), "reconnect_s": [round(seconds, 2) for seconds in back],
+        "latency_ms": ledger["latency_ms"], "agree": agree, "ok": all(agree.values()),
     }
 
 
@@ -251,7 +259,8 @@ def enter() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=BUNDLE, help="a bundle for grey frames of 256 px; the demo's unless given")
+    parser.add_argument("--bundle", type=Path, default=BUNDLE,
+                        help="a bundle for grey frames of 256 px; the demo's unless given")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--parts", type=int, default=0, help="so many, instead of minutes")
     parser.add_argument("--rate", type=float, default=8.0, help="parts a second")
@@ -260,7 +269,8 @@ def main() -> int:
     parser.add_argument("--cameras", type=int, choices=(1, 2), default=1)
     parser.add_argument("--loss", type=int, default=0, help="packets of 1,000 that are lost")
     parser.add_argument("--packet-size", type=int, default=1400, help="bytes; a frame has 65,536")
-    parser.add_argument("--kill-every", type=float, default=0.0, help="s of inspecting after which the first camera is killed; 0: never")
+    parser.add_argument("--kill-every", type=float, default=0.0,
+                        help="s of inspecting after which the first camera is killed; 0: never")
     parser.add_argument("--kills", type=int, default=0, help="at most; 0: until the end")
     parser.add_argument("--keep", type=Path, help="keep line file, journal and logs in this folder")
     parser.add_argument("--json", action="store_true")
@@ -279,7 +289,8 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(result))
     else:
-        of = "a camera that runs free" if arguments.grab else f"{result['triggers']} parts at {arguments.rate:g} a second"
+        parts = f"{result.get('triggers')} parts at {arguments.rate:g} a second"
+        of = "a camera that runs free" if arguments.grab else parts
         table = Table("figure", "value", title=of)
         for name, value in result.items():
             table.add_row(name, str(value))

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Feed random and mutated bytes to each decoder of the `frames` protocol, the line's and the simulated PLC's.
 
-After each string comes one good frame. Exit code 1 if a decoder raises, finds a frame that was not sent (a false reject is one), or does
-not find the good frame.
+After each string comes one good frame. Exit code 1 if a decoder raises, finds a frame that was not sent (a false reject
+is one), or does not find the good frame.
 
     benchmarks/fuzz.py --strings 1000000
 """
@@ -30,15 +30,15 @@ BORROWED = b"L"  # a message that lost its last byte may take the next one's fir
 def line_frame(draw: random.Random) -> bytes:
     """A random message of a PLC."""
     kind = draw.choice(list(PLC_CODES))
-    return LineFrame(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
-                     draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
+    return LineFrame(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16),
+                     draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 
 def plc_frame(draw: random.Random) -> bytes:
     """A random message of the line, by the simulated PLC's codec."""
     kind = draw.choice(sorted(FROM_LINE))
-    return Frame(kind, draw.choice(sorted(CODES[kind])[:10]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
-                 draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
+    return Frame(kind, draw.choice(sorted(CODES[kind])[:10]), draw.getrandbits(16), draw.getrandbits(16),
+                 draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -62,7 +62,10 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def strings(make: Callable[[random.Random], bytes], draw: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
-    """Random bytes, a mutated message, or messages with mutated ones between them. Also returns the whole messages, and all parts."""
+    """Random bytes, a mutated message, or messages with mutated ones between them.
+
+    Also returns the whole messages, and all parts.
+    """
     kind = draw.randrange(3)
     if kind == 0:
         return draw.randbytes(draw.randint(0, 80)), [], []
@@ -76,11 +79,13 @@ def strings(make: Callable[[random.Random], bytes], draw: random.Random) -> tupl
     return data, whole, made
 
 
-def fuzz(decoder: Any, make: Callable[[random.Random], bytes], count: int, seed: int, progress: Callable[[int], None] = lambda _: None,
+def fuzz(decoder: Any, make: Callable[[random.Random], bytes], count: int, seed: int,
+         progress: Callable[[int], None] = lambda _: None,
          encode: Callable[[Any], bytes] = lambda frame: frame.encode()) -> dict[str, int]:
     """Feed ``count`` strings. Returns counts of what was fed and of what went wrong."""
     draw = random.Random(seed)
-    result = {"strings": count, "bytes": 0, "frames": 0, "exceptions": 0, "false_frames": 0, "lost_frames": 0, "borrowed": 0}
+    result = {"strings": count, "bytes": 0, "frames": 0, "exceptions": 0, "false_frames": 0, "lost_frames": 0,
+              "borrowed": 0}
     for number in range(count):
         data, whole, made = strings(make, draw)
         good = make(draw)
@@ -114,7 +119,8 @@ def main() -> int:
     with Progress(console=Console(stderr=True)) as bar:
         for name, decoder, make in (("line", Decoder(), line_frame), ("plc", Reader(), plc_frame)):
             task = bar.add_task(f"decoder of the {name}", total=arguments.strings)
-            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, lambda n, t=task: bar.update(t, completed=n))
+            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, lambda n,
+                                 t=task: bar.update(t, completed=n))
     good = not any(result[key] for result in results.values() for key in ("exceptions", "false_frames", "lost_frames"))
     if arguments.json:
         print(json.dumps({"decoders": results, "passed_all": good}))

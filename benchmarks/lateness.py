@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""How late does a REJECT go out on the wire? Compares line control in a process of its own with a thread in a busy process.
+"""How late does a REJECT go out on the wire? Compares line control in a process of its own with a thread in a busy
+process.
 
-A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and a hog keeps every core busy. Lateness is the
-time from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last byte at the other end of the pty.
+A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and a hog keeps every core
+busy. Lateness is the time from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last
+byte at the other end of the pty.
 
     benchmarks/lateness.py --rejects 20000 --out lateness.png
 """
@@ -47,12 +49,14 @@ HOG = "while True: pass"
 
 def job_for(folder: Path, port: str, listener: int, supervisor: int) -> ControlJob:
     """The job that the supervisor would give."""
-    return ControlJob({"kind": "frames", "port": port, "baud": 115200}, BeltTiming(TRAVEL, LEAD, confirm=0.0), pulse_ms=10, parts=0,
-                      run_id=secrets.token_hex(8), restarted=False, belt_file=folder / "belt", listener=listener, supervisor=supervisor)
+    return ControlJob({"kind": "frames", "port": port, "baud": 115200}, BeltTiming(TRAVEL, LEAD, confirm=0.0),
+                      pulse_ms=10, parts=0, run_id=secrets.token_hex(8), restarted=False, belt_file=folder / "belt",
+                      listener=listener, supervisor=supervisor)
 
 
 def as_thread(job: ControlJob) -> None:
-    """The same line control as a thread in a process whose interpreter is as busy as an inspection in Python keeps it."""
+    """The same line control as a thread in a process whose interpreter is as busy as an inspection in Python keeps it.
+    """
     from edge.line_control.belt_file import BeltFile
     from edge.line_control.control import LineControl
     from edge.line_control.runtime_side import RuntimeSide
@@ -64,7 +68,8 @@ def as_thread(job: ControlJob) -> None:
     state = LineState(job.timing, 0, session=job.run_id, running=False)
     welcome = Welcome(job.run_id, False)
     runtime = RuntimeSide(socket.socket(fileno=job.listener), job.supervisor, threading.Event(), welcome)
-    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, welcome=welcome)
+    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms,
+                          welcome=welcome)
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # partly with the interpreter's lock, partly without, as an inspection
@@ -117,7 +122,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
             part, sequence, stands = part + 1, (sequence + 1) & 0xFFFF, max(stands, clock - pitch) + pitch
             os.write(port, Frame(Kind.TRIGGER, 0, 7, sequence, part, 0, clock).encode())
             due[part] = began + clock / 1000 + TRAVEL - LEAD
-        select.select([port, runtime], [], [], max(0.0, min(beat, began + stands / 1000) - time.monotonic()) if part < rejects else 0.01)
+        select.select([port, runtime], [], [], max(0.0, min(beat, began + stands / 1000) - time.monotonic())
+                      if part < rejects else 0.01)
         with contextlib.suppress(BlockingIOError):
             data = os.read(port, 4096)
             at = time.monotonic()
@@ -126,7 +132,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
                     late.append(1000 * (at - due.pop(frame.part)))
                     progress(len(late))
                 if frame.kind in (Kind.VERDICT, Kind.REJECT, Kind.FAULT):
-                    os.write(port, Frame(Kind.PLC_ACK, 0, 7, frame.sequence, frame.part, 0, int((at - began) * 1000)).encode())
+                    os.write(port, Frame(Kind.PLC_ACK, 0, 7, frame.sequence, frame.part, 0,
+                                         int((at - began) * 1000)).encode())
                 acknowledged += frame.kind == Kind.LINE_ACK and frame.code == 0
                 refused += frame.kind == Kind.LINE_ACK and frame.code != 0
         for message in runtime.receive():
@@ -143,7 +150,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
     """Percentiles in ms (nearest rank)."""
     late = result.pop("late")
-    at = {f"p{share:g}_ms": round(late[min(len(late) - 1, int(share / 100 * len(late)))], 3) for share in (50, 99, 99.9)} if late else {}
+    at = {f"p{share:g}_ms": round(late[min(len(late) - 1, int(share / 100 * len(late)))], 3)
+          for share in (50, 99, 99.9)} if late else {}
     return {"rejects": len(late), **at, "max_ms": round(late[-1], 3) if late else None, **result}
 
 
@@ -157,7 +165,8 @@ def draw(late: dict[str, list[float]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for how, values in late.items():
         if values:
-            axes.step([max(value, 1e-3) for value in values], [1 - i / len(values) for i in range(len(values))], where="post", label=how)
+            axes.step([max(value, 1e-3) for value in values], [1 - i / len(values) for i in range(len(values))],
+                      where="post", label=how)
     for limit, share in ((1, 0.01), (3, 0.001)):
         axes.plot([limit], [share], "rx")
         axes.annotate(f"{100 * share:g} % at {limit} ms", (limit, share), textcoords="offset points", xytext=(6, 4))
@@ -186,7 +195,8 @@ def main() -> int:
         with Progress(console=Console(stderr=True), refresh_per_second=1) as bar:
             for how in ("process", "thread"):
                 task = bar.add_task(how, total=arguments.rejects)
-                results[how] = measure(arguments, how, lambda n, t=task: bar.update(t, completed=n) if n % 100 == 0 else None)
+                results[how] = measure(arguments, how, lambda n,
+                                       t=task: bar.update(t, completed=n) if n % 100 == 0 else None)
                 late[how] = results[how]["late"]
     finally:
         for hog in hogs:

@@ -153,10 +153,12 @@ class RunningLine:
     def resident_mb(self) -> dict[str, float]:
         """Resident memory of each process of the line, MB."""
         found: dict[str, float] = {}
-        family = [self.process.pid, *map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())]
-        for pid in family:
+        line = self.process.pid
+        children = Path(f"/proc/{line}/task/{line}/children").read_text().split()
+        for pid in [line, *map(int, children)]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            name = "supervisor" if pid == self.process.pid else "control" if "edge.line_control.process" in words else "runtime"
+            child = "control" if "edge.line_control.process" in words else "runtime"
+            name = "supervisor" if pid == line else child
             status = Path(f"/proc/{pid}/status").read_text()
             found[name] = int(status.split("VmRSS:")[1].split()[0]) / 1024
         return found
@@ -174,28 +176,38 @@ class RunningLine:
 
 
 def golden_frames(bundle: Bundle) -> list[Image]:
-    """The good golden parts of a bundle as camera frames: with the camera's channels, in the largest size that was fitted on."""
+    """The good golden parts of a bundle as camera frames: with the camera's channels, in the largest size that was
+    fitted on.
+    """
     parts, frames, _ = read_golden(bundle)
-    channels, size = 3 if bundle.card.frames.colour else 1, (bundle.card.frames.max_width, bundle.card.frames.max_height)
-    frames = [frame if frame.shape[1::-1] == size else np.asarray(np.atleast_3d(cv2.resize(frame, size)), np.uint8) for frame in frames]
+    channels = 3 if bundle.card.frames.colour else 1
+    size = (bundle.card.frames.max_width, bundle.card.frames.max_height)
+    frames = [frame if frame.shape[1::-1] == size else np.asarray(np.atleast_3d(cv2.resize(frame, size)), np.uint8)
+              for frame in frames]
     return [np.repeat(frame, channels // frame.shape[2], axis=2) if frame.shape[2] < channels else frame
             for part, frame in zip(parts, frames, strict=True) if part.kind == "good"]
 
 
 def mosaics(frames: list[Image], rows: int, columns: int) -> list[Image]:
-    """Large frames: each is a frame mirrored repeatedly, without seams, as large as rows x columns tiles that overlap by an eighth."""
+    """Large frames: each is a frame mirrored repeatedly, without seams, as large as rows x columns tiles that overlap
+    by an eighth.
+    """
     height, width = frames[0].shape[:2]
     size = (height * rows - height // OVERLAP * (rows - 1), width * columns - width // OVERLAP * (columns - 1))
     made = []
     for frame in frames:
-        wall = [np.concatenate([frame[::-1 if row % 2 else 1, ::-1 if column % 2 else 1] for column in range(columns)], axis=1)
+        wall = [np.concatenate([frame[::-1 if row % 2 else 1, ::-1 if column % 2 else 1] for column in range(columns)],
+                               axis=1)
                 for row in range(rows)]
         made.append(np.ascontiguousarray(np.concatenate(wall)[:size[0], :size[1]]))
     return made
 
 
 def tiled_copy(folder: Path, out: Path) -> Path:
-    """A copy of a bundle that inspects in tiles of its golden frames' size. Thresholds stay as they are: for speed, not for verdicts."""
+    """A copy of a bundle that inspects in tiles of its golden frames' size.
+
+    Thresholds stay as they are: for speed, not for verdicts.
+    """
     shutil.copytree(folder, out)
     height, width = golden_frames(load_bundle(folder))[0].shape[:2]
     before = read_decision(out)
@@ -211,13 +223,14 @@ def tiled_copy(folder: Path, out: Path) -> Path:
 
 
 @contextmanager
-def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto", threads: int = 0,
-                 mode: str = "throughput", cameras: int = 1, pictures: bool = True,
+def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto",
+                 threads: int = 0, mode: str = "throughput", cameras: int = 1, pictures: bool = True,
                  travel_ms: int = TRAVEL_MS, lead_ms: int = LEAD_MS) -> Iterator[RunningLine]:
-    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It is ready, and it is
-    stopped at the end.
+    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It
+    is ready, and it is stopped at the end.
 
-    pictures: False for frames that are nearly all rejected, as those of no line are, so that their pictures do not take the time.
+    pictures: False for frames that are nearly all rejected, as those of no line are, so that their pictures do not take
+    the time.
     """
     near, far = os.openpty()
     tty.setraw(far)
@@ -227,12 +240,13 @@ def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: 
         (folder / "frames").mkdir()
         for number, frame in enumerate(frames or golden_frames(load_bundle(bundle))):
             write_image(folder / "frames" / f"{number:04}.png", np.ascontiguousarray(frame))
-        (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads, mode=mode,
-                                                      cameras=cameras * CAMERA, travel=travel_ms, lead=lead_ms,
-                                                      pictures="rejects" if pictures else "none"))
+        (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads,
+                                                      mode=mode, cameras=cameras * CAMERA, travel=travel_ms,
+                                                      lead=lead_ms, pictures="rejects" if pictures else "none"))
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend", backend, "--json"],
+            [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend",
+             backend, "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = RunningLine(process, near, folder, started)
         try:

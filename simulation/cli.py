@@ -1,4 +1,6 @@
-"""``lineside render``, ``plc-simulator``, ``demo`` and ``simulate``: a line to try without hardware, and its behaviour under faults."""
+"""``lineside render``, ``plc-simulator``, ``demo`` and ``simulate``: a line to try without hardware, and its behaviour
+under faults.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ def render(
     good: Annotated[int, typer.Option(help="Good images in train/good.", min=0)] = 200,
     test_good: Annotated[int, typer.Option(help="Good images in test/good.", min=0)] = 50,
     defective: Annotated[int, typer.Option(help="Defective images in test/, of all kinds of defects.", min=0)] = 60,
-    sequence: Annotated[int, typer.Option(help="Instead: so many parts in order of arrival, as a camera sees them.", min=0)] = 0,
+    sequence: Annotated[int, typer.Option(help="Instead: so many parts in order of arrival, as a camera sees them.",
+                                          min=0)] = 0,
     defect_rate: Annotated[float, typer.Option(help="Share of defective parts in a sequence.", min=0, max=1)] = 0.1,
     size: Annotated[int, typer.Option(help="Side of an image in px.")] = 256,
     turned: Annotated[bool, typer.Option(help="Printed parts come shifted and turned.")] = False,
@@ -42,7 +45,7 @@ def render(
 
 @app.command("plc-simulator")
 def plc_simulator(
-    port: Annotated[Path, typer.Option(help="Where the line finds the PLC: a symbolic link to create, or an existing serial port.")],
+    port: Annotated[Path, typer.Option(help="Where the line finds the PLC: a link to create, or a serial port.")],
     log: Annotated[Path, typer.Option(help="The PLC's own log, JSON lines.")],
     rate: Annotated[float, typer.Option(help="Parts a second.")] = 10.0,
     parts: Annotated[int, typer.Option(help="How many parts; 0: until stopped.")] = 0,
@@ -52,9 +55,11 @@ def plc_simulator(
     seed: Annotated[int, typer.Option(help="Seed of jitter and noise.")] = 0,
     start_timeout: Annotated[float, typer.Option(help="Seconds to wait for the line to become ready.")] = 60.0,
     faults: Annotated[Path | None, typer.Option(help="The fault board of `lineside simulate`.", hidden=True)] = None,
-    speeds: Annotated[str, typer.Option(metavar="SECONDS:SHARE,...", help="Shares of the nominal belt speed, each for some seconds: "
+    speeds: Annotated[str, typer.Option(metavar="SECONDS:SHARE,...",
+                                        help="Shares of the nominal belt speed, each for some seconds: "
                                         "3:1,1:0,2:0.5. Below 0 it runs backwards.")] = "",
-    by_encoder: Annotated[bool, typer.Option("--by-encoder", help="Send the encoder count with each heartbeat.")] = False,
+    by_encoder: Annotated[bool, typer.Option("--by-encoder",
+                                             help="Send the encoder count with each heartbeat.")] = False,
     clear: Annotated[float | None, typer.Option(metavar="SECONDS", help="Clear a fault after so long.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,9 +72,11 @@ def plc_simulator(
     from simulation.plc.simulator import simulate
 
     try:
-        profile = tuple((float(seconds), float(share)) for seconds, share in (piece.split(":") for piece in speeds.split(",") if piece))
+        profile = tuple((float(seconds), float(share))
+                        for seconds, share in (piece.split(":") for piece in speeds.split(",") if piece))
     except ValueError as error:
-        raise InputError("--speeds cannot be read", got=speeds, expected="SECONDS:SHARE,..., such as 3:1,1:0,2:0.5") from error
+        raise InputError("--speeds cannot be read", got=speeds,
+                         expected="SECONDS:SHARE,..., such as 3:1,1:0,2:0.5") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -80,7 +87,8 @@ def plc_simulator(
 
 
 def _plc_lines(summary: dict[str, Any]) -> str:
-    return "\n".join(f"{key}: {value if not isinstance(value, list) else f'{len(value)} parts'}" for key, value in summary.items())
+    return "\n".join(f"{key}: {value if not isinstance(value, list) else f'{len(value)} parts'}"
+                     for key, value in summary.items())
 
 
 @app.command()
@@ -107,7 +115,7 @@ def demo(
 @app.command()
 def simulate(
     scenario: Annotated[Path, typer.Argument(help="The scenario file.", metavar="SCENARIO.toml")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the run, its report and pictures; out/simulate/NAME unless given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; out/simulate/NAME unless given.")] = None,
     count: Annotated[int, typer.Option(help="Number of parts, in place of the file's.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Seed, in place of the file's; -1: the file's.", min=-1)] = -1,
     as_json: AsJson = False,
@@ -115,7 +123,8 @@ def simulate(
     """Run a line with the faults of a scenario, and check every part: truth, verdict, reject command, ejection."""
     from simulation.scenario.file import read_scenario
 
-    file = read_scenario(scenario, {name: value for name, value in (("count", count or None), ("seed", None if seed < 0 else seed))
+    file = read_scenario(scenario, {name: value
+                                    for name, value in (("count", count or None), ("seed", None if seed < 0 else seed))
                                     if value is not None})
     if file.scenario.time == "virtual":
         from simulation.scenario.report import print_virtual

@@ -1,4 +1,7 @@
-"""A line for a test: a folder with bundle and line file, the line's processes, and a PLC simulator. See `rig` in conftest.py."""
+"""A line for a test: a folder with bundle and line file, the line's processes, and a PLC simulator.
+
+See `rig` in conftest.py.
+"""
 
 from __future__ import annotations
 
@@ -35,28 +38,30 @@ lead_ms = 100
 class Rig:
     """A line's folder with bundle and line file, and a PLC simulator beside it."""
 
-    def __init__(self, folder: Path, bundle: Path | None = None, camera: Path | None = None, loop: bool = False, travel: int = 600,
-                 belt: str = "") -> None:
+    def __init__(self, folder: Path, bundle: Path | None = None, camera: Path | None = None, loop: bool = False,
+                 travel: int = 600, belt: str = "") -> None:
         """bundle: is copied into the folder; None: the folder has bundle and line file already."""
         self.folder = folder
         self.travel = travel
         if bundle is not None:
             shutil.copytree(bundle, folder / "bundle")
-            (folder / "line.toml").write_text(LINE.format(camera=camera, loop=str(loop).lower(), travel=travel, belt=belt))
+            text = LINE.format(camera=camera, loop=str(loop).lower(), travel=travel, belt=belt)
+            (folder / "line.toml").write_text(text)
         self.processes: list[subprocess.Popen] = []
 
     def plc(self, parts: int, rate: float = 15, *flags: str, **options) -> subprocess.Popen:
         extra = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         plc = subprocess.Popen(
-            [*LINESIDE, "plc-simulator", "--port", str(self.folder / "plc"), "--log", str(self.folder / "plc.jsonl"), "--parts", str(parts),
-             "--rate", str(rate), "--travel-ms", str(self.travel), "--json", *extra, *flags], stdout=subprocess.PIPE, text=True)
+            [*LINESIDE, "plc-simulator", "--port", str(self.folder / "plc"), "--log", str(self.folder / "plc.jsonl"),
+             "--parts", str(parts), "--rate", str(rate), "--travel-ms", str(self.travel), "--json", *extra, *flags],
+             stdout=subprocess.PIPE, text=True)
         self.processes.append(plc)
         wait_for(lambda: (self.folder / "plc").exists())
         return plc
 
     def run(self, *options: str, command: str = "run", env: dict[str, str] | None = None) -> subprocess.Popen:
-        line = subprocess.Popen([*LINESIDE, command, str(self.folder / "line.toml"), "--json", *options], stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, env=env)
+        line = subprocess.Popen([*LINESIDE, command, str(self.folder / "line.toml"), "--json", *options],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
         self.processes.append(line)
         return line
 
@@ -88,7 +93,8 @@ class Rig:
 
 def replay(session: Path, *options: object) -> tuple[int, dict, str]:
     """`lineside replay`: exit code, figures, and stderr."""
-    done = subprocess.run([*LINESIDE, "replay", str(session), "--json", *map(str, options)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*LINESIDE, "replay", str(session), "--json", *map(str, options)], capture_output=True,
+                          text=True, timeout=120)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
@@ -134,6 +140,7 @@ def finish(process: subprocess.Popen, seconds: float = 60) -> tuple[dict, str]:
 
 
 def reconcile(ledger: dict, plc: dict, rows) -> None:
-    assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows) == plc["triggers"]
+    assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"]
+    assert ledger["triggers"] == len(rows) == plc["triggers"]
     assert sorted(plc["ejected_ids"]) == sorted(row["part"] for row in rows if row["verdict"] != "PASS")
     assert plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0

@@ -30,7 +30,8 @@ def image(tmp_path) -> Path:
 
 def test_files_lie_where_systemd_and_udev_look(image):
     names = {path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file()}
-    assert {"etc/systemd/system/lineside@.service", "etc/udev/rules.d/99-lineside-ftdi.rules", "opt/lineside/docs/line-file.md"} <= names
+    assert {"etc/systemd/system/lineside@.service", "etc/udev/rules.d/99-lineside-ftdi.rules",
+            "opt/lineside/docs/line-file.md"} <= names
 
 
 def test_the_script_refuses_what_it_does_not_know():
@@ -46,7 +47,8 @@ def test_the_unit_is_one_that_systemd_takes(image):
     lineside.write_text("#!/bin/sh\n")
     lineside.chmod(0o755)
     (image / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nlineside:x:900:900::/var/lib/lineside:/bin/sh\n")
-    shutil.copytree(next(path for path in (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system")) if path.is_dir()),
+    shutil.copytree(next(path for path in (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+                         if path.is_dir()),
                     image / "usr/lib/systemd/system", symlinks=True)  # the targets that it hangs on
     verify = ["systemd-analyze", "verify", "--man=no", f"--root={image}", "lineside@felt.service"]
     done = subprocess.run(verify, capture_output=True, text=True)

@@ -54,9 +54,11 @@ def inspect(
                 results.append(_inspect_one(inspector, path, value, overlay))
             except InputError as error:
                 failed += 1
-                print(f"lineside: {error}" if str(path) in str(error) else f"lineside: {path}: {error}", file=sys.stderr)
+                print(f"lineside: {error}" if str(path) in str(error) else f"lineside: {path}: {error}",
+                      file=sys.stderr)
             except OSError as error:
-                raise InputError(f"cannot write overlays to {out}", got=error.strerror, expected="a folder with room") from error
+                raise InputError(f"cannot write overlays to {out}", got=error.strerror,
+                                 expected="a folder with room") from error
             progress(done, len(paths))
     if as_json:
         print(json.dumps(results, indent=1))
@@ -83,8 +85,9 @@ def _inspect_one(inspector: Inspector, path: Path, threshold: float | None, over
     inspection = inspector.inspect(frame, threshold)
     write_image(overlay, draw_overlay(frame, inspection, path.name))
     return {
-        "image": str(path), "verdict": None if inspection.verdict is None else inspection.verdict.value, "score": inspection.score,
-        "threshold": inspection.threshold, "blobs": [asdict(blob) for blob in inspection.blobs], "overlay": str(overlay),
+        "image": str(path), "verdict": None if inspection.verdict is None else inspection.verdict.value,
+        "score": inspection.score, "threshold": inspection.threshold,
+        "blobs": [asdict(blob) for blob in inspection.blobs], "overlay": str(overlay),
     }
 
 

@@ -12,7 +12,10 @@ from edge.line_control.parts import BeltTiming
 
 @dataclass(frozen=True)
 class ControlJob:
-    """What a line control process is started with, as one JSON argument. Descriptors are numbers of open file descriptors."""
+    """What a line control process is started with, as one JSON argument.
+
+    Descriptors are numbers of open file descriptors.
+    """
 
     plc: dict[str, Any]  # the [plc] section of the line file, with its port resolved
     timing: BeltTiming
@@ -37,14 +40,14 @@ class ControlJob:
 
     def tape_entry(self) -> dict[str, Any]:
         """The tape's entry "begin": what a replay needs. Its names are part of the format of recorded sessions."""
-        return {"plc": self.plc, "timing": asdict(self.timing), "parts": self.parts, "pulse_ms": self.pulse_ms, "session": self.run_id,
-                "again": self.restarted}
+        return {"plc": self.plc, "timing": asdict(self.timing), "parts": self.parts, "pulse_ms": self.pulse_ms,
+                "session": self.run_id, "again": self.restarted}
 
     @staticmethod
     def from_tape(entry: dict[str, Any], belt_file: Path) -> ControlJob:
         """The job of a recorded process, for a replay with a belt file of its own. It has no descriptors (-1)."""
-        return ControlJob(entry["plc"], _timing(entry["timing"]), entry["pulse_ms"], entry["parts"], entry["session"], entry["again"],
-                          belt_file, listener=-1, supervisor=-1)
+        return ControlJob(entry["plc"], _timing(entry["timing"]), entry["pulse_ms"], entry["parts"], entry["session"],
+                          entry["again"], belt_file, listener=-1, supervisor=-1)
 
 
 def _timing(found: dict[str, Any]) -> BeltTiming:

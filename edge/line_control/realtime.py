@@ -13,7 +13,10 @@ PR_SET_NAME, PR_SET_TIMERSLACK = 15, 29
 
 
 def become_realtime() -> str:
-    """Take a fixed priority, lock the memory, and stop the garbage collector. Returns what was refused, or an empty string."""
+    """Take a fixed priority, lock the memory, and stop the garbage collector.
+
+    Returns what was refused, or an empty string.
+    """
     library = ctypes.CDLL(None, use_errno=True)
     library.prctl(PR_SET_NAME, b"lineside-ctl", 0, 0, 0)
     library.prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # ns

@@ -1,4 +1,7 @@
-"""The fault codes that the line sends to the PLC, over every kind of link. `docs/plc-frames.md` lists them for PLC programmers."""
+"""The fault codes that the line sends to the PLC, over every kind of link.
+
+`docs/plc-frames.md` lists them for PLC programmers.
+"""
 
 from __future__ import annotations
 

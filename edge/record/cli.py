@@ -14,10 +14,13 @@ app = typer.Typer()
 @app.command()
 def replay(
     session: Annotated[Path, typer.Argument(help="The folder that `lineside record` wrote.", metavar="SESSION")],
-    bundle: Annotated[Path | None, typer.Option(help="Inspect with this bundle instead, and show which decisions differ.")] = None,
-    precision: Annotated[str | None, typer.Option(metavar="fp32|bf16|fp16|int8|auto", help="As recorded unless given.")] = None,
+    bundle: Annotated[Path | None,
+                      typer.Option(help="Inspect with this bundle instead, and show which decisions differ.")] = None,
+    precision: Annotated[str | None, typer.Option(metavar="fp32|bf16|fp16|int8|auto",
+                                                  help="As recorded unless given.")] = None,
     backend: Annotated[str | None, typer.Option(metavar="BACKEND", help="As recorded unless given.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Picture of the parts that differ; SESSION/differences.png unless given.")] = None,
+    out: Annotated[Path | None,
+                   typer.Option(help="Picture of the parts that differ; SESSION/differences.png unless given.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Replay a recorded session. Exit code 1 unless verdicts, scores and the bytes on the wire are the same."""
@@ -30,7 +33,8 @@ def replay(
 
     sheet = out or session / "differences.png"
     if sheet.suffix.lower() not in IMAGE_SUFFIXES:
-        raise InputError(f"cannot draw {sheet}", got=f"suffix {sheet.suffix!r}", expected="one of " + ", ".join(sorted(IMAGE_SUFFIXES)))
+        raise InputError(f"cannot draw {sheet}", got=f"suffix {sheet.suffix!r}",
+                         expected="one of " + ", ".join(sorted(IMAGE_SUFFIXES)))
     read = read_session(session)
     with progress_bars() as progress:
         found = play(read, bundle, precision=precision, backend=backend, progress=progress)
@@ -44,7 +48,8 @@ def replay(
             sheet.parent.mkdir(parents=True, exist_ok=True)
             write_image(sheet, draw_differences(found.drawn))
         except OSError as error:
-            raise InputError(f"cannot write the picture {sheet}", got=error.strerror, next="Give another --out.") from error
+            raise InputError(f"cannot write the picture {sheet}", got=error.strerror,
+                             next="Give another --out.") from error
     if bundle is None and not found.equal:
         raise typer.Exit(1)
 
@@ -57,7 +62,8 @@ def _show(figures: dict[str, object]) -> None:
     table = Table("replay", "", title=str(figures["session"]))
     table.add_row("parts with a verdict", str(figures["parts"]))
     table.add_row("verdicts that differ", str(figures["verdicts_differ"]))
-    table.add_row("scores that differ", f"{figures['scores_differ']} (by {figures['largest_score_change']:.2g} at most)")
+    table.add_row("scores that differ",
+                  f"{figures['scores_differ']} (by {figures['largest_score_change']:.2g} at most)")
     if figures["left_out"]:
         table.add_row("[yellow]taken as recorded (no frames)", str(figures["left_out"]))
     if not figures["complete"]:

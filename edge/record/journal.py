@@ -1,7 +1,7 @@
 """The journal: a row in SQLite (WAL) for each part, and pictures of the rejects in dated folders.
 
-A thread of its own writes, so that a slow disk never slows the line. When it falls behind it drops pictures, but never a row: rows wait
-in memory while the disk is full.
+A thread of its own writes, so that a slow disk never slows the line. When it falls behind it drops pictures, but never
+a row: rows wait in memory while the disk is full.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ class Journal:
     """The journal of one line while it runs."""
 
     def __init__(self, path: Path, *, pictures: bool, quota_mb: float, failing: Callable[[str | None], None],
-                 written: Callable[[list[tuple[str, int]]], None] = lambda _: None, wall_clock: Callable[[], float] = time.time,
+                 written: Callable[[list[tuple[str, int]]], None] = lambda _: None,
+                 wall_clock: Callable[[], float] = time.time,
                  draw: Callable[[Path, Frame, Inspection], None] = draw_picture) -> None:
         """Open the database, create it, or migrate an older one. quota_mb: megabytes that pictures may take.
 
-        failing: gets the reason when writing begins to fail, and None when it works again. written: gets the outcomes (run id,
-        trigger) that are on the disk now. wall_clock: s since 1970. draw: writes a picture to a file.
+        failing: gets the reason when writing begins to fail, and None when it works again. written: gets the outcomes
+        (run id, trigger) that are on the disk now. wall_clock: s since 1970. draw: writes a picture to a file.
 
         Raises InputError when the journal cannot be written, or is of a newer version.
         """
@@ -93,7 +94,8 @@ class Journal:
                 self._database.close()
                 raise
         except (sqlite3.Error, OSError) as error:
-            raise InputError(f"cannot write the journal {path}", got=str(error), expected="a SQLite file in a writable folder with room",
+            raise InputError(f"cannot write the journal {path}", got=str(error),
+                             expected="a SQLite file in a writable folder with room",
                              next="Fix `path` under [journal] in the line file, or make room on the disk.") from error
         if self._folder is not None and self._folder.is_dir():
             old = sorted(self._folder.rglob("*.png"), key=lambda p: p.stat().st_mtime)
@@ -106,17 +108,20 @@ class Journal:
         self._thread.start()
 
     def add_run(self, line: str, bundle: Path, graph_sha256: str, threshold: float) -> int:
-        """Enter a bundle that goes live as a row of ``runs``; returns its number. Any thread: it has a connection of its own.
+        """Enter a bundle that goes live as a row of ``runs``; returns its number. Any thread: it has a connection of
+        its own.
 
         Raises InputError when it cannot be written.
         """
         try:
-            with contextlib.closing(sqlite3.connect(self.path, isolation_level=None, timeout=DATABASE_WAIT)) as database:
+            with contextlib.closing(sqlite3.connect(self.path, isolation_level=None,
+                                                    timeout=DATABASE_WAIT)) as database:
                 cursor = database.execute(
                     "INSERT INTO runs (started, line, bundle, graph_sha256, threshold) VALUES (?, ?, ?, ?, ?)",
                     (self._wall_clock(), line, str(bundle), graph_sha256, threshold))
         except sqlite3.Error as error:
-            raise InputError(f"cannot write the journal {self.path}", got=str(error), next="Make room on the disk.") from error
+            raise InputError(f"cannot write the journal {self.path}", got=str(error),
+                             next="Make room on the disk.") from error
         return int(cursor.lastrowid or 0)
 
     def switch(self, run: int) -> None:
@@ -131,7 +136,8 @@ class Journal:
         picture, blobs = None, None
         if ended.verdict is not Verdict.UNINSPECTED:
             blobs = info.inspection.blobs[:BLOBS_KEPT] if info.inspection is not None else []
-        if self._folder is not None and ended.verdict is Verdict.REJECT and info.frame is not None and info.inspection is not None:
+        if (self._folder is not None and ended.verdict is Verdict.REJECT
+                and info.frame is not None and info.inspection is not None):
             day = time.strftime("%Y-%m-%d", time.localtime(ended.ended + self._clock))
             picture = f"{day}/run-{run}-{self._number:06d}-part-{ended.part}.png"
             self._to_draw.append((picture, info.frame, info.inspection))
@@ -162,15 +168,16 @@ class Journal:
                       "-".join(map(str, row[11]))) for row in rows]
             self._database.execute("BEGIN")
             self._database.executemany(
-                "INSERT INTO parts (run, part, triggered, ended, encoder, verdict, cause, score, image, blobs, picture, outcome) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (outcome) DO NOTHING", batch)
+                "INSERT INTO parts (run, part, triggered, ended, encoder, verdict, cause, score, image, blobs, "
+                "picture, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (outcome) DO NOTHING", batch)
             self._database.execute("COMMIT")
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
             if not self._failing:
-                self._tell_failing(f"the journal {self.path} cannot be written: {error}; its rows wait in memory. Make room on the disk.")
+                self._tell_failing(f"the journal {self.path} cannot be written: {error}; its rows wait in memory. "
+                                   "Make room on the disk.")
             self._failing = True
             return
         for _ in range(count):
@@ -216,7 +223,8 @@ class Journal:
         while self._to_draw and not self._failing:
             self._draw_picture()
         self._database.close()
-        return [(*row[:9], None if row[9] is None else [asdict(blob) for blob in row[9]], row[10]) for row in self._rows]
+        return [(*row[:9], None if row[9] is None else [asdict(blob) for blob in row[9]], row[10])
+                for row in self._rows]
 
 
 def rescue_rows(rows: list[tuple[Any, ...]], folder: Path, tell: Callable[[str], None]) -> None:
@@ -226,7 +234,8 @@ def rescue_rows(rows: list[tuple[Any, ...]], folder: Path, tell: Callable[[str],
         if place is None:
             continue
         try:
-            with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False, dir=place) as file:
+            with tempfile.NamedTemporaryFile("w", prefix="lineside-journal-", suffix=".jsonl", delete=False,
+                                             dir=place) as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
                 file.flush()
                 os.fsync(file.fileno())

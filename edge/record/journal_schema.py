@@ -9,11 +9,12 @@ from edge.base.errors import InputError
 
 TABLES = (
     """CREATE TABLE IF NOT EXISTS runs (
-        run INTEGER PRIMARY KEY, started REAL NOT NULL, line TEXT NOT NULL, bundle TEXT NOT NULL, graph_sha256 TEXT NOT NULL,
-        threshold REAL NOT NULL)""",
+        run INTEGER PRIMARY KEY, started REAL NOT NULL, line TEXT NOT NULL, bundle TEXT NOT NULL,
+        graph_sha256 TEXT NOT NULL, threshold REAL NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS parts (
-        id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, part INTEGER NOT NULL, triggered REAL NOT NULL, ended REAL NOT NULL,
-        encoder INTEGER, verdict TEXT NOT NULL, cause TEXT, score REAL, image TEXT, blobs TEXT, picture TEXT, outcome TEXT)""",
+        id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, part INTEGER NOT NULL, triggered REAL NOT NULL,
+        ended REAL NOT NULL, encoder INTEGER, verdict TEXT NOT NULL, cause TEXT, score REAL, image TEXT, blobs TEXT,
+        picture TEXT, outcome TEXT)""",
 )
 INDEX = "CREATE UNIQUE INDEX IF NOT EXISTS outcomes ON parts (outcome)"  # an outcome that is reported twice is one row
 
@@ -27,12 +28,14 @@ def _to_1(database: sqlite3.Connection) -> None:
     database.execute(INDEX)
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_1,)  # from version 0, 1, ...; the last one leads to VERSION
+# from version 0, 1, ...; the last one leads to VERSION
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_to_1,)
 VERSION = len(MIGRATIONS)  # kept in SQLite's ``user_version``
 
 
 def migrate(database: sqlite3.Connection, name: str) -> None:
-    """Bring a journal to `VERSION`, all of it or nothing. The connection is in autocommit mode; name: of the file, for messages.
+    """Bring a journal to `VERSION`, all of it or nothing. The connection is in autocommit mode; name: of the file, for
+    messages.
 
     Raises InputError for a journal of a newer version, sqlite3.Error where it cannot be written.
     """
@@ -40,8 +43,8 @@ def migrate(database: sqlite3.Connection, name: str) -> None:
     try:
         found = int(database.execute("PRAGMA user_version").fetchone()[0])
         if found > VERSION:
-            raise InputError(f"the journal {name} was written by a newer version of Lineside", got=f"journal version {found}",
-                             expected=f"at most {VERSION}",
+            raise InputError(f"the journal {name} was written by a newer version of Lineside",
+                             got=f"journal version {found}", expected=f"at most {VERSION}",
                              next="Run the newer version, or set another `path` under [journal] in the line file.")
         for step in MIGRATIONS[found:]:
             step(database)

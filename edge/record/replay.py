@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edge.base.errors import InputError
 from edge.bundle.bundle import load_bundle
 from edge.images.files import read_image
@@ -50,8 +52,8 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """The difference as a dictionary; verdict and score are [recorded, now]."""
-        return {"trigger": self.trigger, "part": self.part, "image": self.image, "verdict": [self.recorded[0].value, self.now[0].value],
-                "score": [self.recorded[2], self.now[2]]}
+        return {"trigger": self.trigger, "part": self.part, "image": self.image,
+                "verdict": [self.recorded[0].value, self.now[0].value], "score": [self.recorded[2], self.now[2]]}
 
 
 @dataclass
@@ -71,7 +73,8 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, verdicts alone.
+        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, verdicts
+        alone.
 
         What cannot be compared makes a session unequal, unless the session is known to be incomplete.
         """
@@ -80,17 +83,20 @@ class Replay:
         about = self.session.about
         compared = not self.left_out or not about["complete"]
         same = not self.differences and not self.scores_differ and not self.outcomes_differ
-        return compared and same and self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
+        wire = self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
+        return compared and same and wire
 
     def as_json(self) -> dict[str, Any]:
         """The figures, and the parts that differ."""
         wire = None if self.wire is None else {
-            "bytes": self.wire.bytes, "equal": self.wire.differs is None, "differs": self.wire.differs, "runs": self.wire.runs,
-            "cut": self.wire.cut}
-        changed = Counter(f"{d.recorded[0].value}->{d.now[0].value}" for d in self.differences if d.recorded[0] is not d.now[0])
-        return {"session": str(self.session.folder), "bundle": self.bundle and str(self.bundle), "equal": self.equal, "parts": self.parts,
-                "left_out": self.left_out, "complete": bool(self.session.about.get("complete")), "verdicts_differ": sum(changed.values()),
-                "scores_differ": self.scores_differ, "largest_score_change": self.largest_change, "changed": dict(changed), "wire": wire,
+            "bytes": self.wire.bytes, "equal": self.wire.differs is None, "differs": self.wire.differs,
+            "runs": self.wire.runs, "cut": self.wire.cut}
+        changed = Counter(f"{d.recorded[0].value}->{d.now[0].value}" for d in self.differences
+                          if d.recorded[0] is not d.now[0])
+        return {"session": str(self.session.folder), "bundle": self.bundle and str(self.bundle), "equal": self.equal,
+                "parts": self.parts, "left_out": self.left_out, "complete": bool(self.session.about.get("complete")),
+                "verdicts_differ": sum(changed.values()), "scores_differ": self.scores_differ,
+                "largest_score_change": self.largest_change, "changed": dict(changed), "wire": wire,
                 "outcomes_differ": self.outcomes_differ, "ledger": self.wire.ledger if self.wire else None,
                 "differences": [difference.as_json() for difference in self.differences]}
 
@@ -117,8 +123,10 @@ def _entry(line: str) -> dict[str, Any]:
     return entry if isinstance(entry, dict) and "what" in entry else {}
 
 
-def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None, progress: Progress) -> Replay:
-    """Replay a session. bundle: another bundle, to see what it would have decided. precision, backend: as recorded unless given.
+def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None,
+           progress: Progress) -> Replay:
+    """Replay a session. bundle: another bundle, to see what it would have decided. precision, backend: as recorded
+    unless given.
 
     Raises InputError, BundleError or EngineError.
     """
@@ -151,7 +159,8 @@ def _replay(found: Replay, precision: str | None, backend: str | None, progress:
         found.left_out += len(found.wire.unproved)
         ended = {entry["trigger"]: entry for entry in session.entries  # without those left over from an earlier run
                  if entry["what"] == "ended" and entry["session"] in found.wire.run_ids}
-        found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry) for trigger, entry in ended.items())
+        found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry)
+                                    for trigger, entry in ended.items())
 
 
 def _outcome(entry: dict[str, Any]) -> Outcome:
@@ -161,7 +170,8 @@ def _outcome(entry: dict[str, Any]) -> Outcome:
 Judged = dict[int, tuple[Outcome, dict[str, Any]]]  # by trigger: the outcome, and the entry of the view that decided it
 
 
-def _inspect(session: Session, found: Replay, precision: str | None, backend: str | None, progress: Progress) -> tuple[Judged, Judged]:
+def _inspect(session: Session, found: Replay, precision: str | None, backend: str | None,
+             progress: Progress) -> tuple[Judged, Judged]:
     """What was decided about each part when it was recorded, and what is decided now."""
     judged = [entry for entry in session.entries if entry["what"] == "judged"]
     live = {entry["run"]: entry for entry in session.entries if entry["what"] == "live"}
@@ -177,7 +187,7 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
             if entry["what"] != "judged":
                 continue
             verdict, cause, score = _outcome(entry)
-            was = None if score is None else Inspection(verdict, score, None, [], None, None, None)  # type: ignore[arg-type]
+            was = None if score is None else _without_maps(verdict, score)
             recorded.add(entry, was, cause)
             done += 1
             progress("inspecting", done, len(judged))
@@ -187,7 +197,8 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
                 found.left_out += 1
                 now.add(entry, was, cause)
             else:
-                inspector, threshold = _ready(session, found.bundle, live[entry["run"]], precision, backend, ready, stack)
+                inspector, threshold = _ready(session, found.bundle, live[entry["run"]], precision, backend, ready,
+                                              stack)
                 frame = read_image(session.folder / entry["file"])
                 inspection = inspector.inspect(frame, threshold)
                 now.add(entry, inspection, None)
@@ -197,6 +208,12 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
                                        (inspection.verdict or Verdict.UNINSPECTED, None, inspection.score))
                     found.drawn.append((about, frame, inspection))
     return recorded.parts, now.parts
+
+
+def _without_maps(verdict: Verdict, score: float) -> Inspection:
+    """A recorded inspection: its maps were not kept."""
+    none = np.zeros((0, 0), np.float32)
+    return Inspection(verdict, score, None, [], none, none, none > 0)
 
 
 class _Decided:
@@ -217,7 +234,8 @@ class _Decided:
         view = self._views.add(View(frame, inspection, cause))
         if view is not None:
             score = None if view.inspection is None else view.inspection.score
-            self.parts[entry["trigger"]] = ((view.verdict, view.cause, score), self._entries[entry["trigger"], view.frame.camera])
+            self.parts[entry["trigger"]] = ((view.verdict, view.cause, score),
+                                            self._entries[entry["trigger"], view.frame.camera])
 
 
 def _ready(session: Session, other: Path | None, live: dict[str, Any], precision: str | None, backend: str | None,

@@ -35,7 +35,8 @@ class Played:
     ledger: dict[str, Any] = field(default_factory=dict)  # of the last process
     outcomes: dict[int, Outcome] = field(default_factory=dict)  # by trigger
     run_ids: set[str] = field(default_factory=set)
-    unproved: set[int] = field(default_factory=set)  # triggers whose recorded verdict was taken, since there is no other
+    # triggers whose recorded verdict was taken, since there is no other
+    unproved: set[int] = field(default_factory=set)
 
 
 class _Runtime:
@@ -98,7 +99,10 @@ class _Lines:
 
 
 def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[int], None] = lambda _: None) -> Played:
-    """Play a tape. verdicts: this replay's verdicts by trigger, in place of the recorded ones. progress: gets the bytes played so far."""
+    """Play a tape.
+
+    verdicts: this replay's verdicts by trigger, in place of the recorded ones. progress: gets the bytes played so far.
+    """
     played = Played()
     lines = _Lines(tape, progress)
     with tempfile.TemporaryDirectory(prefix="lineside-replay-") as name, contextlib.closing(lines):

@@ -17,7 +17,9 @@ WIDTH = 900  # px for each part
 
 
 def draw_differences(drawn: Sequence[tuple[Difference, Frame, Inspection]]) -> NDArray[np.uint8]:
-    """Each part with its map and blobs as they are now and the recorded verdict, two side by side: uint8 RGB ``[H, W, 3]``."""
+    """Each part with its map and blobs as they are now and the recorded verdict, two side by side: uint8 RGB ``[H, W,
+    3]``.
+    """
     cells = [_cell(*one) for one in drawn]
     height = max(cell.shape[0] for cell in cells)
     cells = [np.pad(cell, ((0, height - cell.shape[0] + 12), (0, 12), (0, 0)), constant_values=255) for cell in cells]
@@ -32,7 +34,8 @@ def _cell(difference: Difference, frame: Frame, inspection: Inspection) -> NDArr
     verdict, _, score = difference.recorded
     overlay = draw_overlay(frame, inspection, "now")
     shape = WIDTH / overlay.shape[1]
-    overlay = cv2.resize(overlay, (WIDTH, round(overlay.shape[0] * shape)), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    overlay = cv2.resize(overlay, (WIDTH, round(overlay.shape[0] * shape)),
+                         interpolation=cv2.INTER_AREA).astype(np.uint8)
     caption = np.full((30, WIDTH, 3), 238, np.uint8)
     text = f"part {difference.part}, {difference.image}: recorded {verdict.value}  score {score:.4f}"
     cv2.putText(caption, text, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 40, 40), 1, cv2.LINE_AA)

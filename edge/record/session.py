@@ -32,12 +32,14 @@ def begin_session(folder: Path, line: Path) -> None:
     """Make the folder of a session of a line file. Raises InputError where it exists already, or cannot be written."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists already", expected="a folder that does not exist, or is empty", next="Give another --out.")
+            raise InputError(f"{folder} exists already", expected="a folder that does not exist, or is empty",
+                             next="Give another --out.")
         (folder / "frames").mkdir(parents=True, exist_ok=True)
         (folder / "line.toml").write_text(without_password(line.read_text(encoding="utf-8")), encoding="utf-8")
         note(folder, format=FORMAT, line=line.name, started=time.time(), complete=False)
     except OSError as error:
-        raise InputError(f"cannot write a session to {folder}", got=error.strerror, expected="a writable folder with room") from error
+        raise InputError(f"cannot write a session to {folder}", got=error.strerror,
+                         expected="a writable folder with room") from error
 
 
 def note(folder: Path, **values: Any) -> None:
@@ -48,18 +50,25 @@ def note(folder: Path, **values: Any) -> None:
 
 
 def check_format(folder: Path, about: Any) -> dict[str, Any]:
-    """What ``session.json`` says, if this version can replay the session. Raises InputError otherwise, naming both formats."""
+    """What ``session.json`` says, if this version can replay the session.
+
+    Raises InputError otherwise, naming both formats.
+    """
     found = about.get("format") if isinstance(about, dict) else None
     if found == FORMAT:
         return {"complete": False, **about}
     newer = isinstance(found, int) and found > FORMAT
-    raise InputError(f"this version cannot replay the session {folder}", got=f"format {found}" if found is not None else "no format",
+    raise InputError(f"this version cannot replay the session {folder}",
+                     got=f"format {found}" if found is not None else "no format",
                      expected=f"format {FORMAT}",
-                     next="Replay it with the newer version of Lineside that recorded it." if newer else "Record it again.")
+                     next="Replay it with the newer version of Lineside that recorded it." if newer
+                     else "Record it again.")
 
 
 class TapeWriter:
-    """Writes line control's tape, which comes through a pipe: the process that must be on time never waits for the disk."""
+    """Writes line control's tape, which comes through a pipe: the process that must be on time never waits for the
+    disk.
+    """
 
     def __init__(self, folder: Path, trouble: Callable[[str], None]) -> None:
         """trouble: is told once why the tape is not complete. Raises InputError where it cannot be written at all."""
@@ -67,7 +76,8 @@ class TapeWriter:
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
-            raise InputError(f"cannot write the session {folder}", got=error.strerror, next="Make room on the disk.") from error
+            raise InputError(f"cannot write the session {folder}", got=error.strerror,
+                             next="Make room on the disk.") from error
         self._reader, self.descriptor = os.pipe()
         self._trouble, self.failed = trouble, False
         self._thread = threading.Thread(target=self._loop, name="tape", daemon=True)
@@ -120,7 +130,10 @@ class Recording(NoRecording):
         self.tape = self._tape.descriptor
 
     def end(self, code: int, restarts: int) -> None:
-        """Close the tape, and say whether the session is complete. A session of a line that did not start is removed."""
+        """Close the tape, and say whether the session is complete.
+
+        A session of a line that did not start is removed.
+        """
         self._tape.close()
         if code == 2 and not restarts and not any((self.folder / "frames").iterdir()):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -128,6 +141,7 @@ class Recording(NoRecording):
         try:
             known = json.loads((self.folder / "session.json").read_text())
             note(self.folder, ended=time.time(), restarts=restarts,
-                 complete=not restarts and not known.get("failed", True) and not self._tape.failed and self._tape.ends_whole())
+                 complete=not restarts and not known.get("failed", True) and not self._tape.failed
+                 and self._tape.ends_whole())
         except (OSError, ValueError) as error:
             self._say(f"the session cannot be written any more: {error}")

@@ -1,4 +1,7 @@
-"""Writes the runtime's part of a recorded session. What the disk is too slow for is skipped, and never slows the line."""
+"""Writes the runtime's part of a recorded session.
+
+What the disk is too slow for is skipped, and never slows the line.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ KNOWN = 1024  # newest frames that a verdict may refer to
 
 
 def write_frame(path: Path, frame: Frame) -> None:
-    """Write a frame, uint8 ``[H, W, C]`` in RGB or grey, as an uncompressed TIFF: lossless, quick, and readable by every viewer."""
+    """Write a frame, uint8 ``[H, W, C]`` in RGB or grey, as an uncompressed TIFF: lossless, quick, and readable by
+    every viewer.
+    """
     ordered = frame if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".tif", ordered, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     if not done:
@@ -52,7 +57,8 @@ class SessionWriter(NullRecorder):
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], Frame | None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._bytes = 0  # of frames that wait
-        self._numbers: OrderedDict[tuple[int, int, int], int] = OrderedDict()  # of frames, by camera, its connection and frame id
+        # of frames, by camera, its connection and frame id
+        self._numbers: OrderedDict[tuple[int, int, int], int] = OrderedDict()
         self.left_out = 0
         try:  # a runtime that died may have written some already
             self._frames = max((int(path.stem) for path in (folder / "frames").glob("*.tif")), default=0)
@@ -61,7 +67,8 @@ class SessionWriter(NullRecorder):
             if self._file.tell():
                 self._file.write("\n")  # its last line may be cut off
         except OSError as error:
-            raise InputError(f"cannot write the session {folder}", got=error.strerror, next="Make room on the disk.") from error
+            raise InputError(f"cannot write the session {folder}", got=error.strerror,
+                             next="Make room on the disk.") from error
         self._failed = False
         self._thread = threading.Thread(target=self._loop, name="session", daemon=True)
         self._thread.start()
@@ -71,15 +78,18 @@ class SessionWriter(NullRecorder):
         self._queue.put((entry, image))
 
     def live(self, run: int, inspector: Inspector, threshold: float, threads: int, mode: str) -> None:
-        """The line inspects with this bundle from now on; it is copied into the session. run: its row in the journal."""
+        """The line inspects with this bundle from now on; it is copied into the session.
+
+        run: its row in the journal.
+        """
         self._bundles += 1
         copy = f"bundles/{self._bundles}"
         try:
             shutil.copytree(inspector.bundle.folder, self._folder / copy)
         except OSError as error:
             self._fail(f"the bundle could not be copied into the session: {error}")
-        self._put({"what": "live", "run": run, "bundle": copy, "precision": inspector.precision, "backend": inspector.backend,
-                   "threshold": threshold, "threads": threads, "mode": mode})
+        self._put({"what": "live", "run": run, "bundle": copy, "precision": inspector.precision,
+                   "backend": inspector.backend, "threshold": threshold, "threads": threads, "mode": mode})
 
     def exposed(self, expose: Expose) -> None:
         """A part was triggered."""
@@ -88,7 +98,8 @@ class SessionWriter(NullRecorder):
     def frame(self, frame: CameraFrame) -> None:
         """A camera delivered a frame, whichever part it shows."""
         entry = {name: value for name, value in vars(frame).items() if name != "image"}
-        entry |= {"what": "frame", "host_time": None if frame.host_time != frame.host_time else frame.host_time, "came": time.monotonic()}
+        entry |= {"what": "frame", "host_time": None if frame.host_time != frame.host_time else frame.host_time,
+                  "came": time.monotonic()}
         image = frame.image
         if image is not None:
             with self._lock:
@@ -112,9 +123,9 @@ class SessionWriter(NullRecorder):
         """One camera's view of a part was judged."""
         frame, found = view.frame, view.inspection
         number = self._numbers.get((frame.camera, frame.session, frame.frame_id)) if found is not None else None
-        self._put({"what": "judged", "trigger": frame.trigger, "part": frame.part, "camera": frame.camera, "source": frame.source,
-                   "file": None if number is None else f"frames/{number:08d}.tif", "run": run, "verdict": view.verdict,
-                   "cause": view.cause, "score": None if found is None else found.score})
+        self._put({"what": "judged", "trigger": frame.trigger, "part": frame.part, "camera": frame.camera,
+                   "source": frame.source, "file": None if number is None else f"frames/{number:08d}.tif", "run": run,
+                   "verdict": view.verdict, "cause": view.cause, "score": None if found is None else found.score})
 
     def ended(self, ended: Ended) -> None:
         """A part has its outcome."""

@@ -19,7 +19,8 @@ ANSWER_AS_JSON = Annotated[bool, typer.Option("--json", help="Print the answer a
 
 
 @app.command()
-def run(line: LINE, parts: PARTS = 0, precision: PRECISION = "fp32", backend: BACKEND = "auto", as_json: LEDGER_AS_JSON = False) -> None:
+def run(line: LINE, parts: PARTS = 0, precision: PRECISION = "fp32", backend: BACKEND = "auto",
+        as_json: LEDGER_AS_JSON = False) -> None:
     """Run a line until SIGINT or SIGTERM, then print its ledger."""
     _run(line, parts, precision, backend, as_json)
 
@@ -27,7 +28,8 @@ def run(line: LINE, parts: PARTS = 0, precision: PRECISION = "fp32", backend: BA
 @app.command()
 def record(
     line: LINE,
-    out: Annotated[Path, typer.Option(help="The session to write: a folder that must not exist yet.", metavar="SESSION")],
+    out: Annotated[Path, typer.Option(help="The session to write: a folder that must not exist yet.",
+                                      metavar="SESSION")],
     parts: PARTS = 0,
     precision: PRECISION = "fp32",
     backend: BACKEND = "auto",
@@ -66,7 +68,8 @@ def clear(line: RUNNING, as_json: ANSWER_AS_JSON = False) -> None:
 
 @app.command()
 def challenge(line: RUNNING, as_json: ANSWER_AS_JSON = False) -> None:
-    """Have a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave."""
+    """Have a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave.
+    """
     _command(line, "challenge", as_json)
 
 

@@ -1,4 +1,6 @@
-"""Commands to a running line: `lineside reload`, `clear` and `challenge`, over a socket in the folder of the line's journal."""
+"""Commands to a running line: `lineside reload`, `clear` and `challenge`, over a socket in the folder of the line's
+journal.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ COMMAND_BYTES = 64  # longer than any command
 
 
 def socket_path(journal: Path, line: Path) -> Path:
-    """Where the line of a line file listens. The name holds a hash of the line file's path, since lines may share a journal's folder."""
+    """Where the line of a line file listens.
+
+    The name holds a hash of the line file's path, since lines may share a journal's folder.
+    """
     return journal.with_name(f"{line.name}.{hashlib.sha256(str(line.resolve()).encode()).hexdigest()[:8]}.socket")
 
 
@@ -41,7 +46,8 @@ class CommandServer:
     """Takes commands, one at a time, in a thread of its own until it is closed."""
 
     def __init__(self, path: Path, commands: dict[str, Callable[[], str]]) -> None:
-        """commands: by name, what carries a command out. It returns the text of the answer; a LinesideError makes the answer a failure.
+        """commands: by name, what carries a command out. It returns the text of the answer; a LinesideError makes the
+        answer a failure.
 
         Raises InputError where the socket cannot be made.
         """
@@ -105,7 +111,10 @@ def ask_to_reload(journal: Path, line: Path) -> str:
 
 
 def ask(journal: Path, line: Path, command: str) -> dict[str, object]:
-    """Give a command to the line with this journal. Returns ``ok`` and ``text``. Raises InputError where no line runs."""
+    """Give a command to the line with this journal.
+
+    Returns ``ok`` and ``text``. Raises InputError where no line runs.
+    """
     path = socket_path(journal, line)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(ANSWER_WAIT)
@@ -120,7 +129,8 @@ def ask(journal: Path, line: Path, command: str) -> dict[str, object]:
                              next="Read the messages of `lineside run`.") from error
         except PermissionError as error:
             raise InputError(f"the line of {line} does not take commands from you", got=error.strerror,
-                             expected=f"the user who runs it, for {path}", next="Run the command as that user.") from error
+                             expected=f"the user who runs it, for {path}",
+                             next="Run the command as that user.") from error
         except (OSError, ValueError) as error:
             raise InputError(f"no line runs from {line}", got=f"no answer at {path}", expected="a line that is running",
                              next=f"Start it: lineside run {line}") from error

@@ -7,7 +7,10 @@ from edge.part.faults import FaultCode
 
 
 class Faults:
-    """Reports faults through line control. A fault of the camera or the engine is over when the next frame is inspected."""
+    """Reports faults through line control.
+
+    A fault of the camera or the engine is over when the next frame is inspected.
+    """
 
     def __init__(self, control: ControlClient) -> None:
         self._control = control

@@ -1,4 +1,5 @@
-"""The inspection loop: a matched frame goes through the engine, gets a verdict, and the verdict goes to line control."""
+"""The inspection loop: a matched frame goes through the engine, gets a verdict, and the verdict goes to line control.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +38,12 @@ class Started:
 class InspectionLoop:
     """Inspects frames and hands verdicts to line control. `turn` it, always from the same thread."""
 
-    def __init__(self, frames: MatchedFrames, cameras: int, live: LiveBundle, control: ControlClient, recorder: NullRecorder,
-                 faults: Faults, *, budget: float, tell: Callable[[str], None]) -> None:
-        """cameras: how many views each part has. budget: s from exposure to the latest useful verdict. tell: tells the operator."""
+    def __init__(self, frames: MatchedFrames, cameras: int, live: LiveBundle, control: ControlClient,
+                 recorder: NullRecorder, faults: Faults, *, budget: float, tell: Callable[[str], None]) -> None:
+        """cameras: how many views each part has.
+
+        budget: s from exposure to the latest useful verdict. tell: tells the operator.
+        """
         self.lost: EngineLostError | None = None  # the GPU is lost: the loop must not be turned any more
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)  # from exposure to the verdict's hand-over
         self._frames, self._cameras, self._live, self._control = frames, cameras, live, control
@@ -49,10 +53,14 @@ class InspectionLoop:
         self._judged: deque[int] = deque(maxlen=KEPT)  # triggers
 
     def turn(self) -> None:
-        """Take at most one frame, and judge what is inferred. Waits for a frame for a moment where nothing else is to be done."""
+        """Take at most one frame, and judge what is inferred.
+
+        Waits for a frame for a moment where nothing else is to be done.
+        """
         self._live.exchange(self._finish_all)
         frame = self._next_frame()
-        if frame is not None and time.monotonic() - frame.host_time < self._budget:  # otherwise it is late already: catch up
+        # otherwise it is late already: catch up
+        if frame is not None and time.monotonic() - frame.host_time < self._budget:
             self._start(frame)
         if self._started and not self._live.current.inspector.room:
             self._finish_together()
@@ -67,7 +75,8 @@ class InspectionLoop:
                 self._tell(f"{lost.text}, and it has its verdict already")
             else:
                 self._tell(lost.text)
-                self._control.verdict(PartVerdict(lost.part, Verdict.UNINSPECTED, Cause.UNMATCHED, trigger=lost.trigger),
+                self._control.verdict(PartVerdict(lost.part, Verdict.UNINSPECTED, Cause.UNMATCHED,
+                                                  trigger=lost.trigger),
                                       PartInfo("", run=self._live.current.run))
         return frame
 
@@ -138,7 +147,8 @@ class InspectionLoop:
         self._judged.append(frame.trigger)
         source = frame.source if self._cameras == 1 else f"camera {frame.camera + 1}: {frame.source}"
         info = PartInfo(source, run=run)
-        if deciding.verdict is Verdict.REJECT:  # a part that passed needs no picture, and would keep its frame until it leaves the belt
+        # a part that passed needs no picture, and would keep its frame until it leaves the belt
+        if deciding.verdict is Verdict.REJECT:
             info = PartInfo(source, frame.image, inspection, run)
         score = None if inspection is None else inspection.score
         self._control.verdict(PartVerdict(frame.part, deciding.verdict, deciding.cause, score, frame.trigger), info)

@@ -1,4 +1,6 @@
-"""The bundle that a line inspects with: loading it, checking it before it goes live, and replacing it while the line runs."""
+"""The bundle that a line inspects with: loading it, checking it before it goes live, and replacing it while the line
+runs.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ HOLD = 0.040  # s; in throughput mode, how long a result may wait for the next o
 class MakeInspector(Protocol):
     """Puts a bundle on an engine: the signature of `Inspector`."""
 
-    def __call__(self, bundle: Bundle, *, precision: Precision, backend: Backend, threads: int, mode: Mode) -> Inspector:
+    def __call__(self, bundle: Bundle, *, precision: Precision, backend: Backend, threads: int,
+                 mode: Mode) -> Inspector:
         """Raises EngineError or BundleError."""
 
 
@@ -45,14 +48,16 @@ class BundleLoader:
         self._line, self._precision, self._backend, self._make_inspector = line, precision, backend, make_inspector
 
     def load(self, file: LineFile, last_frame: Frame | None = None) -> Loaded:
-        """Load and warm up the bundle, and check it on its golden parts. last_frame: a camera frame that it must be able to take.
+        """Load and warm up the bundle, and check it on its golden parts. last_frame: a camera frame that it must be
+        able to take.
 
         Raises BundleError, EngineError or InputError where it must not go live.
         """
         bundle = load_bundle(file.resolve(self._line, file.line.bundle))
         backend = pick_backend(bundle, self._backend, self._precision)
         precision = bundle.choose(self._precision, backend)
-        inspector = self._make_inspector(bundle, precision=precision, backend=backend, threads=file.line.threads, mode=file.line.mode)
+        inspector = self._make_inspector(bundle, precision=precision, backend=backend, threads=file.line.threads,
+                                         mode=file.line.mode)
         try:
             inspector.group(inspector.warm_up(), min(HOLD, (file.belt.timing.travel - file.belt.timing.lead) / 4))
             scores = golden_scores(inspector)
@@ -85,7 +90,10 @@ class LiveBundle:
     _recorder: NullRecorder
 
     def __init__(self, line: Path, file: LineFile, loader: BundleLoader) -> None:
-        """Load the first bundle. line, file: the line file and what it says as the line starts. Raises what `BundleLoader.load` raises."""
+        """Load the first bundle.
+
+        line, file: the line file and what it says as the line starts. Raises what `BundleLoader.load` raises.
+        """
         self.last_frame: Frame | None = None  # the newest frame that was inspected
         self._line, self._file, self._loader = line, file, loader
         loaded = loader.load(file)
@@ -94,30 +102,36 @@ class LiveBundle:
         self._next: Live | None = None  # loaded; goes live after the frame that is being inspected
 
     def begin(self, journal: Journal, recorder: NullRecorder) -> None:
-        """Enter the first bundle into the journal and the recording. Raises InputError where the journal cannot be written."""
+        """Enter the first bundle into the journal and the recording.
+
+        Raises InputError where the journal cannot be written.
+        """
         self._journal, self._recorder = journal, recorder
         self.current = self._entered(self._file, self.current)
         journal.start(self.current.run)
 
     def _entered(self, file: LineFile, live: Live) -> Live:
         inspector, bundle = live.inspector, live.inspector.bundle
-        run = self._journal.add_run(file.line.name, bundle.folder, bundle.graph_sha256(inspector.precision), live.threshold)
+        run = self._journal.add_run(file.line.name, bundle.folder, bundle.graph_sha256(inspector.precision),
+                                    live.threshold)
         self._recorder.live(run, inspector, live.threshold, file.line.threads, file.line.mode)
         return replace(live, run=run)
 
     def reload(self, ended: Callable[[], bool]) -> str:
         """Load the line file's bundle again while the line keeps inspecting; it goes live with the next `exchange`.
 
-        ended: whether the line has ended. Returns a message for the operator. Raises LinesideError where the old bundle stays live.
+        ended: whether the line has ended. Returns a message for the operator. Raises LinesideError where the old bundle
+        stays live.
         """
         file = read_line_file(self._line)
         for section in ("camera", "plc", "belt", "journal"):
             if getattr(file, section) != getattr(self._file, section):
-                raise InputError(f"[{section}] of {self._line} has changed", expected="only another bundle, threshold or `threads`",
+                raise InputError(f"[{section}] of {self._line} has changed",
+                                 expected="only another bundle, threshold or `threads`",
                                  next="Stop the line and start it again.")
         if file.line.name != self._file.line.name:
-            raise InputError(f"the line's name in {self._line} has changed", got=file.line.name, expected=self._file.line.name,
-                             next="Stop the line and start it again.")
+            raise InputError(f"the line's name in {self._line} has changed", got=file.line.name,
+                             expected=self._file.line.name, next="Stop the line and start it again.")
         if self._next is not None:
             raise InputError("the bundle of the reload before this one is not live yet", next="Try again.")
         loaded = self._loader.load(file, self.last_frame)

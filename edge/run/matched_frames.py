@@ -19,10 +19,17 @@ CAMERA_RETRY = 0.05  # s until a camera that failed is asked again
 
 
 class MatchedFrames:
-    """Delivers frames whose part is known. `expose` is called by the thread of line control's client, all else by one thread."""
+    """Delivers frames whose part is known.
 
-    def __init__(self, camera: Camera, sections: Sequence[CameraKind], recorder: NullRecorder, tell: Callable[[str], None]) -> None:
-        """camera: open, all cameras of the line as one. sections: what the line file says about each. tell: tells the operator."""
+    `expose` is called by the thread of line control's client, all else by one thread.
+    """
+
+    def __init__(self, camera: Camera, sections: Sequence[CameraKind], recorder: NullRecorder,
+                 tell: Callable[[str], None]) -> None:
+        """camera: open, all cameras of the line as one.
+
+        sections: what the line file says about each. tell: tells the operator.
+        """
         self._camera, self._sections, self._recorder, self._tell = camera, sections, recorder, tell
         self._matchers = [Matcher(section.match, window_counts=section.window_counts, window_s=section.window_ms / 1000)
                           for section in sections]
@@ -57,7 +64,10 @@ class MatchedFrames:
             return None
 
     def given_up(self) -> Iterator[Unmatched]:
-        """Parts that no frame can be matched to. Also realigns the cameras and tells the operator what matching noticed."""
+        """Parts that no frame can be matched to.
+
+        Also realigns the cameras and tells the operator what matching noticed.
+        """
         for number, matcher in enumerate(self._matchers):
             if matcher.unsettled:
                 matcher.unsettled = False

@@ -13,15 +13,16 @@ class LineResult:
 
     ledger: dict[str, Any]
     wire: dict[str, int]  # counters of the PLC link
-    latency_ms: dict[str, float]  # from a frame's exposure to its verdict's hand-over to line control, see `percentiles`
+    # from a frame's exposure to its verdict's hand-over to line control, see `percentiles`
+    latency_ms: dict[str, float]
     journal: dict[str, Any]
     realtime: bool  # whether line control had real-time priority
     frames: dict[str, int]  # frames that no part got, by reason
 
     def as_json(self) -> dict[str, Any]:
         """One dictionary, the ledger's counts first."""
-        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal, "realtime": self.realtime,
-                "frames": self.frames}
+        return {**self.ledger, "wire": self.wire, "latency_ms": self.latency_ms, "journal": self.journal,
+                "realtime": self.realtime, "frames": self.frames}
 
 
 def percentiles(times: Iterable[float]) -> dict[str, float]:
@@ -29,5 +30,6 @@ def percentiles(times: Iterable[float]) -> dict[str, float]:
     ordered = sorted(times)
     if not ordered:
         return {}
-    return {"p50": round(ordered[len(ordered) // 2], 3), "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),
+    return {"p50": round(ordered[len(ordered) // 2], 3),
+            "p99": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 3),
             "max": round(ordered[-1], 3)}

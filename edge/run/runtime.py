@@ -36,15 +36,18 @@ MakeCamera = Callable[[Sequence[CameraKind], Path], Camera]
 class Line:
     """One line, made ready from its file. ``run`` it once."""
 
-    def __init__(self, path: Path, *, control: Path, say: Callable[[str], None], precision: str = "fp32", backend: str = "auto",
-                 session: Path | None = None, make_camera: MakeCamera = make_camera, make_inspector: MakeInspector = Inspector,
-                 wall_clock: Callable[[], float] = time.time) -> None:
-        """path: the line file. control: the socket at which line control is reached. session: the folder that the run is recorded in.
+    def __init__(self, path: Path, *, control: Path, say: Callable[[str], None], precision: str = "fp32",
+                 backend: str = "auto", session: Path | None = None, make_camera: MakeCamera = make_camera,
+                 make_inspector: MakeInspector = Inspector, wall_clock: Callable[[], float] = time.time) -> None:
+        """path: the line file. control: the socket at which line control is reached. session: the folder that the run
+        is recorded in.
 
-        precision, backend: a name, or ``auto``; they also hold for reloads. say: tells the operator; it may block or fail without harm
-        to the line. make_camera, make_inspector, wall_clock (s since 1970): a simulation hands in its own.
+        precision, backend: a name, or ``auto``; they also hold for reloads. say: tells the operator; it may block or
+        fail without harm to the line. make_camera, make_inspector, wall_clock (s since 1970): a simulation hands in its
+        own.
 
-        Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is left open.
+        Raises InputError, BundleError, CameraError, EngineError or LinkError when the line cannot start; nothing is
+        left open.
         """
         self.file = read_line_file(path)
         self.error: EngineLostError | None = None  # what ended the run, if it was an error
@@ -70,8 +73,9 @@ class Line:
         opened.callback(self._control.close)
         faults = Faults(self._control)
         journal_path = file.resolve(path, file.journal.path)
-        self._journal = Journal(journal_path, pictures=file.journal.pictures == "rejects", quota_mb=file.journal.quota_mb,
-                                failing=faults.journal, written=self._control.written, wall_clock=wall_clock)
+        self._journal = Journal(journal_path, pictures=file.journal.pictures == "rejects",
+                                quota_mb=file.journal.quota_mb, failing=faults.journal, written=self._control.written,
+                                wall_clock=wall_clock)
         opened.callback(self._journal.close)
         self._live.begin(self._journal, self._recorder)
         self._loop = InspectionLoop(self._frames, len(file.camera), self._live, self._control, self._recorder, faults,
@@ -141,8 +145,8 @@ class Line:
     def _result(self, unwritten: int) -> LineResult:
         journal = {"path": str(self._journal.path), "rows": self._journal.rows_written, "rows_lost": unwritten,
                    "pictures": self._journal.pictures_written, "pictures_dropped": self._journal.pictures_dropped}
-        return LineResult(self._control.ledger.as_json(), self._control.wire, percentiles(self._loop.latencies_ms), journal,
-                          self._control.realtime, self._frames.counters())
+        return LineResult(self._control.ledger.as_json(), self._control.wire, percentiles(self._loop.latencies_ms),
+                          journal, self._control.realtime, self._frames.counters())
 
 
 def _open_recorder(session: Path | None, tell: Callable[[str], None], wall_clock: Callable[[], float]) -> NullRecorder:

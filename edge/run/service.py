@@ -17,7 +17,8 @@ class Service:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         address = os.environ.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address
-        limit = os.environ.get("WATCHDOG_USEC", "") if os.environ.get("WATCHDOG_PID") in (None, str(os.getpid())) else ""
+        limit = os.environ.get("WATCHDOG_USEC",
+                               "") if os.environ.get("WATCHDOG_PID") in (None, str(os.getpid())) else ""
         self._every = int(limit) / 4e6 if limit.isdigit() else None  # s, a quarter of the watchdog's limit
         self._now, self._next = now, 0.0
 

@@ -1,4 +1,7 @@
-"""Runs a line as `lineside run` does, in the supervisor's process and in the runtime's. Simulations call it with parts of their own."""
+"""Runs a line as `lineside run` does, in the supervisor's process and in the runtime's.
+
+Simulations call it with parts of their own.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def is_runtime() -> bool:
     return SOCKET in os.environ
 
 
-def supervise(line: Path, *, parts: int, as_json: bool, session: Path | None = None, processes: Processes | None = None) -> int:
+def supervise(line: Path, *, parts: int, as_json: bool, session: Path | None = None,
+              processes: Processes | None = None) -> int:
     """Run the line of a line file, and return its exit code. See `Supervisor` for the arguments.
 
     The runtime prints the ledger; where it could not, the supervisor prints line control's counts. Raises InputError.
@@ -45,18 +49,21 @@ def supervise(line: Path, *, parts: int, as_json: bool, session: Path | None = N
 
 def run_runtime(line: Path, *, as_json: bool, precision: str = "fp32", backend: str = "auto",
                 make_line: Callable[..., Line] | None = None) -> int:
-    """Be the runtime of a line, and return the exit code. make_line: `Line`, or one with faults. Raises what `Line` raises."""
+    """Be the runtime of a line, and return the exit code.
+
+    make_line: `Line`, or one with faults. Raises what `Line` raises.
+    """
     from edge.run.runtime import Line
 
     console = Console(stderr=True)
     session = os.environ.get(RECORD)
     running = (make_line or Line)(
-        line, control=Path(os.environ[SOCKET]), precision=precision, backend=backend, say=lambda text: _say(console, text),
-        session=None if session is None else Path(session))
+        line, control=Path(os.environ[SOCKET]), precision=precision, backend=backend,
+        say=lambda text: _say(console, text), session=None if session is None else Path(session))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: running.stop())
-    console.print(f"line {running.file.line.name} is ready in {running.precision} on {running.backend} and waits for the PLC on "
-                  f"{running.file.plc.port}", highlight=False)
+    console.print(f"line {running.file.line.name} is ready in {running.precision} on {running.backend} and waits for "
+                  f"the PLC on {running.file.plc.port}", highlight=False)
     result = _run_with_status(running, console) if console.is_terminal else running.run()
     if running.error is not None:  # the supervisor restarts the runtime
         raise running.error
@@ -99,17 +106,21 @@ def _print_ledger(result: LineResult) -> None:
         if name == "uninspected":
             for cause, count in sorted(ledger["causes"].items()):
                 table.add_row(f"  {cause}", str(count))
-    for name in ("confirmed", "unconfirmed", "unexpected_confirms", "refused_triggers", "late_verdicts", "failed_orders", "link_losses"):
+    for name in ("confirmed", "unconfirmed", "unexpected_confirms", "refused_triggers", "late_verdicts",
+                 "failed_orders", "link_losses"):
         if ledger[name] or name == "confirmed":
             table.add_row(name.replace("_", " "), str(ledger[name]))
     console = Console()
     console.print(table)
     if result.latency_ms:
         latency = result.latency_ms
-        console.print(f"exposure to verdict: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, max {latency['max']:.1f} ms")
-    if trouble := [f"{count} {name.replace('_', ' ')}" for name, count in result.frames.items() if count and name not in NO_TROUBLE]:
+        console.print(f"exposure to verdict: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, "
+                      f"max {latency['max']:.1f} ms")
+    if trouble := [f"{count} {name.replace('_', ' ')}" for name, count in result.frames.items() if count
+                   and name not in NO_TROUBLE]:
         console.print(f"frames: {', '.join(trouble)}", soft_wrap=True, highlight=False)
     journal = result.journal
     console.print(f"journal: {journal['path']}, {journal['rows']} rows, {journal['pictures']} pictures", soft_wrap=True)
     if not result.realtime:
-        console.print("Line control ran without real-time priority (SCHED_FIFO): run as root or grant LimitRTPRIO.", soft_wrap=True)
+        console.print("Line control ran without real-time priority (SCHED_FIFO): run as root or grant LimitRTPRIO.",
+                      soft_wrap=True)

@@ -36,7 +36,10 @@ SOCKET = "LINESIDE_CONTROL"  # environment variable: tells the runtime where lin
 
 
 def belt_file(journal: Path, line: Path) -> Path:
-    """Where the parts on a line's belt are kept. The name holds a hash of the line file's path, since lines may share a folder."""
+    """Where the parts on a line's belt are kept.
+
+    The name holds a hash of the line file's path, since lines may share a folder.
+    """
     return journal.with_name(f"{line.name}.{hashlib.sha256(str(line.resolve()).encode()).hexdigest()[:8]}.belt")
 
 
@@ -73,7 +76,8 @@ class Supervisor:
                  processes: Processes | None = None) -> None:
         """path: the line file. parts: end after so many (0: never). session: a folder to record the run in.
 
-        processes: starts the two processes; as `lineside run` does unless given. Raises InputError for what cannot be used.
+        processes: starts the two processes; as `lineside run` does unless given. Raises InputError for what cannot be
+        used.
         """
         self._file: LineFile = read_line_file(path)
         self._path, self._parts, self._say = path, parts, say
@@ -98,7 +102,8 @@ class Supervisor:
         self._signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self.stop)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a signal without a handler does not reach the wakeup descriptor
+        # a signal without a handler does not reach the wakeup descriptor
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         before = signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         try:
             self._listener.bind(str(self._address))
@@ -122,7 +127,8 @@ class Supervisor:
             supervisor=self._lifeline, tape=self._recording.tape))
 
     def _start_runtime(self, restarted: bool) -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}  # it names this process
+        # it names this process
+        environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}
         environment[SOCKET] = str(self._address)
         if self._recording.folder is not None:
             environment[RECORD] = str(self._recording.folder)
@@ -183,7 +189,8 @@ class Supervisor:
         self._listener.close()  # the runtime must not wait for a line control that does not come
         self._last(*((child, other) if child.name == "line control" else (other, child)))
         if code != 2:
-            self._say(f"{child.name} ended with {_named(code)} for the {RESTARTS + 1}th time in {WITHIN / 60:g} minutes: the line ends")
+            self._say(f"{child.name} ended with {_named(code)} for the {RESTARTS + 1}th time in {WITHIN / 60:g} "
+                      "minutes: the line ends")
         return code if code > 0 else EXIT_ENGINE_LOST if child.name == "the runtime" else 1
 
 

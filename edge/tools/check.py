@@ -1,6 +1,8 @@
-"""`lineside check`: whether a line meets its deadlines on this machine, by what margin, and what to change where it does not.
+"""`lineside check`: whether a line meets its deadlines on this machine, by what margin, and what to change where it
+does not.
 
-Each stage is measured on the line's own images. The time on the PLC's wire cannot be measured without the PLC, so it is calculated.
+Each stage is measured on the line's own images. The time on the PLC's wire cannot be measured without the PLC, so it is
+calculated.
 """
 
 from __future__ import annotations
@@ -89,35 +91,40 @@ class Budget:
 
     @property
     def highest_speed(self) -> float:
-        """The highest safe speed of the belt, as a multiple of today's, with the same pitch of parts and way to the ejector."""
+        """The highest safe speed of the belt, as a multiple of today's, with the same pitch of parts and way to the
+        ejector.
+        """
         by_travel = (self.available + self.lead) / (self.needed + self.lead)
         return by_travel if self.rate is None else min(by_travel, self.highest_rate / self.rate)
 
     @property
     def fits(self) -> bool:
         """Whether no deadline is missed at p99.9."""
-        return self.margin >= 0 and self.lead >= self.lead_needed and (self.rate is None or self.rate <= self.highest_rate)
+        fast_enough = self.rate is None or self.rate <= self.highest_rate
+        return self.margin >= 0 and self.lead >= self.lead_needed and fast_enough
 
 
 def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress,
             control_parts: int = CONTROL_PARTS) -> tuple[LineFile, Budget]:
     """Measure the stages of a line that does not run now.
 
-    precision, backend: a name, or ``auto``. frames: how many to measure. rate: parts a second, where it is known. control_parts: how
-    many parts measure line control. Raises what `lineside run` would raise.
+    precision, backend: a name, or ``auto``. frames: how many to measure. rate: parts a second, where it is known.
+    control_parts: how many parts measure line control. Raises what `lineside run` would raise.
     """
     file = read_line_file(path)
     bundle = load_bundle(file.resolve(path, file.line.bundle))
     engine = pick_backend(bundle, backend, precision)
     chosen = bundle.choose(precision, engine)
     threshold = bundle.calibrated_threshold(chosen, engine).value
-    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind in ("folder", "video") else section
+    endless = [section.model_copy(update={"loop": True, "match": "trigger"}) if section.kind in ("folder", "video")
+               else section
                for section in file.camera]
     camera = make_camera(endless, path.parent)
     camera.open()
     names = ("grab", "prepare", "infer", "filter and decide")
     times: dict[str, list[float]] = {name: [] for name in names}
-    with contextlib.closing(camera), Inspector(bundle, precision=chosen, backend=engine, threads=file.line.threads) as inspector:
+    with contextlib.closing(camera), Inspector(bundle, precision=chosen, backend=engine,
+                                               threads=file.line.threads) as inspector:
         inspector.warm_up()
         for number in range(WARM_UP + frames):
             size, found = _inspect(camera, len(endless), inspector, number, threshold)
@@ -143,20 +150,27 @@ def _on_the_wire(plc: FramesSection | LinesSection | ModbusSection) -> tuple[flo
         return 2 * frame, 1000 * RETRY_AFTER + 3 * frame
     byte = 1000 * (BITS + (plc.parity != "none")) / plc.baud
     look = byte * (READ_BYTES + 2 * (HEADER.length + 1)) + 1000 * GAP
-    entry, write = byte * (READ_BYTES + 2 * TRIGGER.length) + 1000 * GAP, byte * (WRITE_BYTES + 2 * TO_PLC.length) + 1000 * GAP
+    entry, write = byte * (READ_BYTES + 2
+                           * TRIGGER.length) + 1000 * GAP, byte * (WRITE_BYTES + 2 * TO_PLC.length) + 1000 * GAP
     one_before_it = look + write
-    return plc.poll_ms + look + entry + plc.poll_ms + look + write, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
+    both_ways = plc.poll_ms + look + entry + plc.poll_ms + look + write
+    return both_ways, one_before_it + 2 * plc.timeout_ms + 2 * (look + write)
 
 
-def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
-    """Inspect a part that has so many views. Returns the shape of its last frame, and ms for each stage, all views together."""
+def _inspect(camera: Camera, views: int, inspector: Inspector, number: int,
+             threshold: float) -> tuple[tuple[int, ...], list[float]]:
+    """Inspect a part that has so many views.
+
+    Returns the shape of its last frame, and ms for each stage, all views together.
+    """
     total, shape = [0.0] * 4, (0, 0, 0)
     start = time.perf_counter()
     camera.expose(number + 1, number + 1, None, time.monotonic())
     for _ in range(views):
         frame = camera.next(ANSWER_WAIT)
         if frame is None or frame.image is None:
-            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {ANSWER_WAIT:g} s")
+            raise CameraError("the camera delivered no frame",
+                              got=frame.text if frame else f"nothing for {ANSWER_WAIT:g} s")
         grabbed = time.perf_counter()
         job = inspector.start(frame.image)
         prepared = time.perf_counter()
@@ -165,22 +179,25 @@ def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, thre
         inspector.finish(job, threshold)
         shape = frame.image.shape
         moments = [start, grabbed, prepared, inferred, time.perf_counter()]
-        total = [sum_ + 1000 * (after - before) for sum_, (before, after) in zip(total, itertools.pairwise(moments), strict=True)]
+        spent = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
+        total = [before + ms for before, ms in zip(total, spent, strict=True)]
         start = time.perf_counter()
     return shape, total
 
 
 def _control(parts: int, progress: Progress) -> list[float]:
-    """ms from TRIGGER to VERDICT through the real process of line control on a pseudo serial port; the runtime answers at once."""
+    """ms from TRIGGER to VERDICT through the real process of line control on a pseudo serial port; the runtime answers
+    at once.
+    """
     near, far = os.openpty()
     tty.setraw(far)
     lifeline, held = os.pipe()
     with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(f"{name}/control")
         listener.listen(1)
-        job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, BeltTiming(travel=0.5, lead=0.1), pulse_ms=10,
-                         parts=0, run_id=secrets.token_hex(8), restarted=False, belt_file=Path(name) / "belt",
-                         listener=listener.fileno(), supervisor=lifeline)
+        job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, BeltTiming(travel=0.5, lead=0.1),
+                         pulse_ms=10, parts=0, run_id=secrets.token_hex(8), restarted=False,
+                         belt_file=Path(name) / "belt", listener=listener.fileno(), supervisor=lifeline)
         process = start_control(job)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")
@@ -246,10 +263,12 @@ def advice(budget: Budget, precision: str) -> list[str]:
     """What to change where a line misses its deadlines, the most helpful change first."""
     changes = []
     slowest = max((stage for stage in budget.stages if stage.per_part), key=lambda stage: stage.at(0.999))
-    faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer" and precision == "fp32"
+    faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer"
+              and precision == "fp32"
               else "a smaller preset or a faster processor" if slowest.name == "infer" else "smaller frames")
     if budget.lead < budget.lead_needed:
-        changes.append(f"lead_ms = {_up(budget.lead_needed)} at least: otherwise a REJECT that is lost once on the wire comes too late")
+        changes.append(f"lead_ms = {_up(budget.lead_needed)} at least: otherwise a REJECT that is lost once on "
+                       "the wire comes too late")
     if budget.margin < 0:
         travel = _up(budget.needed + max(budget.lead, budget.lead_needed))
         changes.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
@@ -257,8 +276,8 @@ def advice(budget: Budget, precision: str) -> list[str]:
             changes.append(f"or lead_ms = {_up(budget.lead_needed)}, which gives the verdict {spare:.0f} ms more")
         changes.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
     if budget.rate is not None and budget.rate > budget.highest_rate:
-        changes.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes {slowest.at(0.999):.1f} ms of "
-                    f"{budget.busy:.1f} at p99.9; {faster}")
+        changes.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes "
+                       f"{slowest.at(0.999):.1f} ms of {budget.busy:.1f} at p99.9; {faster}")
     return changes
 
 

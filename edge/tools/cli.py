@@ -23,13 +23,17 @@ def check(
     line: Annotated[Path, typer.Argument(help="The line file. The line must not be running.", metavar="LINE.toml")],
     rate: Annotated[float | None, typer.Option(help="Parts a second.", min=0.001)] = None,
     speed: Annotated[float | None, typer.Option(help="Speed of the belt, in mm a second.", min=0.001)] = None,
-    pitch: Annotated[float | None, typer.Option(help="Distance between parts, in mm; with --speed it gives the rate.", min=0.001)] = None,
+    pitch: Annotated[float | None, typer.Option(help="Distance between parts, in mm; with --speed it gives the rate.",
+                                                min=0.001)] = None,
     frames: Annotated[int, typer.Option(help="How many frames to measure; p99.9 needs 1000.", min=50)] = 1000,
     precision: PRECISION = "fp32",
     backend: BACKEND = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the budget as JSON.")] = False,
 ) -> None:
-    """Measure a line's latency budget on this machine: margin, highest safe speed, what to change. Exit code 1 where it does not fit."""
+    """Measure a line's latency budget on this machine: margin, highest safe speed, what to change.
+
+    Exit code 1 where it does not fit.
+    """
     from edge.base.console import progress_bars
     from edge.base.errors import InputError
     from edge.tools.check import advice, measure
@@ -44,13 +48,15 @@ def check(
     changes = advice(budget, precision)
     if as_json:
         print(json.dumps({
-            "stages": {stage.name: {name: round(stage.at(share), 3) for name, share in SHARES.items()} for stage in budget.stages},
+            "stages": {stage.name: {name: round(stage.at(share), 3) for name, share in SHARES.items()}
+                       for stage in budget.stages},
             "frame": budget.frame,
-            "available_ms": budget.available, "needed_ms": round(budget.needed, 3), "margin_ms": round(budget.margin, 3),
-            "lead_ms": budget.lead, "lead_needed_ms": round(budget.lead_needed, 3), "rate": rate,
-            "highest_rate": round(budget.highest_rate, 3), "highest_speed_share": round(budget.highest_speed, 4),
-            "highest_speed_mm_s": None if speed is None else round(speed * budget.highest_speed, 1), "fits": budget.fits,
-            "advice": changes}))
+            "available_ms": budget.available, "needed_ms": round(budget.needed, 3),
+            "margin_ms": round(budget.margin, 3), "lead_ms": budget.lead,
+            "lead_needed_ms": round(budget.lead_needed, 3), "rate": rate, "highest_rate": round(budget.highest_rate, 3),
+            "highest_speed_share": round(budget.highest_speed, 4),
+            "highest_speed_mm_s": None if speed is None else round(speed * budget.highest_speed, 1),
+            "fits": budget.fits, "advice": changes}))
     else:
         _print_budget(file.line.name, budget, speed, changes)
     if not budget.fits:
@@ -80,8 +86,8 @@ def _print_budget(line: str, budget: Budget, speed: float | None, changes: list[
 
 @app.command()
 def doctor(
-    gpu_report: Annotated[Path | None, typer.Option(metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an "
-                                                    "archive with all of it to DIR.")] = None,
+    gpu_report: Annotated[Path | None, typer.Option(
+        metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an archive of it to DIR.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine can do, what is missing, and what to do about it."""
@@ -103,7 +109,8 @@ def doctor(
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         mark = {"ok": "[green]ok", "missing": "[red]missing", "improvable": "[yellow]improvable"}[finding.status]
-        table.add_row(mark, escape(f"{finding.what}: {finding.text}" + (f"\n  {finding.remedy}" if finding.remedy else "")))
+        table.add_row(mark, escape(f"{finding.what}: {finding.text}"
+                                   + (f"\n  {finding.remedy}" if finding.remedy else "")))
     console = Console()
     console.print(table)
     if archive is not None:

@@ -10,7 +10,10 @@ class BeltMotion:
     """The belt's position over time. Positions are belt seconds: seconds of travel at nominal speed."""
 
     def __init__(self, speeds: Sequence[tuple[float, float]] = (), start: float = 0.0) -> None:
-        """speeds: (seconds, share of the nominal speed), one after the other; then the share is 1. Below 0 the belt runs backwards."""
+        """speeds: (seconds, share of the nominal speed), one after the other; then the share is 1.
+
+        Below 0 the belt runs backwards.
+        """
         self._pieces: list[tuple[float, float, float]] = []  # start time, position at that time, share
         at, way = start, 0.0
         for seconds, share in speeds:

@@ -41,13 +41,14 @@ class _Part:
 class Conveyor:
     """Belt, ejector and the PLC's program. All times are s of the caller's clock.
 
-    ``receive`` and ``advance`` move it on; ``next_due`` says when ``advance`` has something to do. ``outgoing`` holds the
-    messages to send; the caller empties it. ``encoder_error`` (counts) is added to the encoder; ``sensor_sees`` is whether
-    CONFIRMs are sent.
+    ``receive`` and ``advance`` move it on; ``next_due`` says when ``advance`` has something to do. ``outgoing`` holds
+    the messages to send; the caller empties it. ``encoder_error`` (counts) is added to the encoder; ``sensor_sees`` is
+    whether CONFIRMs are sent.
     """
 
     def __init__(
-        self, settings: PlcSettings, *, session: int, sequence: int = 0, now: float = 0.0, note: Note = lambda *_, **__: None,
+        self, settings: PlcSettings, *, session: int, sequence: int = 0, now: float = 0.0, note: Note = lambda *_,
+        **__: None,
     ) -> None:
         """session, sequence: the numbers that this side begins with. now: when it starts. note: gets every event."""
         self.settings, self.session, self.outgoing = settings, session, list[Frame]()
@@ -119,7 +120,8 @@ class Conveyor:
         elif frame.kind in COMMANDS:
             code = self.inbox.repetition(frame)
             if code is None:
-                code = {Kind.VERDICT: self._verdict, Kind.REJECT: self._reject, Kind.FAULT: self._fault}[frame.kind](frame, now)
+                code = {Kind.VERDICT: self._verdict, Kind.REJECT: self._reject,
+                        Kind.FAULT: self._fault}[frame.kind](frame, now)
                 self.inbox.remember(frame, code, now)
             else:
                 self._note(now, "repeated", part=frame.part, type=frame.kind.name, sequence=frame.sequence)
@@ -130,7 +132,8 @@ class Conveyor:
         return self._linked and self._state in (2, 3) and now - self._last_beat < SILENCE_S
 
     def ended(self, now: float) -> str | None:
-        """Why the simulation is over: all parts have passed, or the line does not become ready; None: it is not over."""
+        """Why the simulation is over: all parts have passed, or the line does not become ready; None: it is not over.
+        """
         s = self.settings
         if s.parts and self.fed >= s.parts and not self._belt:
             settled = not self.outbox and not self._firings
@@ -178,17 +181,20 @@ class Conveyor:
         if self.ready(now):
             # The part is in front of the camera when the TRIGGER goes out, not when it should have gone out.
             way = self._motion.way(now) + s.travel_ms / 1000
-            part = _Part(self._next_id, self._motion.moment(way, now), way, self._motion.moment(way + s.tolerance_s, now))
+            part = _Part(self._next_id, self._motion.moment(way, now), way,
+                         self._motion.moment(way + s.tolerance_s, now))
             self._belt[part.id] = part
             self._next_id = self._next_id % 0xFFFFFFFF + 1
             self.fed += 1
             encoder = self._encoder(now)
-            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder, time=self._clock(now))
+            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder,
+                             time=self._clock(now))
             self._note(now, "trigger", part=part.id, encoder=encoder)
             self._at(part.centre, self._arrive, part)
             self._at(part.leaves, self._leave, part)
         self._slot += s.pitch_s
-        self._at(self._motion.moment(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, now), self._feed)
+        self._at(self._motion.moment(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, now),
+                 self._feed)
 
     def _arrive(self, due: float, now: float, part: _Part) -> None:
         """The fail-safe rule: eject a part that may not pass, unless a REJECT will still hit it."""
@@ -305,7 +311,8 @@ class Conveyor:
     def _reject(self, frame: Frame, now: float) -> int:
         part, code = self._find(frame)
         # What came while this process was held up may have come at once: it is given the benefit of the doubt.
-        fires = max(self._count_moment(frame.time, now) if frame.code == 1 else self._moment(frame.time), self._advanced)
+        fires = max(self._count_moment(frame.time, now) if frame.code == 1 else self._moment(frame.time),
+                    self._advanced)
         width_ms = frame.value
         self._note(now, "reject", part=frame.part, in_ms=round((fires - now) * 1000, 3), width_ms=width_ms, ack=code)
         if part is None or code != Ack.DONE:
@@ -339,8 +346,9 @@ class Conveyor:
         return Ack.DONE
 
     def summary(self, now: float) -> dict[str, object]:
-        """All counts; times in ms. ``reject_lateness_ms``: distance of the firing from the part's true ejector time, with
-        ``mean`` signed (above 0: too late). ``escaped_ids``: parts that passed without a verdict that lets them."""
+        """All counts; times in ms. ``reject_lateness_ms``: distance of the firing from the part's true ejector time,
+        with ``mean`` signed (above 0: too late). ``escaped_ids``: parts that passed without a verdict that lets
+        them."""
         self.inbox.settle(now)
         n, r = self._counts, self.reader
         gap = max(self._gap, now - self._last_beat) if self._last_beat > -math.inf else 0.0
@@ -348,20 +356,22 @@ class Conveyor:
             "triggers": self.fed, "refused": n["refused TRIGGER"],
             "verdicts": {name: self._verdicts[code] for code, name in enumerate(VERDICTS)},
             "ejected_ids": list(self._ejected), "passed_ids_count": n["passed"], "failsafe_ids": list(self._failsafe),
-            "escaped_ids": list(self._escaped), "on_belt": len(self._belt), "wrong_part": n["wrong_part"], "missed": n["missed"],
-            "late_verdicts": n["late"], "doubled_verdicts": n["doubled"], "missing_verdicts": n["missing"],
-            "contradictory_verdicts": n["contradictions"], "unknown_part_verdicts": n["unknown verdicts"],
-            "late_rejects": n["late rejects"], "unknown_part_rejects": n["unknown rejects"],
-            "doubled_rejects": n["doubled rejects"], "crc_errors": r.crc_errors, "garbage_bytes": r.garbage_bytes,
-            "resynchronisations": r.resynchronisations, "unknown_frames": r.unknown_frames,
-            "sequence_errors": self.inbox.sequence_errors, "reordered": self.inbox.reordered,
-            "repeated_commands": self.inbox.repeated, "sessions": self.inbox.sessions, "resent": self.outbox.resent,
-            "heartbeat_losses": n["heartbeat_losses"], "largest_heartbeat_gap_ms": round(gap * 1000, 3),
-            "unacknowledged": n["lost TRIGGER"], "unacknowledged_confirms": n["lost CONFIRM"],
-            "stray_acks": self.outbox.stray_acks, "line_states_seen": list(self._states),
+            "escaped_ids": list(self._escaped), "on_belt": len(self._belt), "wrong_part": n["wrong_part"],
+            "missed": n["missed"], "late_verdicts": n["late"], "doubled_verdicts": n["doubled"],
+            "missing_verdicts": n["missing"], "contradictory_verdicts": n["contradictions"],
+            "unknown_part_verdicts": n["unknown verdicts"], "late_rejects": n["late rejects"],
+            "unknown_part_rejects": n["unknown rejects"], "doubled_rejects": n["doubled rejects"],
+            "crc_errors": r.crc_errors, "garbage_bytes": r.garbage_bytes, "resynchronisations": r.resynchronisations,
+            "unknown_frames": r.unknown_frames, "sequence_errors": self.inbox.sequence_errors,
+            "reordered": self.inbox.reordered, "repeated_commands": self.inbox.repeated,
+            "sessions": self.inbox.sessions, "resent": self.outbox.resent, "heartbeat_losses": n["heartbeat_losses"],
+            "largest_heartbeat_gap_ms": round(gap * 1000, 3), "unacknowledged": n["lost TRIGGER"],
+            "unacknowledged_confirms": n["lost CONFIRM"], "stray_acks": self.outbox.stray_acks,
+            "line_states_seen": list(self._states),
             "faults": {str(code): times for code, times in sorted(self._faults.items())},
-            "dropped_rejects": n["dropped rejects"], "confirms": n["confirms"], "refused_confirms": n["refused CONFIRM"],
-            "reject_lateness_ms": _lateness(self._lateness_ms), "own_lateness_ms": round(self._behind * 1000, 3),
+            "dropped_rejects": n["dropped rejects"], "confirms": n["confirms"],
+            "refused_confirms": n["refused CONFIRM"], "reject_lateness_ms": _lateness(self._lateness_ms),
+            "own_lateness_ms": round(self._behind * 1000, 3),
         }
 
 

@@ -18,10 +18,10 @@ from edge.base.errors import LinkError
 class Wire:
     """The PLC's end of a new pty pair, or of an existing port. Never blocks, and outlives its peer.
 
-    A free ``path`` (or a dangling link) becomes a link to the far end of a new pty, until ``close``. A character device is
-    opened exclusively at ``baud``; when it is lost, ``fd`` is None. With probability ``noise``, what is sent or read at once
-    has one bit flipped, one byte lost or one byte too many. Raises LinkError if ``path`` is anything else or cannot be
-    opened.
+    A free ``path`` (or a dangling link) becomes a link to the far end of a new pty, until ``close``. A character device
+    is opened exclusively at ``baud``; when it is lost, ``fd`` is None. With probability ``noise``, what is sent or read
+    at once has one bit flipped, one byte lost or one byte too many. Raises LinkError if ``path`` is anything else or
+    cannot be opened.
     """
 
     def __init__(self, path: Path, baud: int, *, noise: float = 0.0, seed: int = 0) -> None:
@@ -38,7 +38,10 @@ class Wire:
             self._make_pty()
 
     def read(self) -> bytes:
-        """The bytes that have come, at most 4096. Call it only when ``select`` says the port is readable: no bytes then mean a hang-up."""
+        """The bytes that have come, at most 4096.
+
+        Call it only when ``select`` says the port is readable: no bytes then mean a hang-up.
+        """
         try:
             data = os.read(self.fd, 4096) if self.fd is not None else b""
         except BlockingIOError:
@@ -50,7 +53,10 @@ class Wire:
         return self._noisy(data)
 
     def write(self, data: bytes) -> None:
-        """Send one message. Like a wire it waits for nobody: what the port does not take is lost, and counted in ``unsent``."""
+        """Send one message.
+
+        Like a wire it waits for nobody: what the port does not take is lost, and counted in ``unsent``.
+        """
         data = self._noisy(data)
         try:
             sent = os.write(self.fd, data) if self.fd is not None else 0
@@ -62,7 +68,10 @@ class Wire:
         self.unsent += sent < len(data)
 
     def plug(self, in_: bool) -> None:
-        """Unplug a pty made here, or plug it in again: a new pty behind the same link. Does nothing to an existing port."""
+        """Unplug a pty made here, or plug it in again: a new pty behind the same link.
+
+        Does nothing to an existing port.
+        """
         if in_ and self._pulled:
             self._make_pty()
         elif not in_ and self._far is not None:
@@ -110,7 +119,8 @@ class Wire:
                     expected="a serial port, or a free path", next="Name another path with --port.",
                 )
             # Numbers of ptys are reused: a link older than its pty leads to somebody else's terminal.
-            if path.is_symlink() and os.major(found.st_rdev) in range(136, 144) and found.st_ctime > path.lstat().st_ctime + 1:
+            is_pty = os.major(found.st_rdev) in range(136, 144)
+            if path.is_symlink() and is_pty and found.st_ctime > path.lstat().st_ctime + 1:
                 raise LinkError(
                     f"{path} is a link from an earlier run", got=f"{os.readlink(path)}, which was made after the link",
                     expected="a port that the link was made for", next=f"Run: rm {path}",
@@ -120,7 +130,8 @@ class Wire:
         # SerialException is an OSError, termios.error is not.
         except (OSError, ValueError, termios.error) as error:
             raise LinkError(
-                f"the PLC simulator cannot open {path}", got=error, expected="a serial port that no other program has open",
+                f"the PLC simulator cannot open {path}", got=error,
+                expected="a serial port that no other program has open",
                 next=f"See which program has it: fuser -v {path}",
             ) from error
 

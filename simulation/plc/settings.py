@@ -35,13 +35,16 @@ class PlcSettings:
             ("travel_ms", 0 < self.travel_ms < math.inf, above_0), ("jitter", 0 <= self.jitter < 0.5, "0 to below 0.5"),
             ("tolerance_ms", self.tolerance_ms is None or 0 < self.tolerance_ms < math.inf, above_0),
             ("encoder_per_s", self.encoder_per_s is None or 0 < self.encoder_per_s < math.inf, above_0),
-            ("first_part", 1 <= self.first_part < 1 << 32, "1 to 4294967295"), ("noise", 0 <= self.noise < 1, "0 to below 1"),
+            ("first_part", 1 <= self.first_part < 1 << 32, "1 to 4294967295"),
+            ("noise", 0 <= self.noise < 1, "0 to below 1"),
             ("start_timeout_s", self.start_timeout_s > 0, "a number above 0"), ("baud", self.baud > 0, above_0),
-            ("speeds", all(0 < s < math.inf and -math.inf < share < math.inf for s, share in self.speeds), "(seconds above 0, share)"),
+            ("speeds", all(0 < s < math.inf and -math.inf < share < math.inf for s, share in self.speeds),
+             "(seconds above 0, share)"),
             ("by_encoder", not self.by_encoder or self.encoder_per_s is not None, "an encoder"),
         ):
             if not good:
-                raise InputError(f"the PLC simulator's {name} cannot be used", got=getattr(self, name), expected=expected)
+                raise InputError(f"the PLC simulator's {name} cannot be used", got=getattr(self, name),
+                                 expected=expected)
 
     @property
     def pitch_s(self) -> float:

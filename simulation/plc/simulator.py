@@ -20,7 +20,10 @@ from simulation.plc.settings import PlcSettings
 
 
 class _Log:
-    """A log of JSON lines, each written at once. Lines that cannot be written are counted; the first one is reported on stderr."""
+    """A log of JSON lines, each written at once.
+
+    Lines that cannot be written are counted; the first one is reported on stderr.
+    """
 
     def __init__(self, path: Path) -> None:
         self.lost = 0
@@ -29,8 +32,8 @@ class _Log:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(
-                f"the PLC simulator cannot write its log {path}", got=error.strerror, expected="a file in a folder that exists",
-                next="Name another path with --log.",
+                f"the PLC simulator cannot write its log {path}", got=error.strerror,
+                expected="a file in a folder that exists", next="Name another path with --log.",
             ) from error
 
     def write(self, record: dict[str, object]) -> None:
@@ -42,7 +45,8 @@ class _Log:
             reason = str(error.strerror)
         if lost := written < len(line):
             if not self.lost:
-                print(f"The PLC simulator cannot write {self._path}: {reason}. It continues without its log.", file=sys.stderr)
+                print(f"The PLC simulator cannot write {self._path}: {reason}. It continues without its log.",
+                      file=sys.stderr)
             self.lost += 1
         self._torn = lost and (self._torn or written > 0)  # half a line must not damage the next one
 
@@ -71,14 +75,15 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
     """Simulate the PLC at ``port`` until its parts have passed, the line does not become ready, or ``stop()`` is true.
 
     Writes events to ``log`` as JSON lines (``t``: s since the start), the summary last, and returns the summary: see
-    ``Conveyor.summary``. Its ``ended`` is "parts", "stopped" or "line not ready". Its ``own_lateness_ms`` is how late this
-    process itself was at most: smaller figures say nothing about the line. ``stop`` is called at least every 50 ms.
-    faults: the folder of a scenario's fault board.
+    ``Conveyor.summary``. Its ``ended`` is "parts", "stopped" or "line not ready". Its ``own_lateness_ms`` is how late
+    this process itself was at most: smaller figures say nothing about the line. ``stop`` is called at least every 50
+    ms. faults: the folder of a scenario's fault board.
 
     Raises LinkError if the port cannot be opened, InputError if the log cannot.
     """
     with contextlib.ExitStack() as stack:
-        wire = stack.enter_context(contextlib.closing(Wire(port, settings.baud, noise=settings.noise, seed=settings.seed)))
+        made = Wire(port, settings.baud, noise=settings.noise, seed=settings.seed)
+        wire = stack.enter_context(contextlib.closing(made))
         journal = stack.enter_context(contextlib.closing(_Log(log)))
         realtime = stack.enter_context(_realtime())
         disturbed = PlcFaults(faults, settings.seed)

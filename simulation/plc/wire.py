@@ -1,7 +1,8 @@
-"""The PLC's end of the `frames` protocol: codec, resynchronising reader, and the receiving and sending side of commands.
+"""The PLC's end of the `frames` protocol: codec, resynchronising reader, and the receiving and sending side of
+commands.
 
-Written from docs/plc-frames.md alone. It imports nothing from ``edge.plc`` on purpose: two implementations that share only
-the document test the document. Nothing here reads a clock; times are seconds, given by the caller.
+Written from docs/plc-frames.md alone. It imports nothing from ``edge.plc`` on purpose: two implementations that share
+only the document test the document. Nothing here reads a clock; times are seconds, given by the caller.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_A
 FROM_LINE = frozenset(Kind) - FROM_PLC
 COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.CLEAR, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
 CODES: dict[Kind, range] = {
-    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4), Kind.CLEAR: range(1),
-    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2), Kind.FAULT: range(8), Kind.LINE_ACK: range(4),
+    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
+    Kind.CLEAR: range(1), Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2),
+    Kind.FAULT: range(8), Kind.LINE_ACK: range(4),
 }
 STATES = ("offline", "starting", "ready", "degraded", "fault")  # by code of LINE_HEARTBEAT
 VERDICTS = ("pass", "reject", "uninspected_eject", "uninspected_release")  # by code of VERDICT
@@ -61,7 +63,11 @@ class Ack(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit; ``time``: unsigned 32 bit, ms."""
+    """One frame.
+
+    ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit; ``time``: unsigned 32 bit,
+    ms.
+    """
 
     kind: Kind
     code: int = 0
@@ -85,8 +91,9 @@ def crc32(data: bytes) -> int:
 class Reader:
     """Finds frames in a stream of bytes; ``accepted`` are the types of the other side.
 
-    Counts ``crc_errors`` (a sync word with a wrong CRC), ``unknown_frames`` (a right CRC, but a type or code that the other
-    side does not have), ``garbage_bytes`` (bytes that were dropped) and ``resynchronisations`` (runs of dropped bytes).
+    Counts ``crc_errors`` (a sync word with a wrong CRC), ``unknown_frames`` (a right CRC, but a type or code that the
+    other side does not have), ``garbage_bytes`` (bytes that were dropped) and ``resynchronisations`` (runs of dropped
+    bytes).
     """
 
     def __init__(self, accepted: frozenset[Kind] = FROM_LINE) -> None:
@@ -127,8 +134,8 @@ class Reader:
 class Inbox:
     """Commands of the other side: which are repetitions, and whether their numbers follow the rule.
 
-    ``sequence_errors`` counts numbers that never came, jumps of more than 128 and numbers that went back;
-    ``reordered`` counts numbers that came after a higher one (a repetition of a lost frame does that); ``repeated`` counts
+    ``sequence_errors`` counts numbers that never came, jumps of more than 128 and numbers that went back; ``reordered``
+    counts numbers that came after a higher one (a repetition of a lost frame does that); ``repeated`` counts
     repetitions; ``sessions`` counts the sessions seen.
     """
 
@@ -236,7 +243,10 @@ class Outbox:
         return send, [c.frame for c in lost]
 
     def acknowledged(self, ack: Frame) -> Frame | None:
-        """The command that ``ack`` settles, or None. The part must agree as well: the number alone could be another session's."""
+        """The command that ``ack`` settles, or None.
+
+        The part must agree as well: the number alone could be another session's.
+        """
         command = self._under_way.get(ack.sequence)
         if command is None or command.frame.part != ack.part:
             self.stray_acks += 1

@@ -1,7 +1,9 @@
-"""How a piece of a simulated surface looks, good or defective: a defect's random shape, and its effect on cloth and print.
+"""How a piece of a simulated surface looks, good or defective: a defect's random shape, and its effect on cloth and
+print.
 
-Coordinates ``x``, ``y`` are float32 ``[H, W]`` in px from the part's centre, so a defect shifts and turns with its part. A *cover*
-is float32 ``[H, W]``, 0 (unchanged) to 1 (fully changed). A *reflectance* is float32 ``[C, H, W]``, 0 to 1.
+Coordinates ``x``, ``y`` are float32 ``[H, W]`` in px from the part's centre, so a defect shifts and turns with its
+part. A *cover* is float32 ``[H, W]``, 0 (unchanged) to 1 (fully changed). A *reflectance* is float32 ``[C, H, W]``, 0
+to 1.
 """
 
 from __future__ import annotations
@@ -43,7 +45,10 @@ class Flaw:
 
 
 def draw_flaw(name: str, rng: np.random.Generator, half_width: float, half_height: float, size: int) -> Flaw:
-    """Draw a random defect within +-``half_width`` x +-``half_height`` px of the part's centre. It grows with ``size`` (px)."""
+    """Draw a random defect within +-``half_width`` x +-``half_height`` px of the part's centre.
+
+    It grows with ``size`` (px).
+    """
     unit = size / 256
 
     def between(low: float, high: float) -> float:  # log-uniform: small defects are as frequent as large ones
@@ -109,7 +114,8 @@ def scratch_cover(flaw: Flaw, x: Field, y: Field) -> Field:
         pressure += amplitude * np.cos(4 * order * t + 2 * phase)
     slope = 2 * flaw.bend * t  # of the curve, so that the line is as thin where it runs aslant
     distance = (across - path) / (flaw.width * np.sqrt(1 + slope * slope))
-    return np.asarray(np.exp(-distance * distance) * _ramp((1 - np.abs(t)) * 4) * np.clip(pressure, 0.55, 1), np.float32)
+    return np.asarray(np.exp(-distance * distance) * _ramp((1 - np.abs(t)) * 4) * np.clip(pressure, 0.55, 1),
+                      np.float32)
 
 
 def stain_cover(flaw: Flaw, x: Field, y: Field) -> Field:
@@ -134,7 +140,10 @@ def thread_cover(flaw: Flaw, x: Field, y: Field) -> Field:
 
 
 def paint(flaw: Flaw, reflectance: Field, x: Field, y: Field, hold: Field) -> Field:
-    """The reflectance with a scratch or a stain. ``hold`` (a cover): how much of it the surface takes; 0 outside the part."""
+    """The reflectance with a scratch or a stain.
+
+    ``hold`` (a cover): how much of it the surface takes; 0 outside the part.
+    """
     if flaw.name == "scratch":
         cover = flaw.strength * hold * scratch_cover(flaw, x, y)
         # With contrast: a light line on dark, a dark line on light, either on mid grey.
@@ -246,7 +255,9 @@ def changed_pixels(good: Field, bad: Field) -> NDArray[np.bool_]:
 
 
 def is_visible(good: Field, bad: Field, changed: NDArray[np.bool_]) -> bool:
-    """Whether an attentive eye would find the defect: neither too faint, nor too small, nor so large that it is a new surface."""
+    """Whether an attentive eye would find the defect: neither too faint, nor too small, nor so large that it is a new
+    surface.
+    """
     unit, area = changed.shape[0] / 256, int(changed.sum())
     # Lines grow with the size, patches with its square.
     return AREA[0] * unit <= area <= AREA[1] * unit**2 and float(np.abs(bad - good)[:, changed].mean()) >= VISIBLE

@@ -1,7 +1,7 @@
 """A folder that tells the processes of a simulation which faults are active now.
 
-``faults.json`` lists all faults. A file ``N.on`` exists while fault N (from 0) is active. ``happened.jsonl`` gets a line for each part
-that a fault hit, and for the begin and the end of each fault.
+``faults.json`` lists all faults. A file ``N.on`` exists while fault N (from 0) is active. ``happened.jsonl`` gets a
+line for each part that a fault hit, and for the begin and the end of each fault.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ class FaultBoard:
     def happened(self, number: int, part: int | None = None, event: str = "part") -> None:
         """Log that a fault hit a part, or began or ended."""
         record = json.dumps({"fault": number, "event": event, "part": part, "monotonic": time.monotonic()}) + "\n"
-        descriptor = os.open(self.folder / "happened.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(self.folder / "happened.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+                             0o644)
         try:
             os.write(descriptor, record.encode())
         finally:

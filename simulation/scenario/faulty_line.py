@@ -1,8 +1,9 @@
-"""`lineside run LINE.toml --json` with the faults of a scenario: python -m simulation.scenario.faulty_line BOARD LINE.toml
+"""`lineside run LINE.toml --json` with the faults of a scenario: python -m simulation.scenario.faulty_line BOARD
+LINE.toml
 
-The line is the real one. It is handed a camera, an inspector and a wall clock that fail where the scenario says so, and processes that
-are started with the same faults. The camera shows the part that the PLC triggered: part 1 is the folder's first image, also after a
-restart of a process.
+The line is the real one. It is handed a camera, an inspector and a wall clock that fail where the scenario says so, and
+processes that are started with the same faults. The camera shows the part that the PLC triggered: part 1 is the
+folder's first image, also after a restart of a process.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class SteppingClock:
 
     def __init__(self, board: FaultBoard) -> None:
         self._folder = board.folder
-        self._steps = {number: fault["by_s"] for number, fault in enumerate(board.faults) if fault["kind"] == "clock-step"}
+        self._steps = {number: fault["by_s"] for number, fault in enumerate(board.faults)
+                       if fault["kind"] == "clock-step"}
 
     def __call__(self) -> float:
         return time.time() + sum(by for number, by in self._steps.items() if (self._folder / f"{number}.on").exists())

@@ -38,7 +38,8 @@ class FaultyParts:
         assert isinstance(section, FolderSection)
         return FaultyCamera(self._board, self._seen, folder / section.path, section.loop, section.match == "trigger")
 
-    def make_inspector(self, bundle: Bundle, *, precision: Precision, backend: Backend, threads: int, mode: Mode) -> FaultyInspector:
+    def make_inspector(self, bundle: Bundle, *, precision: Precision, backend: Backend, threads: int,
+                       mode: Mode) -> FaultyInspector:
         """In place of `Inspector`."""
         return FaultyInspector(self._board, self._seen, bundle, precision, backend, threads, mode)
 
@@ -96,7 +97,8 @@ class FaultyCamera(FolderCamera):
         if kind == "frame-truncated" and frame.image is not None:
             frame = replace(frame, image=frame.image[: frame.image.shape[0] // 2], complete=False)
         if kind == "frame-shifted":
-            frame = replace(frame, frame_id=frame.frame_id + fault["ids"], encoder=(frame.encoder or 0) + fault["counts"])
+            frame = replace(frame, frame_id=frame.frame_id + fault["ids"],
+                            encoder=(frame.encoder or 0) + fault["counts"])
         self._ready.append(frame)
         if kind == "frame-duplicated":
             self._ready.append(frame)
@@ -108,8 +110,8 @@ class FaultyCamera(FolderCamera):
 class FaultyInspector(Inspector):
     """The inspector, with inferences that fail or are slow, and a GPU that is lost."""
 
-    def __init__(self, board: FaultBoard, seen: dict[int, int], bundle: Bundle, precision: Precision, backend: Backend, threads: int,
-                 mode: Mode) -> None:
+    def __init__(self, board: FaultBoard, seen: dict[int, int], bundle: Bundle, precision: Precision, backend: Backend,
+                 threads: int, mode: Mode) -> None:
         super().__init__(bundle, precision=precision, backend=backend, threads=threads, mode=mode)
         self._board, self._seen = board, seen
         self._parts: dict[Job, int] = {}

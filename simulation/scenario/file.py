@@ -14,7 +14,8 @@ from edge.base.settings import Settings, read_toml, validate
 from edge.line_file import Match
 
 Process = Literal["supervisor", "control", "runtime", "plc"]
-CauseName = Literal["late", "no-frame", "camera", "image", "engine", "link", "unmatched", "stopped", "restart", "challenge", "incomplete"]
+CauseName = Literal["late", "no-frame", "camera", "image", "engine", "link", "unmatched", "stopped", "restart",
+                    "challenge", "incomplete"]
 
 
 class Fault(Settings):
@@ -85,7 +86,10 @@ class SlowInference(OfParts):
 
 
 class Kill(Fault):
-    """kill -9. After the supervisor is killed, the line is restarted when its children are gone and `pause_s` has passed."""
+    """kill -9.
+
+    After the supervisor is killed, the line is restarted when its children are gone and `pause_s` has passed.
+    """
 
     kind: Literal["kill"]
     process: Literal["supervisor", "control", "runtime"]
@@ -113,7 +117,9 @@ class LinkFault(Lasting):
 
 
 class WireFault(Lasting):
-    """Each message on the wire, with probability `share`: random bytes before it; half of it lost; or lost if it is an ACK."""
+    """Each message on the wire, with probability `share`: random bytes before it; half of it lost; or lost if it is an
+    ACK.
+    """
 
     kind: Literal["garbage", "half-frames", "lost-acks"]
     share: float = Field(default=0.5, gt=0, le=1)
@@ -147,8 +153,8 @@ class Hogs(Lasting):
 
 
 FAULTS: dict[str, type[Fault]] = {
-    name: model for model in (FrameFault, FrameLate, FrameShifted, CameraFault, EngineFault, SlowInference, Kill, Freeze, Restart,
-                              LinkFault, WireFault, SensorFault, ClockStep, DiskFull, Hogs)
+    name: model for model in (FrameFault, FrameLate, FrameShifted, CameraFault, EngineFault, SlowInference, Kill,
+                              Freeze, Restart, LinkFault, WireFault, SensorFault, ClockStep, DiskFull, Hogs)
     for name in model.model_fields["kind"].annotation.__args__}  # type: ignore[union-attr]
 
 
@@ -156,7 +162,8 @@ class Expect(Settings):
     """[expect]: what a scenario allows beyond what its faults explain, and what must have happened."""
 
     causes: list[CauseName] = Field(default=[])  # of UNINSPECTED, allowed for any part
-    seen: dict[CauseName, int] = Field(default={})  # the least number of parts of each cause; otherwise the fault had no effect
+    # the least number of parts of each cause; otherwise the fault had no effect
+    seen: dict[CauseName, int] = Field(default={})
     restarts: int = Field(default=0, ge=0)  # the least number of restarts by the supervisor
     may_pass: bool = False  # parts without a PASS may pass the ejector: for `uninspected = "pass"`
 
@@ -251,13 +258,14 @@ def read_scenario(path: Path, overrides: dict[str, Any] | None = None) -> Scenar
     for number, fault in enumerate(faults, 1):
         beyond = fault.at_part if fault.at_part is not None else math.ceil((fault.at_s or 0) * scenario.rate)
         if beyond > scenario.count:
-            raise InputError(f"{path}: fault {number} ({kind_of(fault)}) comes after the last part", got=f"part {beyond}",
-                             expected=f"at most {scenario.count}", next=advice)
+            raise InputError(f"{path}: fault {number} ({kind_of(fault)}) comes after the last part",
+                             got=f"part {beyond}", expected=f"at most {scenario.count}", next=advice)
     return ScenarioFile(path, scenario, faults)
 
 
 def _fault(number: int, entry: Any, path: Path, advice: str) -> Fault:
     kind = entry.get("kind") if isinstance(entry, dict) else None
     if not isinstance(kind, str) or kind not in FAULTS:
-        raise InputError(f"{path}: fault {number} has no known kind", got=kind, expected="one of " + ", ".join(FAULTS), next=advice)
+        raise InputError(f"{path}: fault {number} has no known kind", got=kind, expected="one of " + ", ".join(FAULTS),
+                         next=advice)
     return validate(FAULTS[kind], entry, Path(f"{path}, fault {number}"), InputError, advice)

@@ -1,4 +1,7 @@
-"""Begins and ends the faults of a scenario. Signals, restarts and busy processors it makes itself; the others read the fault board."""
+"""Begins and ends the faults of a scenario.
+
+Signals, restarts and busy processors it makes itself; the others read the fault board.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,8 @@ class RunningLine:
 
     def start(self) -> None:
         """Start it; returns at once."""
-        command = [sys.executable, "-m", "simulation.scenario.faulty_line", str(self._folder / "faults"), str(self._folder / "line.toml")]
+        command = [sys.executable, "-m", "simulation.scenario.faulty_line", str(self._folder / "faults"),
+                   str(self._folder / "line.toml")]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
         self._thread.start()
@@ -83,7 +87,8 @@ class RunningLine:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
-            raise LinesideError("the line does not end", got=f"nothing {END_WAIT:g} s after {signal.Signals(number).name}",
+            raise LinesideError("the line does not end",
+                                got=f"nothing {END_WAIT:g} s after {signal.Signals(number).name}",
                                 next="The last messages: " + " | ".join(self.messages[-5:])) from error
         self._thread.join(2)
         self.exit_codes.append(code)
@@ -123,8 +128,9 @@ class Injector:
             ending[2]()
             self._board.switch(ending[1], False)
         for number, fault in list(self._waiting):
-            due = part >= fault.at_part if fault.at_part is not None else since is not None and since >= (fault.at_s or 0)
-            if due:
+            by_part = fault.at_part is not None and part >= fault.at_part
+            by_time = fault.at_s is not None and since is not None and since >= fault.at_s
+            if by_part or by_time:
                 self._waiting.remove((number, fault))
                 self._begin(number, fault, now)
 
@@ -151,7 +157,8 @@ class Injector:
         if isinstance(fault, Kill) and fault.process != "supervisor":
             pid = self._line.pid(fault.process)
             if pid is None:
-                raise LinesideError(f"fault {number + 1} ({kind_of(fault)}) found no process", got="none", expected=fault.process)
+                raise LinesideError(f"fault {number + 1} ({kind_of(fault)}) found no process", got="none",
+                                    expected=fault.process)
             os.kill(pid, signal.SIGKILL)
         else:
             self._line.end(signal.SIGKILL if isinstance(fault, Kill) else signal.SIGTERM)

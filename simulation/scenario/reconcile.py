@@ -1,4 +1,5 @@
-"""Checks a simulation part by part: what the part was, what the line said, what the PLC did, and the cause of each difference.
+"""Checks a simulation part by part: what the part was, what the line said, what the PLC did, and the cause of each
+difference.
 
 Pure: it takes the journal's rows, the PLC's log, the ledgers and the faults, and returns what does not agree.
 """
@@ -17,12 +18,13 @@ EXPLAINS = {  # kind of fault: the causes of UNINSPECTED that it explains
     "frame-dropped": {"late"}, "frame-duplicated": set(), "frame-late": {"late"}, "frames-swapped": {"late"},
     "frame-truncated": {"camera"}, "frame-shifted": {"unmatched", "late"},
     "camera-stall": {"late"}, "camera-error": {"late"}, "engine-error": {"engine"},
-    "engine-lost": {"engine", "restart"}, "slow-inference": {"late"}, "kill": {"restart", "stopped"}, "freeze": {"late", "restart", "link"},
-    "restart": {"stopped", "restart"}, "unplug": {"link"}, "deaf-plc": {"link"}, "mute-plc": {"link"}, "garbage": {"link"},
-    "half-frames": {"link"}, "lost-acks": {"link"}, "encoder-glitch": set(), "confirm-missing": set(), "clock-step": set(),
-    "disk-full": set(), "cpu-hogs": {"late"},
+    "engine-lost": {"engine", "restart"}, "slow-inference": {"late"}, "kill": {"restart", "stopped"},
+    "freeze": {"late", "restart", "link"}, "restart": {"stopped", "restart"}, "unplug": {"link"}, "deaf-plc": {"link"},
+    "mute-plc": {"link"}, "garbage": {"link"}, "half-frames": {"link"}, "lost-acks": {"link"}, "encoder-glitch": set(),
+    "confirm-missing": set(), "clock-step": set(), "disk-full": set(), "cpu-hogs": {"late"},
 }
-NOT_TAKEN = {"engine-lost", "kill", "freeze", "restart", "unplug", "deaf-plc", "mute-plc", "garbage", "half-frames", "lost-acks"}
+NOT_TAKEN = {"engine-lost", "kill", "freeze", "restart", "unplug", "deaf-plc", "mute-plc", "garbage", "half-frames",
+             "lost-acks"}
 
 
 @dataclass(frozen=True)
@@ -99,16 +101,17 @@ class Reconciliation:
 
     def as_json(self) -> dict[str, Any]:
         """The counts, the failures, and the parts that differ."""
-        return {"reconciled": not self.failures, **self.counts, "causes": self.causes, "failures": [asdict(f) for f in self.failures],
+        return {"reconciled": not self.failures, **self.counts, "causes": self.causes,
+                "failures": [asdict(f) for f in self.failures],
                 "differences": [asdict(part) for part in self.differences]}
 
 
-def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: Mapping[str, int] | None = None, restarts: int = 0,
-              may_pass: bool = False) -> Reconciliation:
+def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: Mapping[str, int] | None = None,
+              restarts: int = 0, may_pass: bool = False) -> Reconciliation:
     """Check every part and the whole.
 
-    allowed: causes that need no fault. seen: the least number of parts of each cause. restarts: the least number of restarts. may_pass:
-    whether parts without a PASS may pass the ejector.
+    allowed: causes that need no fault. seen: the least number of parts of each cause. restarts: the least number of
+    restarts. may_pass: whether parts without a PASS may pass the ejector.
     """
     failures: list[Failure] = []
     parts = _parts(evidence)
@@ -125,7 +128,8 @@ def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen
     causes = Counter(part.cause for part in parts.values() if part.cause is not None)
     for cause, least in (seen or {}).items():
         if causes[cause] < least:
-            failures.append(Failure("expect", f"{causes[cause]} parts are UNINSPECTED({cause}), expected at least {least}"))
+            failures.append(Failure("expect",
+                                    f"{causes[cause]} parts are UNINSPECTED({cause}), expected at least {least}"))
     verdicts = Counter(row["verdict"] for row in evidence.rows)
     counts = {
         "fed": len(parts), "triggers": len(evidence.rows), "passed": verdicts["PASS"], "rejected": verdicts["REJECT"],
@@ -174,7 +178,8 @@ def _judge_rows(part: PartRecord, rows: list[dict[str, Any]], evidence: Evidence
         return
     row = rows[0]
     part.verdict, part.cause, part.score, part.image = row["verdict"], row["cause"], row["score"], row["image"]
-    encoder = next(entry["encoder"] for entry in evidence.log if entry["event"] == "trigger" and entry["part"] == part.part)
+    encoder = next(entry["encoder"] for entry in evidence.log if entry["event"] == "trigger"
+                   and entry["part"] == part.part)
     if row["encoder"] != encoder:
         fail("identity", f"the journal has encoder count {row['encoder']}, the trigger had {encoder}")
     if part.image is not None and part.image != evidence.images[part.part]:
@@ -182,7 +187,8 @@ def _judge_rows(part: PartRecord, rows: list[dict[str, Any]], evidence: Evidence
     if part.verdict != "UNINSPECTED":
         verdict, score = evidence.inspected[part.part]
         if part.verdict != verdict or part.score is None or abs(part.score - score) > 1e-6:
-            fail("identity", f"the journal says {part.verdict} ({part.score}), inspecting its image gives {verdict} ({score})")
+            fail("identity", f"the journal says {part.verdict} ({part.score}), inspecting its image gives {verdict} "
+                             f"({score})")
         if part.cause is not None:
             fail("one-row", f"a {part.verdict} with cause {part.cause}")
 
@@ -227,7 +233,9 @@ def _explain(part: PartRecord, evidence: Evidence, allowed: frozenset[str], fail
         answer = "refused" if part.taken is False else "not answered"
         part.why = f"trigger {answer}: {fault}" if fault else None
     if part.why is None:
-        failures.append(Failure("cause", f"{part.difference}, {part.cause or 'trigger not taken'}, and no fault explains it", part.part))
+        failures.append(Failure("cause",
+                                f"{part.difference}, {part.cause or 'trigger not taken'}, and no fault explains it",
+                                part.part))
 
 
 def _fault(part: PartRecord, occurrences: list[Occurrence], fits: Any) -> str | None:
@@ -235,7 +243,8 @@ def _fault(part: PartRecord, occurrences: list[Occurrence], fits: Any) -> str | 
         if not fits(occurrence.kind):
             continue
         alone = occurrence.kind in ALONE
-        beside = {"frames-swapped": {part.part - 1}, "frame-shifted": {part.part - 1, part.part + 1}}.get(occurrence.kind, set())
+        beside = {"frames-swapped": {part.part - 1},
+                  "frame-shifted": {part.part - 1, part.part + 1}}.get(occurrence.kind, set())
         if (part.part in occurrence.parts or beside & set(occurrence.parts)) if alone else (
                 occurrence.begins <= (part.left or part.triggered) and part.triggered <= occurrence.ends + SETTLE):
             return f"fault {occurrence.number + 1} ({occurrence.kind})"
@@ -247,9 +256,11 @@ def _judge_ledgers(evidence: Evidence, failures: list[Failure]) -> None:
     for number, ledger in enumerate(evidence.ledgers, 1):
         if ledger is None:
             continue
-        triggers, passed, rejected, uninspected = (ledger[name] for name in ("triggers", "passed", "rejected", "uninspected"))
+        triggers, passed, rejected, uninspected = (ledger[name]
+                                                   for name in ("triggers", "passed", "rejected", "uninspected"))
         if triggers != passed + rejected + uninspected:
-            failures.append(Failure("ledger", f"run {number}: {triggers} triggers, {passed} passed + {rejected} rejected + "
+            failures.append(Failure("ledger",
+                                    f"run {number}: {triggers} triggers, {passed} passed + {rejected} rejected + "
                                     f"{uninspected} uninspected"))
         if sum(ledger["causes"].values()) != uninspected:
             failures.append(Failure("ledger", f"run {number}: causes {ledger['causes']} of {uninspected} uninspected"))
@@ -268,13 +279,15 @@ def _judge_whole(evidence: Evidence, failures: list[Failure], restarts: int) -> 
         if evidence.summary[name]:
             failures.append(Failure("ejector", f"{evidence.summary[name]} firings {name.replace('_', ' ')}"))
     if evidence.summary["escaped_ids"]:
-        failures.append(Failure("escape", f"the PLC let {evidence.summary['escaped_ids']} pass without a verdict that allows it"))
+        failures.append(Failure("escape",
+                                f"the PLC let {evidence.summary['escaped_ids']} pass without a verdict that allows it"))
     if evidence.summary["ended"] != "parts":
         failures.append(Failure("end", f"the belt ended with: {evidence.summary['ended']}"))
     if bad := [code for code in evidence.exit_codes if code not in (0, -9)]:
         failures.append(Failure("end", f"the line ended with exit code {bad[0]}"))
     if evidence.restarts < restarts:
-        failures.append(Failure("expect", f"{evidence.restarts} restarts by the supervisor, expected at least {restarts}"))
+        failures.append(Failure("expect",
+                                f"{evidence.restarts} restarts by the supervisor, expected at least {restarts}"))
     came = {occurrence.number for occurrence in evidence.occurrences}
     for number, kind in enumerate(evidence.faults):
         if number not in came:

@@ -1,4 +1,6 @@
-"""`lineside simulate` in real time: the real processes of a line, a simulated PLC on a pty, and the faults of a scenario."""
+"""`lineside simulate` in real time: the real processes of a line, a simulated PLC on a pty, and the faults of a
+scenario.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,8 @@ END_WAIT = 10.0  # s for a process to end
 
 
 def simulate_scenario(file: ScenarioFile, out: Path) -> tuple[Reconciliation, dict[str, Any]]:
-    """Run a scenario in the folder ``out``; replaces an older simulation there. Writes report.json and timeline pictures.
+    """Run a scenario in the folder ``out``; replaces an older simulation there. Writes report.json and timeline
+    pictures.
 
     Returns the result of the checks, and the report. Raises LinesideError when the simulation itself fails.
     """
@@ -65,21 +68,27 @@ def simulate_scenario(file: ScenarioFile, out: Path) -> tuple[Reconciliation, di
         evidence = _run(file, out, lambda done, total: progress("running", done, total))
         evidence.truth = {part: truth[(part - 1) % len(truth)] for part in range(1, file.scenario.count + 1)}
         evidence.images = {part: images[(part - 1) % len(images)] for part in evidence.truth}
-        evidence.inspected = _inspect(out / "bundle", frames, evidence, lambda done, total: progress("inspecting again", done, total))
+        evidence.inspected = _inspect(out / "bundle", frames, evidence, lambda done,
+                                      total: progress("inspecting again", done, total))
     expect = file.scenario.expect
     seen = {str(cause): least for cause, least in expect.seen.items()}
-    result = reconcile(evidence, allowed=frozenset(expect.causes), seen=seen, restarts=expect.restarts, may_pass=expect.may_pass)
+    result = reconcile(evidence, allowed=frozenset(expect.causes), seen=seen, restarts=expect.restarts,
+                       may_pass=expect.may_pass)
     pictures = draw_timelines(out / "timelines", result, evidence)
     report = {
-        "scenario": file.name, "about": file.scenario.about, **result.as_json(), "faults": [vars(o) for o in evidence.occurrences],
-        "ledgers": evidence.ledgers, "exit_codes": evidence.exit_codes, "plc": evidence.summary, "timelines": pictures,
+        "scenario": file.name, "about": file.scenario.about, **result.as_json(),
+        "faults": [vars(o) for o in evidence.occurrences], "ledgers": evidence.ledgers,
+        "exit_codes": evidence.exit_codes, "plc": evidence.summary, "timelines": pictures,
     }
     write_text_safely(out / "report.json", json.dumps(report, indent=1) + "\n")
     return result, report
 
 
 def _prepare(file: ScenarioFile, out: Path) -> tuple[list[str], list[str], Path]:
-    """Write all that a run needs. Returns truth and name of each image in order of arrival, and the folder of the images."""
+    """Write all that a run needs.
+
+    Returns truth and name of each image in order of arrival, and the folder of the images.
+    """
     scenario = file.scenario
     packaged = Path(str(files("simulation") / "demo_bundle"))
     source = (file.resolve(scenario.bundle) if scenario.bundle else packaged).resolve()
@@ -93,15 +102,16 @@ def _prepare(file: ScenarioFile, out: Path) -> tuple[list[str], list[str], Path]
         truth = ["unknown"] * len(images)
     else:
         with progress_bars() as progress:
-            rows = render_sequence(out / "parts", Surface("woven", SURFACE_SEED), parts=scenario.count, defect_rate=scenario.defect_rate,
-                                   first_index=FIRST_INDEX + 10_000 * scenario.seed,
+            rows = render_sequence(out / "parts", Surface("woven", SURFACE_SEED), parts=scenario.count,
+                                   defect_rate=scenario.defect_rate, first_index=FIRST_INDEX + 10_000 * scenario.seed,
                                    progress=lambda done, total: progress("rendering parts", done, total))
         frames = (out / "parts" / "frames").resolve()
         images = [Path(str(row["file"])).name for row in rows]
         truth = [str(row["label"]) for row in rows]
     write_text_safely(out / "line.toml", LINE_FILE.format(
         name=json.dumps(file.name), frames=json.dumps(str(frames)), travel=scenario.travel_ms, lead=scenario.lead_ms,
-        uninspected=scenario.uninspected, match=scenario.match, window_counts=scenario.window_counts, window_ms=scenario.window_ms))
+        uninspected=scenario.uninspected, match=scenario.match, window_counts=scenario.window_counts,
+        window_ms=scenario.window_ms))
     (out / "faults").mkdir()
     given = [fault.model_dump() for fault in file.faults]
     write_text_safely(out / "faults" / "faults.json", json.dumps(given))
@@ -113,7 +123,8 @@ def _make_room(out: Path, source: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         line_file = out / "line.toml"
         if not line_file.is_file() or not line_file.read_text().startswith(MARK) or out.resolve() in source.parents:
-            raise InputError(f"{out} holds something other than a simulation", expected="an empty folder, or an older simulation",
+            raise InputError(f"{out} holds something other than a simulation",
+                             expected="an empty folder, or an older simulation",
                              next="Give another --out.")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -126,9 +137,10 @@ def _run(file: ScenarioFile, out: Path, progress: Any) -> Evidence:
     line = RunningLine(out)
     with tempfile.TemporaryFile("w+") as plc_output:
         plc = subprocess.Popen(
-            [sys.executable, "-m", "lineside", "plc-simulator", "--port", str(out / "plc"), "--log", str(out / "plc.jsonl"),
-             "--rate", str(scenario.rate), "--parts", str(scenario.count), "--travel-ms", str(scenario.travel_ms),
-             "--jitter", str(scenario.jitter), "--seed", str(scenario.seed), "--faults", str(out / "faults")],
+            [sys.executable, "-m", "lineside", "plc-simulator", "--port", str(out / "plc"), "--log",
+             str(out / "plc.jsonl"), "--rate", str(scenario.rate), "--parts", str(scenario.count), "--travel-ms",
+             str(scenario.travel_ms), "--jitter", str(scenario.jitter), "--seed", str(scenario.seed), "--faults",
+             str(out / "faults")],
             stdout=plc_output, stderr=subprocess.STDOUT)
         injector = Injector(file, board, line, plc.pid)
         log = _LogTail(out / "plc.jsonl")
@@ -139,7 +151,8 @@ def _run(file: ScenarioFile, out: Path, progress: Any) -> Evidence:
             while plc.poll() is None:
                 if time.monotonic() > deadline:
                     raise LinesideError("the scenario does not end", got=f"part {log.part} of {scenario.count}",
-                                        next=f"See {out / 'plc.jsonl'}. The line's last messages: {' | '.join(line.messages[-5:])}")
+                                        next=f"See {out / 'plc.jsonl'}. The line's last messages: "
+                                             + " | ".join(line.messages[-5:]))
                 if line.process is not None and line.process.poll() is not None:
                     break  # the line has given up: check what there is
                 log.read()
@@ -168,7 +181,8 @@ def _wait_for_port(port: Path, plc: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_WAIT
     while not port.exists():
         if plc.poll() is not None or time.monotonic() > deadline:
-            raise LinesideError("the PLC simulator did not start", got=f"exit code {plc.poll()}", expected=f"a port {port}")
+            raise LinesideError("the PLC simulator did not start", got=f"exit code {plc.poll()}",
+                                expected=f"a port {port}")
         time.sleep(TURN)
 
 
@@ -199,7 +213,8 @@ def _evidence(file: ScenarioFile, out: Path, board: FaultBoard, line: RunningLin
     log = [json.loads(text) for text in (out / "plc.jsonl").read_text().splitlines()]
     with sqlite3.connect(out / "journal.db") as database:
         database.row_factory = sqlite3.Row
-        rows = [dict(row) for row in database.execute("SELECT part, triggered, ended, encoder, verdict, cause, score, image FROM parts")]
+        columns = "part, triggered, ended, encoder, verdict, cause, score, image"
+        rows = [dict(row) for row in database.execute(f"SELECT {columns} FROM parts")]
     database.close()
     start = next(entry for entry in log if entry["event"] == "start")
     for row in rows:  # into seconds since the PLC's start
@@ -216,14 +231,15 @@ def _evidence(file: ScenarioFile, out: Path, board: FaultBoard, line: RunningLin
             occurrences.append(Occurrence(number, kind_of(fault), times[0], ends,
                                           tuple(record["part"] for record in records if record["part"] is not None)))
     restarts = sum("was restarted" in text and " ended with " in text for text in line.messages)
-    return Evidence(log[:-1], log[-1], rows, line.ledgers, {}, {}, {}, occurrences, [kind_of(f) for f in file.faults], line.exit_codes,
-                    restarts)
+    return Evidence(log[:-1], log[-1], rows, line.ledgers, {}, {}, {}, occurrences, [kind_of(f) for f in file.faults],
+                    line.exit_codes, restarts)
 
 
 def _inspect(bundle: Path, frames: Path, evidence: Evidence, progress: Any) -> dict[int, tuple[str, float]]:
     """Inspect the image of each part that has a verdict again, outside the line. Returns verdict and score by part."""
     loaded = load_bundle(bundle)
-    judged = sorted({row["part"] for row in evidence.rows if row["verdict"] != "UNINSPECTED" and row["part"] in evidence.images})
+    judged = sorted({row["part"] for row in evidence.rows if row["verdict"] != "UNINSPECTED"
+                     and row["part"] in evidence.images})
     by_image: dict[str, tuple[str, float]] = {}
     with Inspector(loaded) as inspector:
         threshold = loaded.calibrated_threshold("fp32", inspector.backend).value

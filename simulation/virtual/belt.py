@@ -1,7 +1,8 @@
-"""A belt in virtual time: where parts are, and what the PLC's program does with them. Pure, and simpler than `Conveyor`: no messages.
+"""A belt in virtual time: where parts are, and what the PLC's program does with them. Pure, and simpler than
+`Conveyor`: no messages.
 
-Unlike `Conveyor` it changes its speed and stops. Positions are in "belt time", seconds of travel at nominal speed: a part is at the
-ejector when the belt has moved on by the travel time since the camera, whatever its speed was meanwhile.
+Unlike `Conveyor` it changes its speed and stops. Positions are in "belt time", seconds of travel at nominal speed: a
+part is at the ejector when the belt has moved on by the travel time since the camera, whatever its speed was meanwhile.
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ class VirtualBelt:
         return self._now + (time - self.time) / self.speed if self.speed > 0 else float("inf")
 
     def stop(self) -> None:
-        """The belt stops. REJECTs are timed by the clock, so the PLC drops those that it has; the fail-safe rule ejects their parts."""
+        """The belt stops.
+
+        REJECTs are timed by the clock, so the PLC drops those that it has; the fail-safe rule ejects their parts.
+        """
         self.speed = 0.0
         for item in self.items:
             item.firing = None

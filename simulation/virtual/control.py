@@ -1,4 +1,6 @@
-"""Line control in virtual time: the real `LineState`, what survives its death, and a check of its rules after every event."""
+"""Line control in virtual time: the real `LineState`, what survives its death, and a check of its rules after every
+event.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,10 @@ COUNTS = ("triggers", "passed", "rejected", "uninspected")
 
 
 class VirtualControl:
-    """Line control, process after process. ``alive``: whether one runs. ``life``: its number; messages belong to one life."""
+    """Line control, process after process.
+
+    ``alive``: whether one runs. ``life``: its number; messages belong to one life.
+    """
 
     def __init__(self, timing: BeltTiming, counts: Counter[str], fail: Callable[[str], None]) -> None:
         """counts: takes the counts. fail: raises LinesideError."""

@@ -20,7 +20,8 @@ PACKAGED = Path(str(files("simulation") / "demo_bundle"))
 def test_the_packaged_bundle_is_whole_calibrated_and_small():
     threshold = load_bundle(PACKAGED).calibrated_threshold("fp32", "openvino")
     assert threshold.good_parts >= 300 and threshold.false_reject_rate <= 0.02
-    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 4_000_000  # half of it golden maps
+    # half of it golden maps
+    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 4_000_000
 
 
 def test_the_packaged_bundle_names_no_folder_of_a_machine():

@@ -27,7 +27,8 @@ def outcome(part: int, verdict: Verdict = Verdict.REJECT, cause: Cause | None = 
     grey = np.zeros((64, 64), np.float32)
     inspection = Inspection(verdict, 0.7, 0.5, [Blob((1, 2, 3, 4), 12, None, 0.7)], grey, grey, grey > 1)
     info = PartInfo(f"{part}.png", frame, inspection) if cause is None else PartInfo(f"{part}.png")
-    return Ended(part, verdict, cause, 0.7, 1000 + part, time.monotonic() - 0.1, time.monotonic(), next(TRIGGERS), "session"), info
+    return Ended(part, verdict, cause, 0.7, 1000 + part, time.monotonic() - 0.1, time.monotonic(), next(TRIGGERS),
+                 "session"), info
 
 
 @pytest.fixture
@@ -63,8 +64,8 @@ def test_each_part_has_a_row_and_each_reject_a_picture(journal, tmp_path):
     journal.part(*outcome(4, Verdict.UNINSPECTED, Cause.NO_FRAME))
     assert journal.close() == []
     found = rows(tmp_path / "journal.db")
-    assert [row[:3] for row in found] == [(0, "REJECT", None), (1, "REJECT", None), (2, "REJECT", None), (3, "PASS", None),
-                                          (4, "UNINSPECTED", "no-frame")]
+    assert [row[:3] for row in found] == [(0, "REJECT", None), (1, "REJECT", None), (2, "REJECT", None),
+                                          (3, "PASS", None), (4, "UNINSPECTED", "no-frame")]
     assert json.loads(found[0][5])[0]["box"] == [1, 2, 3, 4] and found[4][5] is None
     pictures = sorted((tmp_path / "journal-pictures").rglob("*.png"))
     assert [str(p.relative_to(tmp_path / "journal-pictures")) for p in pictures] == [row[6] for row in found[:3]]
@@ -135,7 +136,8 @@ def test_a_part_id_that_comes_again_gets_a_picture_of_its_own(journal, tmp_path)
     journal.part(*outcome(1))
     journal.part(*outcome(1))
     journal.close()
-    assert len({row[6] for row in rows(tmp_path / "journal.db")}) == 2 == len(list((tmp_path / "journal-pictures").rglob("*.png")))
+    pictures = list((tmp_path / "journal-pictures").rglob("*.png"))
+    assert len({row[6] for row in rows(tmp_path / "journal.db")}) == 2 == len(pictures)
 
 
 def test_a_picture_that_cannot_be_drawn_stops_no_row(opened, tmp_path):
@@ -157,11 +159,11 @@ def test_a_place_that_cannot_hold_a_journal_is_named(tmp_path):
 @pytest.mark.parametrize("with_outcome", [False, True])
 def test_a_journal_from_before_there_were_versions_is_migrated(opened, tmp_path, with_outcome):
     with sqlite3.connect(tmp_path / "journal.db") as database:
-        database.execute("CREATE TABLE runs (run INTEGER PRIMARY KEY, started REAL NOT NULL, line TEXT NOT NULL, bundle TEXT NOT NULL, "
-                         "graph_sha256 TEXT NOT NULL, threshold REAL NOT NULL)")
-        database.execute("CREATE TABLE parts (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs, part INTEGER NOT NULL, "
-                         "triggered REAL NOT NULL, ended REAL NOT NULL, encoder INTEGER, verdict TEXT NOT NULL, cause TEXT, score REAL, "
-                         f"image TEXT, blobs TEXT, picture TEXT{', outcome TEXT' if with_outcome else ''})")
+        database.execute("""CREATE TABLE runs (run INTEGER PRIMARY KEY, started REAL NOT NULL, line TEXT NOT NULL,
+            bundle TEXT NOT NULL, graph_sha256 TEXT NOT NULL, threshold REAL NOT NULL)""")
+        database.execute(f"""CREATE TABLE parts (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs,
+            part INTEGER NOT NULL, triggered REAL NOT NULL, ended REAL NOT NULL, encoder INTEGER, verdict TEXT NOT NULL,
+            cause TEXT, score REAL, image TEXT, blobs TEXT, picture TEXT{", outcome TEXT" if with_outcome else ""})""")
         database.execute("INSERT INTO runs VALUES (1, 0, 'line', 'bundle', 'abc', 0.5)")
         database.execute("INSERT INTO parts (run, part, triggered, ended, verdict) VALUES (1, 7, 0, 0, 'PASS')")
     database.close()
@@ -171,7 +173,8 @@ def test_a_journal_from_before_there_were_versions_is_migrated(opened, tmp_path,
     journal.part(twice, info)
     assert journal.close() == []
     with sqlite3.connect(tmp_path / "journal.db") as database:
-        assert database.execute("SELECT run, part, outcome IS NULL FROM parts ORDER BY id").fetchall() == [(1, 7, 1), (2, 8, 0)]
+        found = database.execute("SELECT run, part, outcome IS NULL FROM parts ORDER BY id").fetchall()
+        assert found == [(1, 7, 1), (2, 8, 0)]
         assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
     database.close()
 

@@ -93,24 +93,26 @@ class Control:
 
 def frame(trigger: int, **fields: Any) -> CameraFrame:
     fields = {"image": IMAGE, **fields}
-    return CameraFrame(trigger, 10 + trigger, trigger, fields.pop("host_time", time.monotonic()), fields.pop("image"), **fields)
+    return CameraFrame(trigger, 10 + trigger, trigger, fields.pop("host_time", time.monotonic()), fields.pop("image"),
+                       **fields)
 
 
 @pytest.fixture
 def line():
     """A loop and what it works with: ``run(count)`` turns it."""
-    camera, engine, control, told = Camera(), Engine(), Control(), []
+    parts: tuple[Any, ...] = (Camera(), Engine(), Control())
+    (camera, engine, control), told = parts, list[str]()
     sections = [FolderSection(kind="folder", path="frames")]
-    live: Any = SimpleNamespace(current=Live(engine, 0.5, 1), last_frame=None, exchange=lambda finish: None)  # type: ignore[arg-type]
+    live: Any = SimpleNamespace(current=Live(engine, 0.5, 1), last_frame=None, exchange=lambda finish: None)
     frames = MatchedFrames(camera, sections, NullRecorder(), told.append)
-    faults = Faults(control)  # type: ignore[arg-type]
-    loop = InspectionLoop(frames, 1, live, control, NullRecorder(), faults, budget=0.5, tell=told.append)  # type: ignore[arg-type]
+    loop = InspectionLoop(frames, 1, live, control, NullRecorder(), Faults(control), budget=0.5, tell=told.append)
 
     def run(count: int) -> None:
         for _ in range(count):
             loop.turn()
 
-    return SimpleNamespace(camera=camera, engine=engine, control=control, told=told, frames=frames, loop=loop, live=live, run=run)
+    return SimpleNamespace(camera=camera, engine=engine, control=control, told=told, frames=frames, loop=loop,
+                           live=live, run=run)
 
 
 def test_a_triggered_part_gets_its_verdict(line):
@@ -125,7 +127,8 @@ def test_a_camera_that_fails_is_a_fault_until_a_frame_is_inspected(line):
     line.run(1)
     assert line.control.faults == [(FaultCode.CAMERA, "the camera failed: the cable is out.")]
     line.run(2)
-    assert line.control.faults[1:] == [(FaultCode.CAMERA, "over")] and line.control.verdicts == [(11, Verdict.PASS, None)]
+    assert line.control.faults[1:] == [(FaultCode.CAMERA,
+                                        "over")] and line.control.verdicts == [(11, Verdict.PASS, None)]
 
 
 @pytest.mark.parametrize(("fields", "cause", "faults"), [
@@ -162,7 +165,8 @@ def test_a_gpu_that_is_lost_ends_the_loop(line):
     line.engine.fails = [EngineLostError("the GPU is lost")]
     line.camera.frames = [frame(1)]
     line.run(2)
-    assert isinstance(line.loop.lost, EngineLostError) and line.control.verdicts == [(11, Verdict.UNINSPECTED, Cause.ENGINE)]
+    assert isinstance(line.loop.lost,
+                      EngineLostError) and line.control.verdicts == [(11, Verdict.UNINSPECTED, Cause.ENGINE)]
 
 
 def test_a_frame_that_is_too_late_is_skipped(line):

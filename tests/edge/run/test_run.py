@@ -25,7 +25,8 @@ def test_every_part_gets_the_verdict_that_inspect_gives_and_the_plc_ejects_just_
     rows = line.rows()
     reconcile(ledger, summary, rows)
     assert ledger["uninspected"] == 0 and ledger["rejected"] > 0 and ledger["passed"] > 0
-    code, out, _ = lineside("inspect", line.folder / "bundle", cloth / "test", "--out", line.folder / "overlays", "--json")
+    code, out, _ = lineside("inspect", line.folder / "bundle", cloth / "test", "--out", line.folder / "overlays",
+                            "--json")
     assert code == 0
     inspected = {str(Path(row["image"]).relative_to(cloth / "test")): row for row in json.loads(out)}
     assert {row["image"] for row in rows} == set(inspected)
@@ -139,7 +140,8 @@ def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
     process = line.run()
     wait_for(lambda: (line.folder / "journal.db").exists() and len(line.rows()) > 5)
     process.send_signal(signal.SIGKILL)
-    wait_for(lambda: line.events("heartbeat_lost") and len(line.events("trigger")) == len(line.events("ejected", "passed")))
+    wait_for(lambda: line.events("heartbeat_lost") and len(line.events("trigger"))
+             == len(line.events("ejected", "passed")))
     plc.send_signal(signal.SIGTERM)
     summary, _ = finish(plc)
     assert summary["heartbeat_losses"] >= 1 and summary["escaped_ids"] == []
@@ -148,8 +150,9 @@ def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("travel_ms", "travel_mm", "did you mean 'travel_ms'"), ('port = "plc"', "port = 5", "plc.port"),
     ("lead_ms = 100", "lead_ms = 700", "below travel_ms"), ('kind = "folder"', 'kind = "webcam"', "'folder'"),
-    ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"), ("loop = false", 'loop = "no"', "camera.loop"),
-    ('kind = "frames"', "", "plc.kind"), ('kind = "frames"', 'kind = "frame"', "'frames'"), ("threads = 1", "threads = -1", "line.threads"),
+    ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"),
+    ("loop = false", 'loop = "no"', "camera.loop"), ('kind = "frames"', "", "plc.kind"),
+    ('kind = "frames"', 'kind = "frame"', "'frames'"), ("threads = 1", "threads = -1", "line.threads"),
 ])
 def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, lineside, old, new, words):
     line = rig()
@@ -203,7 +206,7 @@ def test_a_journal_that_cannot_be_written_stops_the_start(rig):
 def test_the_ledger_is_printed_for_people_too(rig):
     line = rig()
     plc = line.plc(5)
-    out = subprocess.run([*LINESIDE, "run", str(line.folder / "line.toml"), "--parts", "5"], capture_output=True, text=True, timeout=60,
-                         env={**os.environ, "COLUMNS": "100"}).stdout
+    out = subprocess.run([*LINESIDE, "run", str(line.folder / "line.toml"), "--parts", "5"], capture_output=True,
+                         text=True, timeout=60, env={**os.environ, "COLUMNS": "100"}).stdout
     finish(plc)
     assert "triggers" in out and "│ 5 " in out and "journal.db" in out

@@ -10,7 +10,8 @@ from edge.tools.check import Budget, Stage, advice
 
 
 def budget(infer: float, *, available: float = 100, lead: float = 100, rate: float | None = None) -> Budget:
-    stages = [Stage("grab", [1.0] * 1000), Stage("infer", [infer / 2] * 500 + [infer] * 500), Stage("wire", [4.0], per_part=False)]
+    stages = [Stage("grab", [1.0] * 1000), Stage("infer", [infer / 2] * 500 + [infer] * 500),
+              Stage("wire", [4.0], per_part=False)]
     return Budget(stages, available, 5 + infer, lead, 26, 1 + infer, rate)
 
 
