@@ -1,6 +1,4 @@
-"""``lineside render``, ``plc-simulator``, ``demo`` and ``simulate``: a line to try without hardware, and its behaviour
-under faults.
-"""
+"""``lineside render``, ``plc-simulator``, ``demo`` and ``simulate``: a line without hardware, and one with faults."""
 
 from __future__ import annotations
 

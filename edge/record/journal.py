@@ -108,8 +108,7 @@ class Journal:
         self._thread.start()
 
     def add_run(self, line: str, bundle: Path, graph_sha256: str, threshold: float) -> int:
-        """Enter a bundle that goes live as a row of ``runs``; returns its number. Any thread: it has a connection of
-        its own.
+        """Enter a bundle that goes live as a row of ``runs``; returns its number. Any thread may call it.
 
         Raises InputError when it cannot be written.
         """

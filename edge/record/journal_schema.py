@@ -34,8 +34,9 @@ VERSION = len(MIGRATIONS)  # kept in SQLite's ``user_version``
 
 
 def migrate(database: sqlite3.Connection, name: str) -> None:
-    """Bring a journal to `VERSION`, all of it or nothing. The connection is in autocommit mode; name: of the file, for
-    messages.
+    """Bring a journal to `VERSION`, in one transaction.
+
+    database: in autocommit mode. name: of the file, for messages.
 
     Raises InputError for a journal of a newer version, sqlite3.Error where it cannot be written.
     """

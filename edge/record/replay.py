@@ -73,8 +73,7 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, verdicts
-        alone.
+        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, only verdicts.
 
         What cannot be compared makes a session unequal, unless the session is known to be incomplete.
         """
@@ -125,8 +124,9 @@ def _entry(line: str) -> dict[str, Any]:
 
 def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None,
            progress: Progress) -> Replay:
-    """Replay a session. bundle: another bundle, to see what it would have decided. precision, backend: as recorded
-    unless given.
+    """Replay a session.
+
+    bundle: another bundle, to see what it would have decided. precision, backend: as recorded unless given.
 
     Raises InputError, BundleError or EngineError.
     """

@@ -17,9 +17,7 @@ WIDTH = 900  # px for each part
 
 
 def draw_differences(drawn: Sequence[tuple[Difference, Frame, Inspection]]) -> NDArray[np.uint8]:
-    """Each part with its map and blobs as they are now and the recorded verdict, two side by side: uint8 RGB ``[H, W,
-    3]``.
-    """
+    """Draw each part with its map and blobs now and its recorded verdict, two in a row: uint8 RGB ``[H, W, 3]``."""
     cells = [_cell(*one) for one in drawn]
     height = max(cell.shape[0] for cell in cells)
     cells = [np.pad(cell, ((0, height - cell.shape[0] + 12), (0, 12), (0, 0)), constant_values=255) for cell in cells]

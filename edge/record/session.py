@@ -66,9 +66,7 @@ def check_format(folder: Path, about: Any) -> dict[str, Any]:
 
 
 class TapeWriter:
-    """Writes line control's tape, which comes through a pipe: the process that must be on time never waits for the
-    disk.
-    """
+    """Writes line control's tape, which comes through a pipe: line control itself never waits for the disk."""
 
     def __init__(self, folder: Path, trouble: Callable[[str], None]) -> None:
         """trouble: is told once why the tape is not complete. Raises InputError where it cannot be written at all."""

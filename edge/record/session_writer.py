@@ -34,9 +34,7 @@ KNOWN = 1024  # newest frames that a verdict may refer to
 
 
 def write_frame(path: Path, frame: Frame) -> None:
-    """Write a frame, uint8 ``[H, W, C]`` in RGB or grey, as an uncompressed TIFF: lossless, quick, and readable by
-    every viewer.
-    """
+    """Write a frame, uint8 ``[H, W, C]``, RGB or grey, as an uncompressed TIFF: lossless, quick, and easy to view."""
     ordered = frame if frame.shape[2] == 1 else cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
     done, data = cv2.imencode(".tif", ordered, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     if not done:

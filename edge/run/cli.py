@@ -68,8 +68,7 @@ def clear(line: RUNNING, as_json: ANSWER_AS_JSON = False) -> None:
 
 @app.command()
 def challenge(line: RUNNING, as_json: ANSWER_AS_JSON = False) -> None:
-    """Have a running line prove that the next part, which is known to be bad, is rejected, ejected, and seen to leave.
-    """
+    """Have a running line prove that the next part, which is known to be bad, is rejected and seen to be ejected."""
     _command(line, "challenge", as_json)
 
 

@@ -1,6 +1,4 @@
-"""Commands to a running line: `lineside reload`, `clear` and `challenge`, over a socket in the folder of the line's
-journal.
-"""
+"""Commands to a running line (`lineside reload`, `clear`, `challenge`) over a socket beside the line's journal."""
 
 from __future__ import annotations
 

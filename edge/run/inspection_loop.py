@@ -1,5 +1,4 @@
-"""The inspection loop: a matched frame goes through the engine, gets a verdict, and the verdict goes to line control.
-"""
+"""The inspection loop: a matched frame goes through the engine, and its verdict goes to line control."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The bundle that a line inspects with: loading it, checking it before it goes live, and replacing it while the line
-runs.
-"""
+"""The bundle that a line inspects with: loading it, checking it before it goes live, and replacing it."""
 
 from __future__ import annotations
 
@@ -48,8 +46,9 @@ class BundleLoader:
         self._line, self._precision, self._backend, self._make_inspector = line, precision, backend, make_inspector
 
     def load(self, file: LineFile, last_frame: Frame | None = None) -> Loaded:
-        """Load and warm up the bundle, and check it on its golden parts. last_frame: a camera frame that it must be
-        able to take.
+        """Load and warm up the bundle, and check it on its golden parts.
+
+        last_frame: a camera frame that it must be able to take.
 
         Raises BundleError, EngineError or InputError where it must not go live.
         """

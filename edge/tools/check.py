@@ -91,9 +91,7 @@ class Budget:
 
     @property
     def highest_speed(self) -> float:
-        """The highest safe speed of the belt, as a multiple of today's, with the same pitch of parts and way to the
-        ejector.
-        """
+        """The highest safe speed of the belt, as a multiple of today's, at the same pitch of parts."""
         by_travel = (self.available + self.lead) / (self.needed + self.lead)
         return by_travel if self.rate is None else min(by_travel, self.highest_rate / self.rate)
 

@@ -87,7 +87,7 @@ def _print_budget(line: str, budget: Budget, speed: float | None, changes: list[
 @app.command()
 def doctor(
     gpu_report: Annotated[Path | None, typer.Option(
-        metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an archive of it to DIR.")] = None,
+        metavar="DIR", help="Also run the tests and benchmarks that need a GPU, and write an archive to DIR.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Say what this machine can do, what is missing, and what to do about it."""
