@@ -33,7 +33,7 @@ def outcome(part: int, verdict: Verdict = Verdict.REJECT, cause: Cause | None = 
 
 @pytest.fixture
 def opened(tmp_path):
-    """Opens a journal that takes parts; ``alarms`` of it has what it told about failing."""
+    """Opens a journal that takes parts; its ``alarms`` are what it reported about failing."""
     def make(**options) -> Journal:
         alarms: list[str | None] = []
         made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, failing=alarms.append, **options)

@@ -101,17 +101,17 @@ def frame(trigger: int, **fields: Any) -> CameraFrame:
 def line():
     """A loop and what it works with: ``run(count)`` turns it."""
     parts: tuple[Any, ...] = (Camera(), Engine(), Control())
-    (camera, engine, control), told = parts, list[str]()
+    (camera, engine, control), shown = parts, list[str]()
     sections = [FolderSection(kind="folder", path="frames")]
     live: Any = SimpleNamespace(current=Live(engine, 0.5, 1), last_frame=None, exchange=lambda finish: None)
-    frames = MatchedFrames(camera, sections, NullRecorder(), told.append)
-    loop = InspectionLoop(frames, 1, live, control, NullRecorder(), Faults(control), budget=0.5, tell=told.append)
+    frames = MatchedFrames(camera, sections, NullRecorder(), shown.append)
+    loop = InspectionLoop(frames, 1, live, control, NullRecorder(), Faults(control), budget=0.5, tell=shown.append)
 
     def run(count: int) -> None:
         for _ in range(count):
             loop.turn()
 
-    return SimpleNamespace(camera=camera, engine=engine, control=control, told=told, frames=frames, loop=loop,
+    return SimpleNamespace(camera=camera, engine=engine, control=control, shown=shown, frames=frames, loop=loop,
                            live=live, run=run)
 
 
@@ -140,7 +140,7 @@ def test_a_part_without_a_whole_frame_is_not_inspected(line, fields, cause, faul
     line.camera.frames = [frame(1, image=None, **fields)]
     line.run(1)
     assert line.control.verdicts == [(11, Verdict.UNINSPECTED, cause)] and line.control.faults == faults
-    assert line.told == ([fields["text"]] if not faults else [])
+    assert line.shown == ([fields["text"]] if not faults else [])
 
 
 def test_a_frame_that_does_not_fit_the_model_costs_its_part_alone(line):
@@ -148,7 +148,7 @@ def test_a_frame_that_does_not_fit_the_model_costs_its_part_alone(line):
     line.camera.frames = [frame(1, source="a.png"), frame(2)]
     line.run(3)
     assert line.control.verdicts == [(11, Verdict.UNINSPECTED, Cause.IMAGE), (12, Verdict.PASS, None)]
-    assert line.told == ["a.png: the frame is too small."] and not line.control.faults
+    assert line.shown == ["a.png: the frame is too small."] and not line.control.faults
 
 
 @pytest.mark.parametrize(("error", "text"), [

@@ -36,10 +36,10 @@ def test_a_killed_runtime_costs_the_parts_without_a_verdict_and_comes_back(rig):
     os.kill(children(line)["runtime"], signal.SIGKILL)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = check(made, ledger, summary)
-    assert line.returncode == 0 and "the runtime ended with SIGKILL and was restarted" in told
-    assert "Traceback" not in told
+    assert line.returncode == 0 and "the runtime ended with SIGKILL and was restarted" in messages
+    assert "Traceback" not in messages
     assert {row["cause"] for row in rows if row["verdict"] == "UNINSPECTED"} <= {"restart"}
     assert "late" not in ledger["causes"]
     passed = {row["part"] for row in rows if row["verdict"] == "PASS"}
@@ -60,10 +60,10 @@ def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_unin
     os.kill(pids["runtime"], signal.SIGCONT)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = check(made, ledger, summary)
     assert line.returncode == 0
-    assert "line control ended with SIGKILL and was restarted" in told and "Traceback" not in told
+    assert "line control ended with SIGKILL and was restarted" in messages and "Traceback" not in messages
     assert ledger["causes"].get("restart", 0) >= 1
     states = [(entry["t"], entry.get("state", "lost")) for entry in made.events("line_state", "heartbeat_lost")]
     ready = next(number for number, (_, state) in enumerate(states) if state in ("ready", "degraded"))
@@ -83,8 +83,8 @@ def test_a_process_that_dies_again_and_again_ends_the_line(rig):
         wait_for(lambda old=old: children(line).get("control", old) != old)
         old = children(line)["control"]
         os.kill(old, signal.SIGKILL)
-    _, told = finish(line)
-    assert line.returncode == 1 and "for the 6th time in 5 minutes: the line ends" in told, told
+    _, messages = finish(line)
+    assert line.returncode == 1 and "for the 6th time in 5 minutes: the line ends" in messages, messages
     plc.send_signal(signal.SIGTERM)
     assert finish(plc)[0]["escaped_ids"] == []
 
@@ -106,8 +106,8 @@ def test_when_the_supervisor_is_killed_the_others_end_and_the_next_run_writes_wh
     second = made.run()
     wait_for(lambda: len(made.rows()) > count + 5)
     second.send_signal(signal.SIGTERM)
-    _, told = finish(second)
-    assert second.returncode == 0, told
+    _, messages = finish(second)
+    assert second.returncode == 0, messages
     plc.send_signal(signal.SIGTERM)
     summary, _ = finish(plc)
     rows = made.rows()
@@ -128,9 +128,9 @@ def test_a_process_that_stands_still_lets_nothing_pass_uninspected(rig, name):
     os.kill(pid, signal.SIGCONT)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = made.rows()
-    assert line.returncode == 0, told
+    assert line.returncode == 0, messages
     assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows)
     assert summary["escaped_ids"] == [] and summary["wrong_part"] == 0
     assert ledger["uninspected"] >= 1
@@ -153,8 +153,8 @@ def test_a_challenge_is_passed_and_a_fault_stops_the_line_until_it_is_cleared(ri
     code, out, _ = lineside("clear", made.folder / "line.toml")
     assert code == 0 and "takes parts again" in out
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     check(made, ledger, summary)
     assert summary["faults"].get("5", 0) >= 1 and "fault" in summary["line_states_seen"]
-    assert "12 parts in a row were rejected" in told
+    assert "12 parts in a row were rejected" in messages
     assert lineside("challenge", made.folder / "line.toml")[0] == 2

@@ -41,10 +41,10 @@ def test_a_new_threshold_goes_live_between_two_parts_and_each_part_says_by_which
     code, out, err = lineside("reload", made.folder / "line.toml", "--json")
     assert code == 0, err
     assert f"threshold {value:.6g}" in json.loads(out)["text"]
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     summary, _ = finish(plc)
     reconcile(ledger, summary, made.rows())
-    assert "is live" in told
+    assert "is live" in messages
     runs = made.query("SELECT run, threshold FROM runs ORDER BY run")
     assert [run["threshold"] for run in runs] == [pytest.approx(value / 1.5), pytest.approx(value)]
     rows = made.rows()
@@ -56,7 +56,7 @@ def test_a_new_threshold_goes_live_between_two_parts_and_each_part_says_by_which
     assert not socket_path(made.folder / "journal.db", made.folder / "line.toml").exists()
 
 
-def test_a_spoilt_bundle_does_not_go_live_and_the_line_goes_on(rig, lineside):
+def test_a_faulty_bundle_does_not_go_live_and_the_line_goes_on(rig, lineside):
     made = rig(loop=True)
     plc = made.plc(45, 10)
     line = made.run("--parts", "45")
@@ -86,7 +86,7 @@ def with_new_seal(bundle) -> None:
     write_threshold(bundle, old, loaded.graph_sha256("fp32"), loaded.decision.rule_sha256(bundle))
 
 
-def test_a_spoilt_bundle_does_not_start(rig):
+def test_a_faulty_bundle_does_not_start(rig):
     made = rig()
     spoil(made.folder / "bundle")
     with_new_seal(made.folder / "bundle")
@@ -97,7 +97,7 @@ def test_a_spoilt_bundle_does_not_start(rig):
     assert not (made.folder / "journal.db").exists()
 
 
-def test_a_line_runs_in_int8_and_a_spoilt_graph_of_it_does_not_go_live(tmp_path, bundle_of, cloth, lineside):
+def test_a_line_runs_in_int8_and_a_faulty_graph_of_it_does_not_go_live(tmp_path, bundle_of, cloth, lineside):
     (tmp_path / "line").mkdir()
     made = Rig(tmp_path / "line", bundle_of, cloth / "test", loop=True)
     try:
@@ -114,10 +114,10 @@ def test_a_line_runs_in_int8_and_a_spoilt_graph_of_it_does_not_go_live(tmp_path,
         code, _, err = lineside("reload", made.folder / "line.toml")
         assert code == 2 and "golden part 0" in err and "in int8 on openvino" in err
         assert "the old bundle stays live" in err
-        ledger, told = finish(line)
+        ledger, messages = finish(line)
         summary, _ = finish(plc)
         reconcile(ledger, summary, made.rows())
-        assert "is ready in int8" in told and ledger["uninspected"] == 0
+        assert "is ready in int8" in messages and ledger["uninspected"] == 0
         limit = load_bundle(bundle_of).calibrated_threshold("int8", "openvino").value
         assert [run["threshold"] for run in made.query("SELECT threshold FROM runs")] == [pytest.approx(limit)]
     finally:
@@ -151,7 +151,7 @@ def test_a_line_that_was_killed_leaves_no_socket_in_the_way(rig, lineside):
     assert finish(again)[0]["triggers"] > 0
 
 
-def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_told(tmp_path):
+def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_reported(tmp_path):
     deep = tmp_path / ("folder" * 20)
     deep.mkdir()
     journal, line = deep / "journal.db", deep / "line.toml"
