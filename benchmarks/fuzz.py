@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Feed random and mutated bytes to each decoder of the `frames` protocol, the line's and the simulated PLC's.
 
-After each string comes one good frame. Exit code 1 if a decoder raises, finds a frame that was not sent (a false reject is one), or does
-not find the good frame.
+After each string comes one good frame. Exit code 1 if a decoder raises, finds a frame that was not sent (a false reject
+is one), or does not find the good frame.
 
     benchmarks/fuzz.py --strings 1000000
 """
@@ -20,29 +20,28 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.plc.wire import PLC_CODES, Decoder
-from edge.plc.wire import Frame as LineFrame
+from edge.plc.wire import PLC_CODES, Decoder, Message
 from simulation.plc.wire import CODES, FROM_LINE, Frame, Reader
 
-BORROWED = b"L"  # a frame that lost just this last byte of its borrows the next frame's first: docs/plc-frames.md, Resynchronising
+BORROWED = b"L"  # a message that lost its last byte may take the next one's first: docs/plc-frames.md, Resynchronising
 
 
 def line_frame(draw: random.Random) -> bytes:
-    """A frame that a PLC sends."""
+    """A random message of a PLC."""
     kind = draw.choice(list(PLC_CODES))
-    return LineFrame(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
-                     draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
+    return Message(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16),
+                     draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 
 def plc_frame(draw: random.Random) -> bytes:
-    """A frame that the line sends, as the simulated PLC spells it."""
+    """A random message of the line, by the simulated PLC's codec."""
     kind = draw.choice(sorted(FROM_LINE))
-    return Frame(kind, draw.choice(sorted(CODES[kind])[:10]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
-                 draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
+    return Frame(kind, draw.choice(sorted(CODES[kind])[:10]), draw.getrandbits(16), draw.getrandbits(16),
+                 draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
-    """The bytes with one to eight of them turned, lost, doubled or put in, or cut short."""
+    """The bytes with one to eight of them changed, lost, doubled or inserted, or with their end cut off."""
     changed = bytearray(data)
     for _ in range(draw.randint(1, 8)):
         if not changed:
@@ -62,7 +61,10 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def strings(make: Callable[[random.Random], bytes], draw: random.Random) -> tuple[bytes, list[bytes], list[bytes]]:
-    """Random bytes, a mutated frame, or frames with mutated ones between them; then the whole frames in it, and all that it was made of."""
+    """Random bytes, a mutated message, or messages with mutated ones between them.
+
+    Also returns the whole messages, and all parts.
+    """
     kind = draw.randrange(3)
     if kind == 0:
         return draw.randbytes(draw.randint(0, 80)), [], []
@@ -76,11 +78,13 @@ def strings(make: Callable[[random.Random], bytes], draw: random.Random) -> tupl
     return data, whole, made
 
 
-def fuzz(decoder: Any, make: Callable[[random.Random], bytes], count: int, seed: int, progress: Callable[[int], None] = lambda _: None,
+def fuzz(decoder: Any, make: Callable[[random.Random], bytes], count: int, seed: int,
+         progress: Callable[[int], None] = lambda _: None,
          encode: Callable[[Any], bytes] = lambda frame: frame.encode()) -> dict[str, int]:
-    """Feed ``count`` strings; returns counts of what was fed and of what went wrong."""
+    """Feed ``count`` strings. Returns counts of what was fed and of what went wrong."""
     draw = random.Random(seed)
-    result = {"strings": count, "bytes": 0, "frames": 0, "exceptions": 0, "false_frames": 0, "lost_frames": 0, "borrowed": 0}
+    result = {"strings": count, "bytes": 0, "frames": 0, "exceptions": 0, "false_frames": 0, "lost_frames": 0,
+              "borrowed": 0}
     for number in range(count):
         data, whole, made = strings(make, draw)
         good = make(draw)
@@ -98,7 +102,7 @@ def fuzz(decoder: Any, make: Callable[[random.Random], bytes], count: int, seed:
         borrowed = any(frame not in [*whole, good] and frame.endswith(BORROWED) for frame in got)
         result["borrowed" if borrowed else "lost_frames"] += missing
         if missing:
-            decoder.feed(bytes(24))  # what was begun is over
+            decoder.feed(bytes(24))  # ends a message that was begun
         if number % 1000 == 999:
             progress(number + 1)
     return result
@@ -114,7 +118,8 @@ def main() -> int:
     with Progress(console=Console(stderr=True)) as bar:
         for name, decoder, make in (("line", Decoder(), line_frame), ("plc", Reader(), plc_frame)):
             task = bar.add_task(f"decoder of the {name}", total=arguments.strings)
-            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, lambda n, t=task: bar.update(t, completed=n))
+            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, lambda n,
+                                 t=task: bar.update(t, completed=n))
     good = not any(result[key] for result in results.values() for key in ("exceptions", "false_frames", "lost_frames"))
     if arguments.json:
         print(json.dumps({"decoders": results, "passed_all": good}))

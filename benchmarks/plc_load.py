@@ -1,4 +1,4 @@
-"""A real `lineside run` under load, for the benchmarks: its line file, its processes, and a PLC that triggers as fast as it is asked to."""
+"""A real `lineside run` under load, for benchmarks: line file, processes, and a PLC that triggers as fast as wanted."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from edge.images.frames import Frame as Image
 from edge.inspection.golden import read_golden
 from simulation.plc.wire import Frame, Kind, Reader
 
-BEAT = 0.050  # s
-START = 120.0  # s that a line may take to become ready
+BEAT = 0.050  # s between the PLC's heartbeats
+START = 120.0  # s for a line to become ready
 TRAVEL_MS, LEAD_MS = 1000, 100
 LINE = """
 [line]
@@ -59,13 +59,13 @@ preload = true
 
 
 def enough(rate: float, budget_ms: float = TRAVEL_MS - LEAD_MS) -> int:
-    """How many parts may wait for their verdicts so that a line of that rate is full, and none is late."""
+    """How many parts may wait for their verdicts so that a line at that rate is full and no part is late."""
     return max(6, min(24, int(0.4 * rate * budget_ms / 1000)))
 
 
 @dataclass
 class Load:
-    """What the PLC saw. Moments are s of time.monotonic."""
+    """What the PLC measured. Moments are s of time.monotonic."""
 
     verdicts: list[float] = field(default_factory=list)  # when each came
     waits: list[float] = field(default_factory=list)  # ms from the trigger's first byte to the verdict's last
@@ -73,13 +73,13 @@ class Load:
     refused: int = 0
 
     def rate(self, skip: float = 0.2) -> float:
-        """Verdicts a second, without the first ``skip`` of them."""
+        """Verdicts a second, without the first ``skip`` verdicts."""
         rest = self.verdicts[int(len(self.verdicts) * skip):]
         return (len(rest) - 1) / (rest[-1] - rest[0])
 
     @property
     def inspected(self) -> bool:
-        """Whether each part was."""
+        """Whether each part was inspected."""
         return not self.refused and all(code in (0, 1) for code in self.codes)
 
 
@@ -91,15 +91,15 @@ class RunningLine:
         self.ready_after = 0.0  # s from the start to the first heartbeat that says ready
         self._port, self._reader, self._began = port, Reader(), time.monotonic()
         self._beat, self._part, self._sequence = 0.0, 0, 0
-        self._out = bytearray()  # goes out in one piece: each write wakes the line
+        self._out = bytearray()  # sent in one piece, since each write wakes the line
         self._state = 0
-        self.figures: dict[str, Any] = {}  # what the line says at its end
+        self.figures: dict[str, Any] = {}  # what the line prints at its end
 
     def _send(self, kind: Kind, sequence: int = 0, part: int = 0, code: int = 0) -> None:
         self._out += Frame(kind, code, 7, sequence, part, 0, int(1000 * (time.monotonic() - self._began))).encode()
 
     def _turn(self, timeout: float) -> Iterator[tuple[Frame, float]]:
-        """Keep the line's link alive, acknowledge commands, and give what came in with its moment."""
+        """Keep the link alive and acknowledge commands. Yields each message that came in, and when it came."""
         now = time.monotonic()
         if now >= self._beat or (self._out and now >= self._beat - BEAT / 2):
             self._send(Kind.PLC_HEARTBEAT, code=1)
@@ -118,7 +118,7 @@ class RunningLine:
                 yield frame, at
 
     def wait_until_ready(self) -> None:
-        """Until the line takes parts."""
+        """Wait until the line takes parts."""
         while self._state not in (2, 3):
             if self.process.poll() is not None or time.monotonic() - self.started > START:
                 raise InputError(f"the line did not start: {self.process.communicate()[1].strip()}")
@@ -127,7 +127,7 @@ class RunningLine:
         self.ready_after = time.monotonic() - self.started
 
     def play(self, parts: int, *, outstanding: int = 0, rate: float = 0.0) -> Load:
-        """Trigger parts: ``rate`` a second, or always the next one when fewer than ``outstanding`` wait for their verdicts."""
+        """Trigger parts: ``rate`` a second, or whenever fewer than ``outstanding`` parts wait for their verdicts."""
         load, sent, first = Load(), dict[int, float](), self._part
         begin, deadline = time.monotonic(), time.monotonic() + 600
         while len(load.verdicts) + load.refused < parts and time.monotonic() < deadline:
@@ -153,16 +153,18 @@ class RunningLine:
     def resident_mb(self) -> dict[str, float]:
         """Resident memory of each process of the line, MB."""
         found: dict[str, float] = {}
-        family = [self.process.pid, *map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split())]
-        for pid in family:
+        line = self.process.pid
+        children = Path(f"/proc/{line}/task/{line}/children").read_text().split()
+        for pid in [line, *map(int, children)]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            name = "supervisor" if pid == self.process.pid else "control" if "edge.line_control.process" in words else "runtime"
+            child = "control" if "edge.line_control.process" in words else "runtime"
+            name = "supervisor" if pid == line else child
             status = Path(f"/proc/{pid}/status").read_text()
             found[name] = int(status.split("VmRSS:")[1].split()[0]) / 1024
         return found
 
     def end(self) -> None:
-        """Stop the line; ``figures`` has what it printed."""
+        """Stop the line and keep what it printed in ``figures``."""
         self.process.send_signal(signal.SIGTERM)
         while self.process.poll() is None:
             for _ in self._turn(0.05):
@@ -174,28 +176,38 @@ class RunningLine:
 
 
 def golden_frames(bundle: Bundle) -> list[Image]:
-    """The good ones among a bundle's golden parts, with the channels that its camera has, as large as the largest that was fitted on."""
+    """The good golden parts of a bundle as camera frames: with the camera's channels, in the largest size that was
+    fitted on.
+    """
     parts, frames, _ = read_golden(bundle)
-    channels, size = 3 if bundle.card.frames.colour else 1, (bundle.card.frames.max_width, bundle.card.frames.max_height)
-    frames = [frame if frame.shape[1::-1] == size else np.asarray(np.atleast_3d(cv2.resize(frame, size)), np.uint8) for frame in frames]
+    channels = 3 if bundle.card.frames.colour else 1
+    size = (bundle.card.frames.max_width, bundle.card.frames.max_height)
+    frames = [frame if frame.shape[1::-1] == size else np.asarray(np.atleast_3d(cv2.resize(frame, size)), np.uint8)
+              for frame in frames]
     return [np.repeat(frame, channels // frame.shape[2], axis=2) if frame.shape[2] < channels else frame
             for part, frame in zip(parts, frames, strict=True) if part.kind == "good"]
 
 
 def mosaics(frames: list[Image], rows: int, columns: int) -> list[Image]:
-    """As many frames, each mirrored again and again, so that it has no seams: just as large as so many tiles that overlap by an eighth."""
+    """Large frames: each is a frame mirrored repeatedly, without seams, as large as rows x columns tiles that overlap
+    by an eighth.
+    """
     height, width = frames[0].shape[:2]
     size = (height * rows - height // OVERLAP * (rows - 1), width * columns - width // OVERLAP * (columns - 1))
     made = []
     for frame in frames:
-        wall = [np.concatenate([frame[::-1 if row % 2 else 1, ::-1 if column % 2 else 1] for column in range(columns)], axis=1)
+        wall = [np.concatenate([frame[::-1 if row % 2 else 1, ::-1 if column % 2 else 1] for column in range(columns)],
+                               axis=1)
                 for row in range(rows)]
         made.append(np.ascontiguousarray(np.concatenate(wall)[:size[0], :size[1]]))
     return made
 
 
 def tiled_copy(folder: Path, out: Path) -> Path:
-    """A bundle that sees tiles of its golden frames' size, with its thresholds and precisions as they were: for speed, not for verdicts."""
+    """A copy of a bundle that inspects in tiles of its golden frames' size.
+
+    Thresholds stay as they are: for speed, not for verdicts.
+    """
     shutil.copytree(folder, out)
     height, width = golden_frames(load_bundle(folder))[0].shape[:2]
     before = read_decision(out)
@@ -211,13 +223,14 @@ def tiled_copy(folder: Path, out: Path) -> Path:
 
 
 @contextmanager
-def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto", threads: int = 0,
-                 mode: str = "throughput", cameras: int = 1, pictures: bool = True,
+def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: str = "auto", backend: str = "auto",
+                 threads: int = 0, mode: str = "throughput", cameras: int = 1, pictures: bool = True,
                  travel_ms: int = TRAVEL_MS, lead_ms: int = LEAD_MS) -> Iterator[RunningLine]:
-    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It is ready, and it is
-    stopped at the end.
+    """Run a line on a bundle's own good golden frames, or on ``frames``, from memory; so many cameras see the same. It
+    is ready, and it is stopped at the end.
 
-    pictures: False for frames that are nearly all rejected, as those of no line are, so that their pictures do not take the time.
+    pictures: False for frames that are nearly all rejected, as those of no line are, so that their pictures do not take
+    the time.
     """
     near, far = os.openpty()
     tty.setraw(far)
@@ -227,12 +240,13 @@ def running_line(bundle: Path, *, frames: list[Image] | None = None, precision: 
         (folder / "frames").mkdir()
         for number, frame in enumerate(frames or golden_frames(load_bundle(bundle))):
             write_image(folder / "frames" / f"{number:04}.png", np.ascontiguousarray(frame))
-        (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads, mode=mode,
-                                                      cameras=cameras * CAMERA, travel=travel_ms, lead=lead_ms,
-                                                      pictures="rejects" if pictures else "none"))
+        (folder / "line.toml").write_text(LINE.format(bundle=bundle.resolve(), port=os.ttyname(far), threads=threads,
+                                                      mode=mode, cameras=cameras * CAMERA, travel=travel_ms,
+                                                      lead=lead_ms, pictures="rejects" if pictures else "none"))
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend", backend, "--json"],
+            [sys.executable, "-m", "lineside", "run", str(folder / "line.toml"), "--precision", precision, "--backend",
+             backend, "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = RunningLine(process, near, folder, started)
         try:

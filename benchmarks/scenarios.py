@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Run the scenarios of benchmarks/scenarios, all or those named, and say which of them reconcile. Exit code 1 unless all do.
+"""Run the scenarios of benchmarks/scenarios, all or those named, and report which of them reconcile. Exit code 1 unless
+all do.
 
     benchmarks/scenarios.py                            # all, about half a minute each
     benchmarks/scenarios.py kill-runtime frames
@@ -23,9 +24,10 @@ FOLDER = Path(__file__).with_name("scenarios")
 
 
 def run(path: Path, out: Path) -> dict[str, object]:
-    """Run one scenario in a process of its own; its figures."""
+    """Run one scenario in a process of its own. Returns its figures."""
     began = time.monotonic()
-    process = subprocess.run([sys.executable, "-m", "lineside", "simulate", str(path), "--out", str(out / path.stem), "--json"],
+    process = subprocess.run([sys.executable, "-m", "lineside", "simulate", str(path), "--out", str(out / path.stem),
+                              "--json"],
                              capture_output=True, text=True, cwd=FOLDER.parents[1])
     report = json.loads(process.stdout) if process.stdout.strip().startswith("{") else {}
     return {"scenario": path.stem, "exit_code": process.returncode, "seconds": round(time.monotonic() - began, 1),
@@ -40,7 +42,8 @@ def cells(result: dict[str, object]) -> list[str]:
         return [str(result["scenario"]), *["-"] * 6, f"[red]{result['message']}"]
     names = ("triggers", "passed", "rejected", "uninspected")
     causes = ", ".join(f"{cause} {count}" for cause, count in report.get("causes", {}).items())
-    said = [f"{f['rule']}{'' if f['part'] is None else ' of part ' + str(f['part'])}: {f['text']}" for f in report.get("failures", [])]
+    said = [f"{f['rule']}{'' if f['part'] is None else ' of part ' + str(f['part'])}: {f['text']}"
+            for f in report.get("failures", [])]
     return [str(result["scenario"]), *(str(report[name]) for name in names), causes, str(result["seconds"]),
             "reconciles" if result["exit_code"] == 0 else f"[red]{len(said)}: {said[0] if said else result['message']}"]
 
@@ -54,7 +57,8 @@ def main() -> int:
     arguments = parser.parse_args()
     paths = [FOLDER / f"{name}.toml" for name in arguments.names] or sorted(FOLDER.glob("*.toml"))
     if missing := [path for path in paths if not path.exists()]:
-        print(f"no scenario {missing[0].stem}; there are " + ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml"))), file=sys.stderr)
+        print(f"no scenario {missing[0].stem}; there are " + ", ".join(sorted(p.stem for p in FOLDER.glob("*.toml"))),
+              file=sys.stderr)
         return 2
     results = []
     with tempfile.TemporaryDirectory(prefix="lineside-scenarios-") as folder:
@@ -64,7 +68,8 @@ def main() -> int:
     if arguments.json:
         print(json.dumps(results))
     else:
-        table = Table("scenario", "triggers", "passed", "rejected", "uninspected", "causes", "s", "result", title="Scenarios")
+        table = Table("scenario", "triggers", "passed", "rejected", "uninspected", "causes", "s", "result",
+                      title="Scenarios")
         for result in results:
             table.add_row(*cells(result))
         Console().print(table)

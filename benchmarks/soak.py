@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Play a folder through `lineside run` against the PLC simulator and prove that nothing was lost, doubled, late or judged otherwise.
+"""Play a folder through `lineside run` against the PLC simulator, and check that no part was lost, doubled, late or
+judged differently.
 
-Compares the journal with the PLC's log part by part and with `lineside inspect` image by image, and resident memory at the end with
-that after 1,000 parts. Exit code 1 if anything differs.
+Compares the journal with the PLC's log part by part and with `lineside inspect` image by image, and resident memory at
+the end with that after 1,000 parts. Exit code 1 if anything differs.
 
     benchmarks/soak.py --bundle simulation/demo_bundle                        # 5,000 rendered parts at 25 a second
     benchmarks/soak.py --bundle leather-bundle --frames leather/test --rate 4      # all images of a folder, once
@@ -49,14 +50,14 @@ pictures = "none"
 
 
 def resident_mb(pid: int) -> float:
-    """VmRSS of a process and of those that it started, in MB."""
+    """VmRSS of a process and its children, in MB."""
     started = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     status = [Path(f"/proc/{number}/status").read_text() for number in [pid, *started]]
     return sum(int(text.split("VmRSS:")[1].split()[0]) for text in status) / 1024
 
 
 def watch(pid: int, journal: Path, samples: list[tuple[int, float]], done: threading.Event, report) -> None:
-    """Sample (parts journalled, resident MB) twice a second."""
+    """Sample (parts in the journal, resident MB) twice a second."""
     while not done.wait(0.5):
         try:
             database = sqlite3.connect(f"file:{journal}?mode=ro", uri=True)
@@ -91,7 +92,7 @@ def main() -> int:
 
 
 def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
-    """Render (or take) frames, run line and PLC, compare."""
+    """Render frames unless there are some, run line and PLC, and compare."""
     frames = arguments.frames
     with Progress(console=Console(stderr=True)) as bar:
         if frames is None:
@@ -144,17 +145,21 @@ def soak(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     last = samples[-1][1] if samples else None
     growth = None if not early or last is None else last / early[0] - 1
     result = {
-        "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"], "uninspected": ledger["uninspected"],
-        "causes": ledger["causes"], "lost": parts - len(rows), "doubled": len(rows) - len({row[0] for row in rows}),
+        "triggers": ledger["triggers"], "passed": ledger["passed"], "rejected": ledger["rejected"],
+        "uninspected": ledger["uninspected"], "causes": ledger["causes"], "lost": parts - len(rows),
+        "doubled": len(rows) - len({row[0] for row in rows}),
         "late": summary["late_verdicts"] + summary["missed"] + summary["wrong_part"] + ledger["late_verdicts"],
         "ejected_as_expected": expected_ids == sorted(summary["ejected_ids"]), "otherwise_than_inspect": otherwise,
-        "reject_lateness_ms": summary["reject_lateness_ms"], "latency_ms": ledger["latency_ms"], "realtime": ledger["realtime"],
-        "resident_mb_after_1000": early[0] if early else None, "resident_mb_at_end": last, "growth": growth,
-        "plc_own_lateness_ms": summary["own_lateness_ms"], "wire": ledger["wire"],
+        "reject_lateness_ms": summary["reject_lateness_ms"], "latency_ms": ledger["latency_ms"],
+        "realtime": ledger["realtime"], "resident_mb_after_1000": early[0] if early else None,
+        "resident_mb_at_end": last, "growth": growth, "plc_own_lateness_ms": summary["own_lateness_ms"],
+        "wire": ledger["wire"],
     }
     result["passed_all"] = (
-        result["triggers"] == result["passed"] + result["rejected"] + result["uninspected"] == len(rows) == summary["triggers"] == parts
-        and not result["lost"] and not result["doubled"] and not result["late"] and result["ejected_as_expected"] and not otherwise
+        result["triggers"] == result["passed"] + result["rejected"] + result["uninspected"] == len(rows)
+        == summary["triggers"] == parts
+        and not result["lost"] and not result["doubled"] and not result["late"] and result["ejected_as_expected"]
+        and not otherwise
         and (growth is None or growth <= 0.05))
     return result
 

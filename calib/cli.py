@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from edge.engines.backends import BACKEND_HELP
+from edge.engines.options import BACKEND
 
 app = typer.Typer()
-BACKEND = Annotated[str, typer.Option(metavar="BACKEND", help=BACKEND_HELP)]
 
 
 @app.command()

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs Lineside as a service on an industrial PC or a Jetson (Debian or Ubuntu), from this checkout.
+# Installs Lineside as a service on an industrial PC or a Jetson (Debian or Ubuntu) from this checkout.
 #
 #   sudo deploy/install.sh             everything: packages, user, virtual environment, unit, rules
-#   deploy/install.sh --root DIR       only the files, into DIR (to look at them, or for an image)
+#   deploy/install.sh --root DIR       only the files, into DIR (to inspect them, or for an image)
 #   sudo deploy/install.sh --no-gpu    without TensorRT and PyCUDA, also where there is a GPU
 #
 # Run it again to update. Line files in /etc/lineside, journals in /var/lib/lineside and plans in /var/cache/lineside stay as they are.
@@ -32,7 +32,7 @@ if [ -n "$root" ]; then
     exit 0
 fi
 
-[ "$(id -u)" = 0 ] || fail "has to run as root; run: sudo $0"
+[ "$(id -u)" = 0 ] || fail "must run as root; run: sudo $0"
 command -v apt-get >/dev/null || fail "expected Debian or Ubuntu with apt-get"
 jetson=no
 [ -e /etc/nv_tegra_release ] && jetson=yes
@@ -44,7 +44,7 @@ fi
 [ -z "$(systemctl list-units --state=active --no-legend 'lineside@*' 2>/dev/null)" ] || fail "a line is running; stop it first: systemctl stop 'lineside@*'"
 apt-get update -q
 packages="python3 python3-venv python3-dev gcc g++"
-# On a Jetson TensorRT, and OpenCV with GStreamer, are the system's: no package index has ones that fit.
+# On a Jetson, TensorRT and OpenCV with GStreamer come from the system: no package index has builds that fit.
 [ "$jetson" = yes ] && packages="$packages python3-libnvinfer python3-opencv"
 # shellcheck disable=SC2086
 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages
@@ -62,7 +62,7 @@ venv=/opt/lineside/venv
 pip="$venv/bin/python -m pip install -q --disable-pip-version-check"
 if [ "$jetson" = yes ]; then
     python3 -m venv --clear --system-site-packages $venv
-    # All that pyproject.toml asks for but OpenCV, then the package without looking for that.
+    # The dependencies of pyproject.toml except OpenCV, then the package without its dependencies.
     $pip 'numpy>=1.26,<2' 'openvino>=2025.2' 'pydantic>=2.8' 'pyserial>=3.5' 'rich>=13' 'tomlkit>=0.13' 'typer>=0.15'
     $pip --no-deps "$here"
     [ "$gpu" = yes ] && PATH=/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda $pip 'pycuda>=2024.1'
@@ -75,7 +75,7 @@ else
     $pip "$here"
 fi
 
-# Links and cameras that need packages of their own; a line without them goes without.
+# Optional packages of some PLC links and cameras.
 $pip 'pymodbus>=3.10,<4' || echo "install: no pymodbus: no PLC link of kind \"modbus\"" >&2
 { DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends gir1.2-aravis-0.8 libgirepository1.0-dev libcairo2-dev pkg-config \
     && $pip 'PyGObject>=3.42,<3.51'; } || echo "install: no Aravis or PyGObject: no cameras of kind \"genicam\"" >&2

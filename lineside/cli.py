@@ -15,8 +15,6 @@ from calib.cli import app as calib
 from detectors.cli import app as detectors
 from edge.base.errors import EngineLostError, LinesideError
 from edge.cli import app as edge
-from edge.record.cli import app as session
-from edge.tools.camera_test.cli import app as cameras
 from export.cli import app as export
 from lineside import __version__
 from simulation.cli import app as simulation
@@ -25,7 +23,7 @@ app = typer.Typer(
     help="Inspect surfaces on a production line: fit on good images, export, calibrate, run.",
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )
-for part in (detectors, export, calib, edge, cameras, session, simulation):
+for part in (detectors, export, calib, edge, simulation):
     app.add_typer(part)
 
 

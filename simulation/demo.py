@@ -1,4 +1,5 @@
-"""The demo: a rendered web on a simulated belt, inspected by the packaged bundle, rejected over a pseudo serial port."""
+"""The demo: rendered cloth on a simulated belt, inspected with the packaged bundle, rejected over a pseudo serial port.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +20,13 @@ from edge.bundle.bundle import load_bundle
 from simulation.render.surface import Surface, render_sequence
 
 SURFACE_SEED = 7  # the product that the packaged bundle was fitted on
-FIRST_INDEX = 100_000  # on that product's web, far behind everything that was fitted or calibrated on
+FIRST_INDEX = 100_000  # parts from here on were used neither for fitting nor for calibration
 DEFECT_RATE = 0.15
 TRAVEL_MS = 500
 
 FIRST_LINE = "# The demo's line. Paths are relative to this file."
-WRITTEN = ("line.toml", "bundle", "parts", "plc", "plc.jsonl", "plc.txt", "summary.json", "journal.db", "journal.db-wal", "journal.db-shm",
-           "journal-pictures")
+WRITTEN = ("line.toml", "bundle", "parts", "plc", "plc.jsonl", "plc.txt", "summary.json", "journal.db",
+           "journal.db-wal", "journal.db-shm", "journal-pictures")
 
 LINE_FILE = FIRST_LINE + """
 [line]
@@ -53,17 +54,19 @@ pictures = "rejects"
 
 
 def prepare_demo(out: Path, bundle: Path | None, *, parts: int, seed: int) -> list[dict[str, Any]]:
-    """Write the rendered parts, a copy of the bundle and ``line.toml`` into ``out``; an older demo there is replaced.
+    """Write the rendered parts, a copy of the bundle and ``line.toml`` into ``out``; replaces an older demo there.
 
-    Returns a row for each part: part (0-based), file, label, defect_px. Raises InputError if ``out`` holds anything else.
+    Returns a row for each part: part (0-based), file, label, defect_px. Raises InputError if ``out`` holds anything
+    else.
     """
     source = (bundle or Path(str(files("simulation") / "demo_bundle"))).resolve()
     load_bundle(source).calibrated_threshold("fp32", "openvino")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         line_file = out / "line.toml"
         others = [path.name for path in out.iterdir() if path.name not in WRITTEN] if out.is_dir() else [out.name]
-        if others or not line_file.is_file() or not line_file.read_text().startswith(FIRST_LINE) or out.resolve() in source.parents:
-            raise InputError(f"{out} holds something that is no demo", got=", ".join(others[:3]) or None,
+        ours = line_file.is_file() and line_file.read_text().startswith(FIRST_LINE)
+        if others or not ours or out.resolve() in source.parents:
+            raise InputError(f"{out} holds something other than a demo", got=", ".join(others[:3]) or None,
                              expected="an empty folder, or an older demo", next="Give another --out.")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,8 +83,9 @@ def run_demo(out: Path, bundle: Path | None = None, *, parts: int, rate: float, 
     lineside = [sys.executable, "-m", "lineside"]
     with (out / "plc.txt").open("w") as plc_output:
         plc = subprocess.Popen(
-            [*lineside, "plc-simulator", "--port", str(out / "plc"), "--log", str(out / "plc.jsonl"), "--rate", str(rate),
-             "--parts", str(parts), "--travel-ms", str(TRAVEL_MS)], stdout=plc_output, stderr=subprocess.STDOUT)
+            [*lineside, "plc-simulator", "--port", str(out / "plc"), "--log", str(out / "plc.jsonl"), "--rate",
+             str(rate), "--parts", str(parts), "--travel-ms", str(TRAVEL_MS)], stdout=plc_output,
+             stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + 30
             while not (out / "plc").exists() and plc.poll() is None and time.monotonic() < deadline:
@@ -92,22 +96,23 @@ def run_demo(out: Path, bundle: Path | None = None, *, parts: int, rate: float, 
             if line.returncode == 0:
                 plc.wait(30)
         except subprocess.TimeoutExpired as error:
-            raise LinesideError("the demo's line did not come to its end", got=f"nothing for {error.timeout:.0f} s",
+            raise LinesideError("the demo's line did not end", got=f"nothing for {error.timeout:.0f} s",
                                 next=f"See {out / 'plc.txt'}.") from error
         finally:
             if plc.poll() is None:
                 plc.terminate()
                 plc.wait(10)
     if line.returncode != 0 or plc.returncode != 0:
-        raise LinesideError("the demo's line did not run to its end", got=f"exit code {line.returncode} of the line, "
-                            f"{plc.returncode} of the PLC simulator", next=f"See the messages above and {out / 'plc.txt'}.")
+        raise LinesideError("the demo's line failed", got=f"exit code {line.returncode} of the line, "
+                            f"{plc.returncode} of the PLC simulator",
+                            next=f"See the messages above and {out / 'plc.txt'}.")
     summary = summarise(out, json.loads(line.stdout), rows)
     write_text_safely(out / "summary.json", json.dumps(summary, indent=1) + "\n")
     return summary
 
 
 def summarise(out: Path, ledger: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Put the line's ledger, the PLC's log and the rendered truth side by side."""
+    """Compare the line's ledger, the PLC's log and the rendered truth."""
     with sqlite3.connect(out / "journal.db") as database:
         verdicts = dict(database.execute("SELECT part, verdict FROM parts"))
     database.close()
@@ -139,19 +144,23 @@ def print_demo(summary: dict[str, Any], out: Path) -> None:
 
     plc = summary["plc"]
     table = Table("", "line's ledger", "PLC's log", title="The demo's parts, counted on both sides of the wire")
-    told = plc["verdicts"]
+    verdicts = plc["verdicts"]
     table.add_row("triggers", str(summary["triggers"]), str(plc["triggers"]))
-    table.add_row("passed", str(summary["passed"]), str(told["pass"]))
-    table.add_row("rejected", str(summary["rejected"]), str(told["reject"]))
-    table.add_row("uninspected", str(summary["uninspected"]), str(told["uninspected_eject"] + told["uninspected_release"]))
+    table.add_row("passed", str(summary["passed"]), str(verdicts["pass"]))
+    table.add_row("rejected", str(summary["rejected"]), str(verdicts["reject"]))
+    table.add_row("uninspected", str(summary["uninspected"]),
+                  str(verdicts["uninspected_eject"] + verdicts["uninspected_release"]))
     table.add_row("ejected", str(len(summary["ejected_ids_expected"])), str(len(summary["ejected_ids_by_plc"])))
     table.add_row("late, missed or wrong part", "-", str(plc["late_verdicts"] + plc["missed"] + plc["wrong_part"]))
     console = Console()
     console.print(table)
-    console.print("The ids that the PLC ejected are exactly those expected." if summary["reconciled"]
+    console.print("The PLC ejected exactly the expected parts." if summary["reconciled"]
                   else "[red]The two do NOT agree: compare journal.db and plc.jsonl.")
     latency = summary["latency_ms"]
-    recall, rate = ("-" if figure is None else f"{figure:.3f}" for figure in (summary["recall"], summary["false_reject_rate"]))
-    console.print(f"{summary['defective']} parts were rendered with a defect: recall {recall}, false-reject rate {rate}; "
-                  f"exposure to verdict p50 {latency.get('p50', 0):.1f} ms, p99 {latency.get('p99', 0):.1f} ms", soft_wrap=True)
-    console.print(f"Pictures of the rejects: {out / 'journal-pictures'}; figures: {out / 'summary.json'}", soft_wrap=True)
+    recall, rate = ("-" if figure is None else f"{figure:.3f}"
+                    for figure in (summary["recall"], summary["false_reject_rate"]))
+    console.print(f"{summary['defective']} parts have a defect: recall {recall}, false-reject rate {rate}; "
+                  f"exposure to verdict p50 {latency.get('p50', 0):.1f} ms, p99 {latency.get('p99', 0):.1f} ms",
+                  soft_wrap=True)
+    console.print(f"Pictures of the rejects: {out / 'journal-pictures'}; figures: {out / 'summary.json'}",
+                  soft_wrap=True)

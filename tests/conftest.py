@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.rig import rig
+
+__all__ = ["rig"]  # for all tests
+
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 MADE = json.loads(os.environ.get("LINESIDE_TEST_FIXTURES", "{}"))  # paths, from a test that runs pytest itself
 
@@ -54,13 +58,21 @@ def bundle(exported, tmp_path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "bundle"))
 
 
-@pytest.fixture
-def calibrated(bundle, cloth) -> Path:
-    """The bundle with a threshold from the 24 good test images."""
+@pytest.fixture(scope="session")
+def calibrated_once(exported, cloth, tmp_path_factory) -> Path:
+    """The bundle with a threshold from the 24 good test images. Not to be changed: see `calibrated`."""
     from calib.threshold import calibrate
     from edge.bundle.bundle import load_bundle
 
-    calibrate(load_bundle(bundle), cloth / "test" / "good", 0.1)
+    folder = Path(shutil.copytree(exported, tmp_path_factory.mktemp("calibrated") / "bundle"))
+    calibrate(load_bundle(folder), cloth / "test" / "good", 0.1)
+    return folder
+
+
+@pytest.fixture
+def calibrated(bundle, calibrated_once) -> Path:
+    """The bundle, with its threshold, that a test may change."""
+    shutil.copytree(calibrated_once, bundle, dirs_exist_ok=True)
     return bundle
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.line_control.realtime import PRIORITY
 from edge.run.service import Service
-from tests.rig import finish, rig  # noqa: F401
+from tests.rig import finish
 
 ROOT = Path(__file__).parents[1]
 INSTALL = ROOT / "deploy" / "install.sh"
@@ -29,7 +30,8 @@ def image(tmp_path) -> Path:
 
 def test_files_lie_where_systemd_and_udev_look(image):
     names = {path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file()}
-    assert {"etc/systemd/system/lineside@.service", "etc/udev/rules.d/99-lineside-ftdi.rules", "opt/lineside/docs/line-file.md"} <= names
+    assert {"etc/systemd/system/lineside@.service", "etc/udev/rules.d/99-lineside-ftdi.rules",
+            "opt/lineside/docs/line-file.md"} <= names
 
 
 def test_the_script_refuses_what_it_does_not_know():
@@ -45,7 +47,8 @@ def test_the_unit_is_one_that_systemd_takes(image):
     lineside.write_text("#!/bin/sh\n")
     lineside.chmod(0o755)
     (image / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nlineside:x:900:900::/var/lib/lineside:/bin/sh\n")
-    shutil.copytree(next(path for path in (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system")) if path.is_dir()),
+    shutil.copytree(next(path for path in (Path("/usr/lib/systemd/system"), Path("/lib/systemd/system"))
+                         if path.is_dir()),
                     image / "usr/lib/systemd/system", symlinks=True)  # the targets that it hangs on
     verify = ["systemd-analyze", "verify", "--man=no", f"--root={image}", "lineside@felt.service"]
     done = subprocess.run(verify, capture_output=True, text=True)
@@ -68,6 +71,7 @@ def test_the_unit_grants_what_line_control_needs():
     for line in ("LimitRTPRIO=60", "LimitMEMLOCK=infinity", "Restart=on-failure", "RestartSec=10", "WatchdogSec=30",
                  "StartLimitBurst=20", "NotifyAccess=all", "Type=notify"):
         assert line in unit.splitlines(), line
+    assert int(unit.split("LimitRTPRIO=")[1].split()[0]) >= PRIORITY
 
 
 @pytest.fixture
@@ -102,10 +106,9 @@ def manager(tmp_path, monkeypatch):
 
 def test_the_watchdog_hears_as_often_as_it_needs(manager, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("edge.run.service.time.monotonic", lambda: now[0])
     monkeypatch.setenv("WATCHDOG_USEC", "2000000")
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
-    service = Service()
+    service = Service(lambda: now[0])
     for _ in range(100):
         service.alive()
         now[0] += 0.05
@@ -123,7 +126,7 @@ def test_without_a_manager_nothing_is_told(monkeypatch, tmp_path):
     Service().tell("READY=1")
 
 
-def test_a_line_tells_when_it_is_ready_alive_and_stopping(manager, monkeypatch, rig):  # noqa: F811
+def test_a_line_tells_when_it_is_ready_alive_and_stopping(manager, monkeypatch, rig):
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
     made = rig()
     made.plc(10, 10)

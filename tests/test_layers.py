@@ -141,7 +141,10 @@ def test_rendered_defects_share_nothing_with_the_artificial_ones():
         assert not [name for name in imports(path) if name.startswith("detectors")], path
 
 
-@pytest.mark.parametrize("path", [ROOT / "lineside" / "cli.py", ROOT / "lineside" / "__init__.py", *[p for folder in FOLDERS for p in files(folder) if p.name == "cli.py"]], ids=str)
+COMMANDS = [*(ROOT / "lineside").glob("*.py"), *(p for folder in FOLDERS for p in files(folder) if p.name == "cli.py")]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_command_modules_import_nothing_heavy_at_their_top(path):
     assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
 

@@ -1,4 +1,4 @@
-"""A session once more: every frame through the engine again, and line control from its tape."""
+"""Replays a recorded session: every frame goes through the engine again, and line control runs from its tape."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edge.base.errors import InputError
 from edge.bundle.bundle import load_bundle
@@ -21,26 +23,26 @@ from edge.line_file import LineFile, read_line_file
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
 from edge.record.replay_control import Outcome, Played, play_control
-from edge.record.session import FORMAT
+from edge.record.session import check_format
 
-SHOWN = 24  # differences that are drawn
+SHOWN = 24  # differences that are drawn, at most
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Session:
-    """A session that was read. entries: of ``runtime.jsonl``."""
+    """A session that was read."""
 
     folder: Path
-    about: dict[str, Any]
+    about: dict[str, Any]  # session.json
     line: LineFile
-    entries: list[dict[str, Any]]
-    damaged: int  # entries that cannot be read
+    entries: list[dict[str, Any]]  # of runtime.jsonl
+    damaged: int  # lines of runtime.jsonl that cannot be read
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A part that came out otherwise."""
+    """A part that the replay decides differently."""
 
     trigger: int
     part: int
@@ -49,21 +51,21 @@ class Difference:
     now: Outcome
 
     def as_json(self) -> dict[str, Any]:
-        """For people and programs."""
-        return {"trigger": self.trigger, "part": self.part, "image": self.image, "verdict": [self.recorded[0].value, self.now[0].value],
-                "score": [self.recorded[2], self.now[2]]}
+        """The difference as a dictionary; verdict and score are [recorded, now]."""
+        return {"trigger": self.trigger, "part": self.part, "image": self.image,
+                "verdict": [self.recorded[0].value, self.now[0].value], "score": [self.recorded[2], self.now[2]]}
 
 
 @dataclass
 class Replay:
-    """What came of it."""
+    """The result of a replay."""
 
     session: Session
-    bundle: Path | None  # in place of the recorded ones
-    parts: int = 0  # that have a verdict of the runtime
-    left_out: int = 0  # views whose frames are not in the session, verdicts without any, lines that cannot be read: taken as recorded
+    bundle: Path | None  # used in place of the recorded ones
+    parts: int = 0  # that the runtime gave a verdict
+    left_out: int = 0  # taken as recorded: verdicts whose frames are not in the session, lines that cannot be read
     scores_differ: int = 0
-    largest_change: float = 0.0  # of a score
+    largest_change: float = 0.0  # of any score
     differences: list[Difference] = field(default_factory=list)
     drawn: list[tuple[Difference, Frame, Inspection]] = field(default_factory=list)
     wire: Played | None = None
@@ -71,48 +73,48 @@ class Replay:
 
     @property
     def equal(self) -> bool:
-        """Whether all that could be compared came out as it was recorded, and what could not be is known to be missing.
+        """Whether verdicts, scores, bytes on the wire and outcomes are as recorded; with another bundle, only verdicts.
 
-        Verdicts, scores, bytes and outcomes; with another bundle verdicts alone.
+        What cannot be compared makes a session unequal, unless the session is known to be incomplete.
         """
         if self.bundle is not None:
             return not self.differences
         about = self.session.about
         compared = not self.left_out or not about["complete"]
         same = not self.differences and not self.scores_differ and not self.outcomes_differ
-        return compared and same and self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
+        wire = self.wire is not None and self.wire.differs is None and self.wire.cut <= about.get("restarts", 0)
+        return compared and same and wire
 
     def as_json(self) -> dict[str, Any]:
-        """Figures, and the parts that came out otherwise."""
+        """The figures, and the parts that differ."""
         wire = None if self.wire is None else {
-            "bytes": self.wire.bytes, "equal": self.wire.differs is None, "differs": self.wire.differs, "runs": self.wire.runs,
-            "cut": self.wire.cut}
-        changed = Counter(f"{d.recorded[0].value}->{d.now[0].value}" for d in self.differences if d.recorded[0] is not d.now[0])
-        return {"session": str(self.session.folder), "bundle": self.bundle and str(self.bundle), "equal": self.equal, "parts": self.parts,
-                "left_out": self.left_out, "complete": bool(self.session.about.get("complete")), "verdicts_differ": sum(changed.values()),
-                "scores_differ": self.scores_differ, "largest_score_change": self.largest_change, "changed": dict(changed), "wire": wire,
+            "bytes": self.wire.bytes, "equal": self.wire.differs is None, "differs": self.wire.differs,
+            "runs": self.wire.runs, "cut": self.wire.cut}
+        changed = Counter(f"{d.recorded[0].value}->{d.now[0].value}" for d in self.differences
+                          if d.recorded[0] is not d.now[0])
+        return {"session": str(self.session.folder), "bundle": self.bundle and str(self.bundle), "equal": self.equal,
+                "parts": self.parts, "left_out": self.left_out, "complete": bool(self.session.about.get("complete")),
+                "verdicts_differ": sum(changed.values()), "scores_differ": self.scores_differ,
+                "largest_score_change": self.largest_change, "changed": dict(changed), "wire": wire,
                 "outcomes_differ": self.outcomes_differ, "ledger": self.wire.ledger if self.wire else None,
                 "differences": [difference.as_json() for difference in self.differences]}
 
 
 def read_session(folder: Path) -> Session:
-    """Read a session. Raises InputError for a folder that is none, or of another format."""
+    """Read a session. Raises InputError for a folder that is no session, or whose format this version cannot replay."""
     try:
         about = json.loads((folder / "session.json").read_text())
         lines = [line for line in (folder / "runtime.jsonl").read_text().splitlines() if line]
     except (OSError, ValueError) as error:
         raise InputError(f"no session at {folder}", got=str(error), expected="a folder that `lineside record` wrote",
                          next="Record one: lineside record LINE.toml --out SESSION") from error
-    found = about.get("format") if isinstance(about, dict) else about
-    if found != FORMAT:
-        raise InputError(f"the session {folder} cannot be read by this version", got=f"format {found}", expected=f"format {FORMAT}",
-                         next="Record it again.")
+    known = check_format(folder, about)
     entries = [entry for entry in map(_entry, lines) if entry]
-    return Session(folder, {"complete": False, **about}, read_line_file(folder / "line.toml"), entries, len(lines) - len(entries))
+    return Session(folder, known, read_line_file(folder / "line.toml"), entries, len(lines) - len(entries))
 
 
 def _entry(line: str) -> dict[str, Any]:
-    """An entry, or nothing for a line that was cut off."""
+    """The entry of a line; empty for a line that was cut off."""
     try:
         entry = json.loads(line)
     except ValueError:
@@ -120,8 +122,11 @@ def _entry(line: str) -> dict[str, Any]:
     return entry if isinstance(entry, dict) and "what" in entry else {}
 
 
-def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None, progress: Progress) -> Replay:
-    """Play a session again, or with another bundle what that would have decided; precision, backend: the recorded ones unless given.
+def replay(session: Session, bundle: Path | None, *, precision: str | None, backend: str | None,
+           progress: Progress) -> Replay:
+    """Replay a session.
+
+    bundle: another bundle, to see what it would have decided. precision, backend: as recorded unless given.
 
     Raises InputError, BundleError or EngineError.
     """
@@ -152,20 +157,22 @@ def _replay(found: Replay, precision: str | None, backend: str | None, progress:
         found.wire = play_control(tape, {trigger: outcome for trigger, (outcome, _) in now.items()},
                                   lambda done: progress("line control", done, size))
         found.left_out += len(found.wire.unproved)
-        ended = {entry["trigger"]: entry for entry in session.entries  # not those that were left over from the run before
-                 if entry["what"] == "ended" and entry["session"] in found.wire.sessions}
-        found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry) for trigger, entry in ended.items())
+        ended = {entry["trigger"]: entry for entry in session.entries  # without those left over from an earlier run
+                 if entry["what"] == "ended" and entry["session"] in found.wire.run_ids}
+        found.outcomes_differ = sum(found.wire.outcomes.get(trigger) != _outcome(entry)
+                                    for trigger, entry in ended.items())
 
 
 def _outcome(entry: dict[str, Any]) -> Outcome:
     return Verdict(entry["verdict"]), entry["cause"] and Cause(entry["cause"]), entry["score"]
 
 
-Judged = dict[int, tuple[Outcome, dict[str, Any]]]  # by trigger: the outcome, and the entry of the view that decided
+Judged = dict[int, tuple[Outcome, dict[str, Any]]]  # by trigger: the outcome, and the entry of the view that decided it
 
 
-def _inspect(session: Session, found: Replay, precision: str | None, backend: str | None, progress: Progress) -> tuple[Judged, Judged]:
-    """What was decided about each part, and what is decided now."""
+def _inspect(session: Session, found: Replay, precision: str | None, backend: str | None,
+             progress: Progress) -> tuple[Judged, Judged]:
+    """What was decided about each part when it was recorded, and what is decided now."""
     judged = [entry for entry in session.entries if entry["what"] == "judged"]
     live = {entry["run"]: entry for entry in session.entries if entry["what"] == "live"}
     cameras = len(session.line.camera)
@@ -174,13 +181,13 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
         ready: dict[str, Inspector] = {}
         done = 0
         for entry in session.entries:
-            if entry["what"] == "start":  # another runtime, which knew of no view
+            if entry["what"] == "start":  # the runtime was restarted, and forgot the views that it had
                 recorded.begin()
                 now.begin()
             if entry["what"] != "judged":
                 continue
             verdict, cause, score = _outcome(entry)
-            was = None if score is None else Inspection(verdict, score, None, [], None, None, None)  # type: ignore[arg-type]
+            was = None if score is None else _without_maps(verdict, score)
             recorded.add(entry, was, cause)
             done += 1
             progress("inspecting", done, len(judged))
@@ -190,7 +197,8 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
                 found.left_out += 1
                 now.add(entry, was, cause)
             else:
-                inspector, threshold = _ready(session, found.bundle, live[entry["run"]], precision, backend, ready, stack)
+                inspector, threshold = _ready(session, found.bundle, live[entry["run"]], precision, backend, ready,
+                                              stack)
                 frame = read_image(session.folder / entry["file"])
                 inspection = inspector.inspect(frame, threshold)
                 now.add(entry, inspection, None)
@@ -202,8 +210,14 @@ def _inspect(session: Session, found: Replay, precision: str | None, backend: st
     return recorded.parts, now.parts
 
 
+def _without_maps(verdict: Verdict, score: float) -> Inspection:
+    """A recorded inspection: its maps were not kept."""
+    none = np.zeros((0, 0), np.float32)
+    return Inspection(verdict, score, None, [], none, none, none > 0)
+
+
 class _Decided:
-    """Joins views as the line does."""
+    """Joins the views of each part, as the line does."""
 
     def __init__(self, cameras: int) -> None:
         self._cameras = cameras
@@ -220,12 +234,13 @@ class _Decided:
         view = self._views.add(View(frame, inspection, cause))
         if view is not None:
             score = None if view.inspection is None else view.inspection.score
-            self.parts[entry["trigger"]] = ((view.verdict, view.cause, score), self._entries[entry["trigger"], view.frame.camera])
+            self.parts[entry["trigger"]] = ((view.verdict, view.cause, score),
+                                            self._entries[entry["trigger"], view.frame.camera])
 
 
 def _ready(session: Session, other: Path | None, live: dict[str, Any], precision: str | None, backend: str | None,
            ready: dict[str, Inspector], stack: ExitStack) -> tuple[Inspector, float]:
-    """The engine that a frame goes through, loaded once, and its threshold."""
+    """The engine for a frame, loaded once for each bundle, and its threshold."""
     folder = other or session.folder / live["bundle"]
     if str(folder) not in ready:
         chosen = choose(load_bundle(folder), precision or live["precision"], backend or live["backend"])

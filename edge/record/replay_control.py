@@ -1,4 +1,4 @@
-"""Line control once more, from its tape: the same inputs have to give the same bytes on the wire and the same outcomes."""
+"""Runs line control from its tape: the same inputs must give the same bytes on the wire and the same outcomes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ from edge.plc.kinds import LINKS, make_link
 from edge.plc.tape import DivergedError, ReplayTape, TapeEndedError
 
 Outcome = tuple[Verdict, Cause | None, float | None]
-BEGIN = "vbegin "
+BEGIN = "vbegin "  # the first line of each process's tape
 
 
 @dataclass
 class Played:
-    """What came of it. bytes: that went out as they had. differs: where it did something else than what was recorded."""
+    """The result of playing a tape."""
 
-    bytes: int = 0
-    runs: int = 0  # line control was started so often
-    cut: int = 0  # runs that were killed: their tape has no end
-    differs: str | None = None
-    ledger: dict[str, Any] = field(default_factory=dict)  # of the last run
+    bytes: int = 0  # written to the wire, the same as recorded
+    runs: int = 0  # how often line control was started
+    cut: int = 0  # how often it was killed: the tape of such a process has no end
+    differs: str | None = None  # the first thing that line control did differently
+    ledger: dict[str, Any] = field(default_factory=dict)  # of the last process
     outcomes: dict[int, Outcome] = field(default_factory=dict)  # by trigger
-    sessions: set[str] = field(default_factory=set)  # of line control
-    unproved: set[int] = field(default_factory=set)  # triggers whose recorded verdict was taken, for want of another
+    run_ids: set[str] = field(default_factory=set)
+    # triggers whose recorded verdict was taken, since there is no other
+    unproved: set[int] = field(default_factory=set)
 
 
 class _Runtime:
-    """In place of the runtime: takes the outcomes that it was told."""
+    """Stands in for the runtime, and keeps the outcomes."""
 
     def __init__(self, outcomes: dict[int, Outcome]) -> None:
         self._outcomes = outcomes
@@ -49,20 +50,20 @@ class _Runtime:
             self._outcomes[message.trigger] = (message.verdict, message.cause, message.score)
 
     def receive(self) -> list[Any]:
-        raise AssertionError("a tape is played: nothing is heard")
+        raise AssertionError("what the runtime said comes from the tape")
 
     def fileno(self) -> int:
         return -1
 
     def wait(self, seconds: float) -> None:
-        """The tape waits for nothing."""
+        """A tape waits for nothing."""
 
     def flush(self, urgent_only: bool = False) -> None:
         """There is nobody to send to."""
 
 
 class _Lines:
-    """The lines of a tape, run by run."""
+    """The lines of a tape, process by process."""
 
     def __init__(self, path: Path, progress: Callable[[int], None]) -> None:
         self._file, self._progress = path.open(encoding="ascii", errors="replace"), progress
@@ -74,13 +75,13 @@ class _Lines:
         while line == "\n":
             self._number += 1
             line = self._file.readline()
-        self._ahead = line.rstrip("\n") if line.endswith("\n") else ""  # one that was cut off is none
+        self._ahead = line.rstrip("\n") if line.endswith("\n") else ""  # a line that was cut off does not count
         self._number += 1
         if self._number % 5000 == 0:
             self._progress(self._file.tell())
 
     def run(self) -> Iterator[tuple[int, str]]:
-        """The lines of the next run."""
+        """The numbered lines of the next process."""
         first = True
         while self._ahead and (first or not self._ahead.startswith(BEGIN)):
             first = False
@@ -90,7 +91,7 @@ class _Lines:
 
     @property
     def more(self) -> bool:
-        """Whether there is a run more."""
+        """Whether another process follows."""
         return bool(self._ahead)
 
     def close(self) -> None:
@@ -98,9 +99,9 @@ class _Lines:
 
 
 def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[int], None] = lambda _: None) -> Played:
-    """Play a tape. verdicts: what was found about the parts this time, by trigger, in place of what was recorded.
+    """Play a tape.
 
-    ``progress`` is told how many bytes of the tape are played.
+    verdicts: this replay's verdicts by trigger, in place of the recorded ones. progress: gets the bytes played so far.
     """
     played = Played()
     lines = _Lines(tape, progress)
@@ -119,31 +120,31 @@ def play_control(tape: Path, verdicts: dict[int, Outcome], progress: Callable[[i
             elif replay.stopped is not None:
                 played.differs = str(replay.stopped)
             played.bytes += replay.bytes
-            for _ in run:  # nothing of a run that differs is taken for the next
+            for _ in run:  # skip the rest of a process that did something else
                 continue
     return played
 
 
 def _failed(tape: ReplayTape, error: Exception, played: Played) -> None:
-    """Line control raised an error of its own: as it was recorded, or not."""
+    """Line control raised an error: was it recorded too?"""
     if tape.stopped is not None:
         return
     try:
         tape.take("crashed", str)
         played.cut += 1
     except (DivergedError, TapeEndedError):
-        tape.stopped = DivergedError(f"line control fails now: {type(error).__name__}: {error}")
+        tape.stopped = DivergedError(f"line control fails in the replay: {type(error).__name__}: {error}")
 
 
 class _Belt(BeltFile):
-    """The belt's file, which stays where a process was killed."""
+    """The belt file, which stays behind where a process was killed."""
 
     def __init__(self, path: Path, session: str, tape: ReplayTape) -> None:
         super().__init__(path, session)
         self._tape = tape
 
     def close(self) -> None:
-        """As of a process that ends, unless the tape has an end before that."""
+        """As a process closes it that ends in order, unless the tape ends before that."""
         if self._tape.stopped is None:
             super().close()
         else:
@@ -159,7 +160,7 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     except LinkError:
         if not job.restarted:
             return
-    played.sessions.add(job.run_id)
+    played.run_ids.add(job.run_id)
     kept = _Belt(job.belt_file, job.run_id, tape)
     why_not = tape.take("why_not", str)
     state = LineState(job.timing, job.parts, run_id=job.run_id, running=False)
@@ -172,6 +173,7 @@ def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
 
 
 def _swapped(heard: list[Any], verdicts: dict[int, Outcome], unproved: set[int]) -> list[Any]:
+    """Put this replay's verdicts into recorded messages."""
     for item in heard:
         if item[0] != "PartVerdict" or item[1]["score"] is None:
             continue

@@ -8,27 +8,29 @@ import threading
 import time
 from collections.abc import Callable
 
-WAITING = 200  # messages; further ones are dropped while the terminal does not take any
-AGAIN_AFTER = 60.0  # s after which a message of the same kind is told again, with how often it came
+WAITING = 200  # messages; more are dropped while the terminal takes none
+REPEAT_AFTER = 60.0  # s until a message of the same kind is shown again, with how often it came meanwhile
+CLOSE_WAIT = 1.0  # s for the terminal to take the last messages
 
 
 class Operator:
-    """Tells messages in a thread of its own: a terminal that hangs or is gone must not hold up the line."""
+    """Shows messages in a thread of its own: a terminal that hangs or is gone must not hold up the line."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None], now: Callable[[], float] = time.monotonic) -> None:
+        """say: writes a message to the terminal; it may block or fail."""
+        self._say, self._now = say, now
         self._queue: queue.Queue[str | None] = queue.Queue(WAITING)
-        self._kinds: dict[str, tuple[float, int]] = {}  # when it was last told, and how often it came since
+        self._kinds: dict[str, tuple[float, int]] = {}  # when it was last shown, and how often it came since
         self._thread = threading.Thread(target=self._loop, name="operator", daemon=True)
         self._thread.start()
 
     def tell(self, text: str) -> None:
-        """Tell a message; one of the same kind (numbers apart) only once a minute. Returns at once."""
+        """Show a message. Of messages that differ in numbers alone, one a minute is shown. Returns at once."""
         kind = "".join(c for c in text if not c.isdigit())
-        told, since = self._kinds.get(kind, (float("-inf"), 0))
-        now = time.monotonic()
-        if now - told < AGAIN_AFTER:
-            self._kinds[kind] = (told, since + 1)
+        shown, since = self._kinds.get(kind, (float("-inf"), 0))
+        now = self._now()
+        if now - shown < REPEAT_AFTER:
+            self._kinds[kind] = (shown, since + 1)
             return
         if len(self._kinds) > WAITING:
             self._kinds.clear()
@@ -47,6 +49,6 @@ class Operator:
                 continue
 
     def close(self) -> None:
-        """Tell what waits, for at most a second."""
+        """Show what waits, for at most a second."""
         self._put(None)
-        self._thread.join(1.0)
+        self._thread.join(CLOSE_WAIT)

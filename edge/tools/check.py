@@ -1,6 +1,8 @@
-"""`lineside check`: whether a line makes its deadlines on this machine, by how much, and what to change where it does not.
+"""`lineside check`: whether a line meets its deadlines on this machine, by what margin, and what to change where it
+does not.
 
-Each stage is measured on the line's own images; what cannot be measured without the PLC, the bytes on its wire, is worked out.
+Each stage is measured on the line's own images. The time on the PLC's wire cannot be measured without the PLC, so it is
+calculated.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import tty
@@ -30,17 +31,20 @@ from edge.inspection.inspector import Inspector
 from edge.line_control.job import ControlJob
 from edge.line_control.messages import Channel, Hello
 from edge.line_control.parts import BeltTiming
+from edge.line_control.start import start_control
 from edge.line_file import LineFile, read_line_file
 from edge.part.events import Expose, PartVerdict, RuntimeReady
 from edge.part.verdict import Verdict
 from edge.plc.frames.section import FramesSection
 from edge.plc.wire import LENGTH, Decoder, Message, Type
 
-WARM_UP = 10
-TIMEOUT = 10.0  # s
-CONTROL_PARTS = 200
-SETTLE = 0.2  # s until line control has heard that the runtime is ready
-CONTROL_RATE = 0.01  # s between two of them
+WARM_UP = 10  # frames that are not counted
+ANSWER_WAIT = 10.0  # s for a frame of the camera, and for line control to start and to answer
+CONTROL_PARTS = 200  # parts that measure line control
+CONTROL_PITCH = 0.01  # s between two of them
+READY_WAIT = 0.2  # s until line control knows that the runtime is ready
+PLC_BEAT = 0.05  # s between heartbeats of the PLC
+END_WAIT = 5.0  # s for line control to end
 
 Progress = Callable[[str, int, int], None]
 
@@ -67,10 +71,10 @@ class Budget:
     available: float  # from the trigger until `lead_ms` before the ejector
     needed: float  # sum of the stages at p99.9
     lead: float
-    lead_needed: float  # for a REJECT, its repetition, and the acknowledgement
-    busy: float  # of that, per part
+    lead_needed: float  # for a REJECT that is lost once, its repetition, and the acknowledgement
+    busy: float  # sum of the stages that the next part waits for, at p99.9
     rate: float | None
-    frame: tuple[int, ...] = ()  # height, width, channels of the camera's
+    frame: tuple[int, ...] = ()  # height, width and channels of a camera frame
 
     @property
     def margin(self) -> float:
@@ -79,23 +83,29 @@ class Budget:
 
     @property
     def highest_rate(self) -> float:
-        """At which the slowest part in a thousand does not delay the next."""
+        """The rate up to which the slowest part in a thousand does not delay the next one."""
         return 1000 / self.busy
 
     @property
     def highest_speed(self) -> float:
-        """As a share of the belt's speed now: the parts are as many and lie as far apart as now, and the way to the ejector stays."""
+        """The highest safe speed of the belt, as a multiple of today's, at the same pitch of parts."""
         by_travel = (self.available + self.lead) / (self.needed + self.lead)
         return by_travel if self.rate is None else min(by_travel, self.highest_rate / self.rate)
 
     @property
     def fits(self) -> bool:
         """Whether no deadline is missed at p99.9."""
-        return self.margin >= 0 and self.lead >= self.lead_needed and (self.rate is None or self.rate <= self.highest_rate)
+        fast_enough = self.rate is None or self.rate <= self.highest_rate
+        return self.margin >= 0 and self.lead >= self.lead_needed and fast_enough
 
 
-def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress) -> tuple[LineFile, Budget]:
-    """Measure the stages of the line of a line file, while that does not run. Raises what `lineside run` would."""
+def measure(path: Path, *, precision: str, backend: str, frames: int, rate: float | None, progress: Progress,
+            control_parts: int = CONTROL_PARTS) -> tuple[LineFile, Budget]:
+    """Measure the stages of a line that does not run now.
+
+    precision, backend: a name, or ``auto``. frames: how many to measure. rate: parts a second, where it is known.
+    control_parts: how many parts measure line control. Raises what `lineside run` would raise.
+    """
     file = read_line_file(path)
     chosen = choose(load_bundle(file.resolve(path, file.line.bundle)), precision, backend)
     threshold = chosen.threshold
@@ -114,7 +124,7 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
                     times[name].append(ms)
                 progress("inspecting", number - WARM_UP + 1, frames)
     stages = [Stage(name, times[name]) for name in names]
-    stages.append(Stage("line control", _control(progress), per_part=False))
+    stages.append(Stage("line control", _control(control_parts, progress), per_part=False))
     wire, lead_needed = file.plc.wire_times()
     stages.append(Stage("wire", [wire], per_part=False))
     belt = file.belt
@@ -122,15 +132,20 @@ def measure(path: Path, *, precision: str, backend: str, frames: int, rate: floa
                         lead_needed, sum(stage.at(0.999) for stage in stages if stage.per_part), rate, size)
 
 
-def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, threshold: float) -> tuple[tuple[int, ...], list[float]]:
-    """One part, of which there are so many views; the size of the last one, and ms of each stage over all."""
+def _inspect(camera: Camera, views: int, inspector: Inspector, number: int,
+             threshold: float) -> tuple[tuple[int, ...], list[float]]:
+    """Inspect a part that has so many views.
+
+    Returns the shape of its last frame, and ms for each stage, all views together.
+    """
     total, shape = [0.0] * 4, (0, 0, 0)
     start = time.perf_counter()
     camera.expose(number + 1, number + 1, None, time.monotonic())
     for _ in range(views):
-        frame = camera.next(TIMEOUT)
+        frame = camera.next(ANSWER_WAIT)
         if frame is None or frame.image is None:
-            raise CameraError("the camera delivered no frame", got=frame.text if frame else f"nothing for {TIMEOUT:g} s")
+            raise CameraError("the camera delivered no frame",
+                              got=frame.text if frame else f"nothing for {ANSWER_WAIT:g} s")
         grabbed = time.perf_counter()
         job = inspector.start(frame.image)
         prepared = time.perf_counter()
@@ -139,13 +154,16 @@ def _inspect(camera: Camera, views: int, inspector: Inspector, number: int, thre
         inspector.finish(job, threshold)
         shape = frame.image.shape
         moments = [start, grabbed, prepared, inferred, time.perf_counter()]
-        total = [sum_ + 1000 * (after - before) for sum_, (before, after) in zip(total, itertools.pairwise(moments), strict=True)]
+        spent = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
+        total = [before + ms for before, ms in zip(total, spent, strict=True)]
         start = time.perf_counter()
     return shape, total
 
 
-def _control(progress: Progress) -> list[float]:
-    """ms from a TRIGGER to its VERDICT through the real process of line control on a pseudo serial port, for verdicts given at once."""
+def _control(parts: int, progress: Progress) -> list[float]:
+    """ms from TRIGGER to VERDICT through the real process of line control on a pseudo serial port; the runtime answers
+    at once.
+    """
     near, far = os.openpty()
     tty.setraw(far)
     lifeline, held = os.pipe()
@@ -153,19 +171,18 @@ def _control(progress: Progress) -> list[float]:
         listener.bind(f"{name}/control")
         listener.listen(1)
         job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, FramesSection.link,
-                         BeltTiming(travel=0.5, lead=0.1), pulse_ms=10, parts=0, run_id=secrets.token_hex(8),
-                         restarted=False, belt_file=Path(name) / "belt", listener=listener.fileno(), supervisor=lifeline)
-        process = subprocess.Popen([sys.executable, "-m", "edge.line_control.process", job.to_json()],
-                                   pass_fds=[listener.fileno(), lifeline], stdout=subprocess.DEVNULL)
+                         BeltTiming(travel=0.5, lead=0.1), pulse_ms=10, parts=0, run_id=secrets.token_hex(8), restarted=False,
+                         belt_file=Path(name) / "belt", listener=listener.fileno(), supervisor=lifeline)
+        process = start_control(job)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")
             try:
-                return _round_trips(near, Channel(connection), progress)
+                return _round_trips(near, Channel(connection), parts, progress)
             finally:
                 process.send_signal(signal.SIGTERM)
                 os.close(held)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(5)
+                    process.wait(END_WAIT)
                 process.kill()
                 process.wait()
                 for descriptor in (near, far, lifeline):
@@ -173,7 +190,7 @@ def _control(progress: Progress) -> list[float]:
 
 
 class _FromLine(Decoder):
-    """Frames that the line sends."""
+    """Decodes messages of the line instead of the PLC's."""
 
     def feed(self, data: bytes) -> list[Message]:
         self._buffer += data
@@ -183,59 +200,62 @@ class _FromLine(Decoder):
         return [Message.decode(block) for block in blocks]
 
 
-def _round_trips(port: int, runtime: Channel, progress: Progress) -> list[float]:
+def _round_trips(port: int, runtime: Channel, parts: int, progress: Progress) -> list[float]:
+    """Play the PLC on ``port`` and the runtime. Returns ms from TRIGGER to VERDICT for each part."""
     reader, began, sent, times = _FromLine(), time.monotonic(), dict[int, float](), list[float]()
-    part, beat, next_part = 0, 0.0, began + TIMEOUT
-    while len(times) < CONTROL_PARTS:
+    part, beat, next_part = 0, 0.0, began + ANSWER_WAIT
+    while len(times) < parts:
         now = time.monotonic()
-        if now - began > TIMEOUT + CONTROL_PARTS * CONTROL_RATE:
-            raise LinkError("line control does not answer", got=f"{len(times)} of {CONTROL_PARTS} verdicts")
+        if now - began > ANSWER_WAIT + parts * CONTROL_PITCH:
+            raise LinkError("line control does not answer", got=f"{len(times)} of {parts} verdicts")
         clock = int(1000 * (now - began))
         if now >= beat:
             os.write(port, Message(Type.PLC_HEARTBEAT, 1, 1, 0, 0, 0, clock).encode())
-            beat = now + 0.05
-        if now >= next_part and part < CONTROL_PARTS:
-            part, next_part = part + 1, next_part + CONTROL_RATE
+            beat = now + PLC_BEAT
+        if now >= next_part and part < parts:
+            part, next_part = part + 1, next_part + CONTROL_PITCH
             sent[part] = time.monotonic()
             os.write(port, Message(Type.TRIGGER, 0, 1, part, part, 0, clock).encode())
         ready, _, _ = select.select([port, runtime.fileno()], [], [], max(0.0, min(beat, next_part) - time.monotonic()))
         if port in ready:
             data, at = os.read(port, 4096), time.monotonic()
-            for frame in reader.feed(data):
-                if frame.type == Type.VERDICT and frame.part in sent:
-                    times.append(1000 * (at - sent.pop(frame.part)))
-                    progress("line control", len(times), CONTROL_PARTS)
-                if frame.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
-                    os.write(port, Message(Type.PLC_ACK, 0, 1, frame.sequence, frame.part, 0, clock).encode())
-        for message in runtime.receive():
-            if isinstance(message, Hello):
+            for message in reader.feed(data):
+                if message.type == Type.VERDICT and message.part in sent:
+                    times.append(1000 * (at - sent.pop(message.part)))
+                    progress("line control", len(times), parts)
+                if message.type in (Type.VERDICT, Type.REJECT, Type.FAULT):
+                    os.write(port, Message(Type.PLC_ACK, 0, 1, message.sequence, message.part, 0, clock).encode())
+        for received in runtime.receive():
+            if isinstance(received, Hello):
                 runtime.send(RuntimeReady())
-                next_part = time.monotonic() + SETTLE
-            elif isinstance(message, Expose):
-                runtime.send(PartVerdict(message.part, Verdict.PASS, None, 0.1, message.trigger))
+                next_part = time.monotonic() + READY_WAIT
+            elif isinstance(received, Expose):
+                runtime.send(PartVerdict(received.part, Verdict.PASS, None, 0.1, received.trigger))
     return times
 
 
 def advice(budget: Budget, precision: str) -> list[str]:
-    """What to change where it does not fit, the most helpful first."""
-    said = []
+    """What to change where a line misses its deadlines, the most helpful change first."""
+    changes = []
     slowest = max((stage for stage in budget.stages if stage.per_part), key=lambda stage: stage.at(0.999))
-    faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer" and precision == "fp32"
+    faster = ("`lineside quantize` and --precision auto, or a smaller preset" if slowest.name == "infer"
+              and precision == "fp32"
               else "a smaller preset or a faster processor" if slowest.name == "infer" else "smaller frames")
     if budget.lead < budget.lead_needed:
-        said.append(f"lead_ms = {_up(budget.lead_needed)} at least: a REJECT that is lost once on the wire comes too late otherwise")
+        changes.append(f"lead_ms = {_up(budget.lead_needed)} at least: otherwise a REJECT that is lost once on "
+                       "the wire comes too late")
     if budget.margin < 0:
         travel = _up(budget.needed + max(budget.lead, budget.lead_needed))
-        said.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
+        changes.append(f"travel_ms = {travel} at least: move the ejector away from the camera, or slow the belt")
         if (spare := budget.lead - _up(budget.lead_needed)) >= -budget.margin:
-            said.append(f"or lead_ms = {_up(budget.lead_needed)}, which leaves {spare:.0f} ms more for the verdict")
-        said.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
+            changes.append(f"or lead_ms = {_up(budget.lead_needed)}, which gives the verdict {spare:.0f} ms more")
+        changes.append(f"or a shorter `{slowest.name}` ({slowest.at(0.999):.1f} ms at p99.9): {faster}")
     if budget.rate is not None and budget.rate > budget.highest_rate:
-        said.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes {slowest.at(0.999):.1f} ms of "
-                    f"{budget.busy:.1f} at p99.9; {faster}")
-    return said
+        changes.append(f"at most {budget.highest_rate:.1f} parts a second: `{slowest.name}` takes "
+                       f"{slowest.at(0.999):.1f} ms of {budget.busy:.1f} at p99.9; {faster}")
+    return changes
 
 
 def _up(ms: float) -> int:
-    """Up to the next 5 ms."""
+    """Rounded up to the next 5 ms."""
     return int(-(-ms // 5) * 5)

@@ -1,4 +1,4 @@
-"""How a simulated belt moves: at its nominal speed, slower, faster, not at all, and a little backwards."""
+"""How a simulated belt moves: at its nominal speed, slower, faster, not at all, or backwards."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 
 class BeltMotion:
-    """Belt seconds (the way in seconds at nominal speed) against time, s. Speeds are held for a while each, the last one for ever."""
+    """The belt's position over time. Positions are belt seconds: seconds of travel at nominal speed."""
 
     def __init__(self, speeds: Sequence[tuple[float, float]] = (), start: float = 0.0) -> None:
-        """speeds: (seconds, share of the nominal speed); behind them it is 1. A share below 0 runs back."""
-        self._pieces: list[tuple[float, float, float]] = []  # begins at, belt seconds there, share
+        """speeds: (seconds, share of the nominal speed), one after the other; then the share is 1.
+
+        Below 0 the belt runs backwards.
+        """
+        self._pieces: list[tuple[float, float, float]] = []  # start time, position at that time, share
         at, way = start, 0.0
         for seconds, share in speeds:
             self._pieces.append((at, way, share))
@@ -22,16 +25,16 @@ class BeltMotion:
         return next((piece for piece in reversed(self._pieces) if piece[0] <= now), self._pieces[0])
 
     def share(self, now: float) -> float:
-        """The share of the nominal speed."""
+        """The speed as a share of the nominal one."""
         return self._piece(now)[2]
 
     def way(self, now: float) -> float:
-        """Belt seconds since the start."""
+        """The position, in belt seconds since the start."""
         at, way, share = self._piece(now)
         return way + (now - at) * share
 
     def moment(self, way: float, after: float) -> float:
-        """The first time from ``after`` on at which the belt has come so far; ``after`` where it is there already."""
+        """The first time, from ``after`` on, at which the belt has reached a position."""
         if self.way(after) >= way:
             return after
         for number, (at, begin, share) in enumerate(self._pieces):
@@ -40,4 +43,4 @@ class BeltMotion:
                 reached = max(at, after) if begin + (max(at, after) - at) * share >= way else at + (way - begin) / share
                 if reached <= end:
                     return reached
-        raise AssertionError("the belt moves at the end")
+        raise AssertionError("the belt always moves in the end")

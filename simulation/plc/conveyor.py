@@ -1,7 +1,7 @@
-"""The PLC's machine and program: conveyor, camera position, ejector, and the checks on what the line says.
+"""The PLC's program and its machine: conveyor, camera position, ejector, and checks on what the line sends.
 
-Pure: frames and times in, frames and log events out, no clock and no port of its own. What counts is where a part *is*: a
-reject that fires at the wrong moment takes the part that stands in front of the ejector then, and the log says so.
+Pure: messages and times in, messages and log events out; no clock and no port of its own. What counts is where a part
+*is*: a reject that fires at the wrong moment ejects the part that is in front of the ejector then, and the log says so.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from simulation.plc.belt_motion import BeltMotion
 from simulation.plc.settings import PlcSettings
 from simulation.plc.wire import COMMANDS, STATES, VERDICTS, Ack, Frame, Inbox, Kind, Outbox, Reader
 
-BEAT_S = 0.050
-SILENCE_S = 0.200
-LINGER_S = 0.5  # wait for the last acknowledgements at the end
-GONE = 256  # parts that have left the belt and are still known as such
+BEAT_S = 0.050  # between heartbeats
+SILENCE_S = 0.200  # without a message of the line, after which the link counts as lost
+LINGER_S = 0.5  # for the last acknowledgements at the end
+GONE = 256  # newest parts that have left the belt and are still known
 RELEASED = (0, 3)  # verdict codes with which a part may pass
 Note = Callable[..., None]  # (time in s, event, **fields)
 
@@ -30,8 +30,8 @@ Note = Callable[..., None]  # (time in s, event, **fields)
 class _Part:
     id: int
     centre: float  # when it is in front of the ejector, s
-    way: float  # belt seconds there
-    leaves: float  # when the ejector cannot reach it any more, s
+    way: float  # position of the belt then, in belt seconds
+    leaves: float  # when the ejector cannot hit it any more, s
     verdict: int | None = None
     commanded: bool = False
     refused: bool = False
@@ -39,16 +39,18 @@ class _Part:
 
 
 class Conveyor:
-    """Belt, ejector and the PLC's program. All times in s on the caller's clock, ``now`` is when it starts.
+    """Belt, ejector and the PLC's program. All times are s of the caller's clock.
 
-    ``receive`` and ``advance`` move it on, ``next_due`` says when ``advance`` has something to do, ``outgoing`` holds the
-    frames to be sent (the caller empties it). ``session`` and ``sequence`` are the ones this side begins with; ``note``
-    gets every event. ``encoder_error`` (counts) is added to what the encoder says, ``sensor_sees`` is whether CONFIRMs are sent.
+    ``receive`` and ``advance`` move it on; ``next_due`` says when ``advance`` has something to do. ``outgoing`` holds
+    the messages to send; the caller empties it. ``encoder_error`` (counts) is added to the encoder; ``sensor_sees`` is
+    whether CONFIRMs are sent.
     """
 
     def __init__(
-        self, settings: PlcSettings, *, session: int, sequence: int = 0, now: float = 0.0, note: Note = lambda *_, **__: None,
+        self, settings: PlcSettings, *, session: int, sequence: int = 0, now: float = 0.0, note: Note = lambda *_,
+        **__: None,
     ) -> None:
+        """session, sequence: the numbers that this side begins with. now: when it starts. note: gets every event."""
         self.settings, self.session, self.outgoing = settings, session, list[Frame]()
         self.reader, self.inbox, self.outbox = Reader(), Inbox(), Outbox(sequence)
         self.fed = 0
@@ -56,14 +58,14 @@ class Conveyor:
         self.sensor_sees = settings.confirm
         self._note, self._start, self._random = note, now, random.Random(settings.seed)
         self._agenda: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
-        self._order = count()  # first come, first served among things due at the same time
+        self._order = count()  # keeps the order of things that are due at the same time
         self._belt: dict[int, _Part] = {}
         self._gone: dict[int, _Part] = {}
         self._firings: list[tuple[float, _Part]] = []
         self._motion = BeltMotion(settings.speeds, now)
         self._next_id, self._slot, self._beats = settings.first_part, 0.0, 0
         self._state: int | None = None
-        self._heard = self._last_beat = -math.inf  # the line's last valid frame, its last heartbeat
+        self._heard = self._last_beat = -math.inf  # when the line's last valid message, and its last heartbeat, came
         self._linked = False
         self._advanced = now
         self._not_ready_since: float | None = now
@@ -80,11 +82,11 @@ class Conveyor:
         self._at(now, self._feed)
 
     def next_due(self) -> float:
-        """When ``advance`` is to be called next, s."""
+        """When to call ``advance`` next, s."""
         return min(self._agenda[0][0], self.outbox.next_due())
 
     def advance(self, now: float) -> None:
-        """Do everything due until ``now``, in order of its time."""
+        """Do all that is due by ``now``, in order of time."""
         self._advanced = now
         while self._agenda[0][0] <= now:
             due, _, action, arguments = heapq.heappop(self._agenda)
@@ -102,9 +104,9 @@ class Conveyor:
             self._note(now, "unacknowledged", part=frame.part, type=frame.kind.name)
 
     def receive(self, frame: Frame, now: float) -> None:
-        """A valid frame of the line whose last byte arrived at ``now``."""
+        """Take a valid message of the line, whose last byte arrived at ``now``."""
         if self.inbox.begins(frame, now):
-            self._state = None  # what the line was before it began anew says nothing about now
+            self._state = None  # the state from before its restart is void
             self._note(now, "session", session=frame.session)
         self._heard = now
         if not self._linked:
@@ -118,28 +120,30 @@ class Conveyor:
         elif frame.kind in COMMANDS:
             code = self.inbox.repetition(frame)
             if code is None:
-                code = {Kind.VERDICT: self._verdict, Kind.REJECT: self._reject, Kind.FAULT: self._fault}[frame.kind](frame, now)
+                code = {Kind.VERDICT: self._verdict, Kind.REJECT: self._reject,
+                        Kind.FAULT: self._fault}[frame.kind](frame, now)
                 self.inbox.remember(frame, code, now)
             else:
                 self._note(now, "repeated", part=frame.part, type=frame.kind.name, sequence=frame.sequence)
             self._send(Frame(Kind.PLC_ACK, code, 0, frame.sequence, frame.part, 0, self._clock(now)))
 
     def ready(self, now: float) -> bool:
-        """Whether parts are fed: the link holds, and a heartbeat of the last 200 ms said ready or degraded."""
+        """Whether parts are fed: the link is up, and a heartbeat of the last 200 ms said ready or degraded."""
         return self._linked and self._state in (2, 3) and now - self._last_beat < SILENCE_S
 
     def ended(self, now: float) -> str | None:
-        """Why the run is over (all parts have passed, or the line does not become ready), or None."""
+        """Why the simulation is over: all parts have passed, or the line does not become ready; None: it is not over.
+        """
         s = self.settings
         if s.parts and self.fed >= s.parts and not self._belt:
             settled = not self.outbox and not self._firings
             return "parts" if settled or now >= self._last_departure + LINGER_S else None
         waiting = self._not_ready_since is not None and now - self._not_ready_since > s.start_timeout_s
-        # A run without end stands any outage; one that counts parts would wait for ever.
+        # Without a number of parts it survives any outage; with one it would wait forever.
         return "line not ready" if waiting and (s.parts or not self.fed) else None
 
     def stop(self, now: float) -> None:
-        """The belt stops: one last heartbeat says so."""
+        """Stop the belt: one last heartbeat says so."""
         self._send(Frame(Kind.PLC_HEARTBEAT, 0, value=self._beats, time=self._clock(now)))
 
     # -- the belt ---------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class Conveyor:
         self.outgoing.append(replace(frame, session=self.session))
 
     def _clock(self, moment: float) -> int:
-        """The PLC's own ms counter; it wraps 5 s after the start, so that every run meets that."""
+        """The PLC's own ms counter. It wraps 5 s after the start, so that every simulation covers that."""
         return round((moment - self._start) * 1000 - 5000) % (1 << 32)
 
     def _moment(self, clock: int) -> float:
@@ -173,24 +177,27 @@ class Conveyor:
         if s.parts and self.fed >= s.parts:
             return
         if now - due > s.pitch_s / 2:
-            self._slot = self._motion.way(now)  # this process was held up; parts do not lie on top of each other because of it
+            self._slot = self._motion.way(now)  # this process was held up: parts must not overlap because of that
         if self.ready(now):
-            # The part stands in front of the camera when the frame goes out, not when it should have.
+            # The part is in front of the camera when the TRIGGER goes out, not when it should have gone out.
             way = self._motion.way(now) + s.travel_ms / 1000
-            part = _Part(self._next_id, self._motion.moment(way, now), way, self._motion.moment(way + s.tolerance_s, now))
+            part = _Part(self._next_id, self._motion.moment(way, now), way,
+                         self._motion.moment(way + s.tolerance_s, now))
             self._belt[part.id] = part
             self._next_id = self._next_id % 0xFFFFFFFF + 1
             self.fed += 1
             encoder = self._encoder(now)
-            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder, time=self._clock(now))
+            self.outbox.post(Kind.TRIGGER, code=int(s.encoder_per_s is not None), part=part.id, value=encoder,
+                             time=self._clock(now))
             self._note(now, "trigger", part=part.id, encoder=encoder)
             self._at(part.centre, self._arrive, part)
             self._at(part.leaves, self._leave, part)
         self._slot += s.pitch_s
-        self._at(self._motion.moment(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, now), self._feed)
+        self._at(self._motion.moment(self._slot + self._random.uniform(-s.jitter, s.jitter) * s.pitch_s, now),
+                 self._feed)
 
     def _arrive(self, due: float, now: float, part: _Part) -> None:
-        """The fail-safe rule. A REJECT that fires while the part is still in reach does the work itself."""
+        """The fail-safe rule: eject a part that may not pass, unless a REJECT will still hit it."""
         coming = any(p is part and at <= part.leaves for at, p in self._firings)
         if part.id in self._belt and part.verdict not in RELEASED and not coming:
             self._failsafe.append(part.id)
@@ -296,7 +303,7 @@ class Conveyor:
             self._counts["late"] += late
             if late:
                 self._note(now, "late_verdict", part=part.id, by_ms=round((now - part.centre) * 1000, 3))
-            self._counts["missing"] -= code == Ack.TOO_LATE and not part.refused  # it had been counted when the part left
+            self._counts["missing"] -= code == Ack.TOO_LATE and not part.refused  # it was counted when the part left
         part.verdict = frame.code
         self._contradiction(part, part.commanded and frame.code in RELEASED, now)
         return code
@@ -304,7 +311,8 @@ class Conveyor:
     def _reject(self, frame: Frame, now: float) -> int:
         part, code = self._find(frame)
         # What came while this process was held up may have come at once: it is given the benefit of the doubt.
-        fires = max(self._count_moment(frame.time, now) if frame.code == 1 else self._moment(frame.time), self._advanced)
+        fires = max(self._count_moment(frame.time, now) if frame.code == 1 else self._moment(frame.time),
+                    self._advanced)
         width_ms = frame.value
         self._note(now, "reject", part=frame.part, in_ms=round((fires - now) * 1000, 3), width_ms=width_ms, ack=code)
         if part is None or code != Ack.DONE:
@@ -338,8 +346,9 @@ class Conveyor:
         return Ack.DONE
 
     def summary(self, now: float) -> dict[str, object]:
-        """All counts; times in ms. ``reject_lateness_ms``: distance of the firing from the part's true ejector time, with
-        ``mean`` signed (above 0: too late). ``escaped_ids``: parts that passed without a verdict that lets them."""
+        """All counts; times in ms. ``reject_lateness_ms``: distance of the firing from the part's true ejector time,
+        with ``mean`` signed (above 0: too late). ``escaped_ids``: parts that passed without a verdict that lets
+        them."""
         self.inbox.settle(now)
         n, r = self._counts, self.reader
         gap = max(self._gap, now - self._last_beat) if self._last_beat > -math.inf else 0.0
@@ -347,20 +356,22 @@ class Conveyor:
             "triggers": self.fed, "refused": n["refused TRIGGER"],
             "verdicts": {name: self._verdicts[code] for code, name in enumerate(VERDICTS)},
             "ejected_ids": list(self._ejected), "passed_ids_count": n["passed"], "failsafe_ids": list(self._failsafe),
-            "escaped_ids": list(self._escaped), "on_belt": len(self._belt), "wrong_part": n["wrong_part"], "missed": n["missed"],
-            "late_verdicts": n["late"], "doubled_verdicts": n["doubled"], "missing_verdicts": n["missing"],
-            "contradictory_verdicts": n["contradictions"], "unknown_part_verdicts": n["unknown verdicts"],
-            "late_rejects": n["late rejects"], "unknown_part_rejects": n["unknown rejects"],
-            "doubled_rejects": n["doubled rejects"], "crc_errors": r.crc_errors, "garbage_bytes": r.garbage_bytes,
-            "resynchronisations": r.resynchronisations, "unknown_frames": r.unknown_frames,
-            "sequence_errors": self.inbox.sequence_errors, "reordered": self.inbox.reordered,
-            "repeated_commands": self.inbox.repeated, "sessions": self.inbox.sessions, "resent": self.outbox.resent,
-            "heartbeat_losses": n["heartbeat_losses"], "largest_heartbeat_gap_ms": round(gap * 1000, 3),
-            "unacknowledged": n["lost TRIGGER"], "unacknowledged_confirms": n["lost CONFIRM"],
-            "stray_acks": self.outbox.stray_acks, "line_states_seen": list(self._states),
+            "escaped_ids": list(self._escaped), "on_belt": len(self._belt), "wrong_part": n["wrong_part"],
+            "missed": n["missed"], "late_verdicts": n["late"], "doubled_verdicts": n["doubled"],
+            "missing_verdicts": n["missing"], "contradictory_verdicts": n["contradictions"],
+            "unknown_part_verdicts": n["unknown verdicts"], "late_rejects": n["late rejects"],
+            "unknown_part_rejects": n["unknown rejects"], "doubled_rejects": n["doubled rejects"],
+            "crc_errors": r.crc_errors, "garbage_bytes": r.garbage_bytes, "resynchronisations": r.resynchronisations,
+            "unknown_frames": r.unknown_frames, "sequence_errors": self.inbox.sequence_errors,
+            "reordered": self.inbox.reordered, "repeated_commands": self.inbox.repeated,
+            "sessions": self.inbox.sessions, "resent": self.outbox.resent, "heartbeat_losses": n["heartbeat_losses"],
+            "largest_heartbeat_gap_ms": round(gap * 1000, 3), "unacknowledged": n["lost TRIGGER"],
+            "unacknowledged_confirms": n["lost CONFIRM"], "stray_acks": self.outbox.stray_acks,
+            "line_states_seen": list(self._states),
             "faults": {str(code): times for code, times in sorted(self._faults.items())},
-            "dropped_rejects": n["dropped rejects"], "confirms": n["confirms"], "refused_confirms": n["refused CONFIRM"],
-            "reject_lateness_ms": _lateness(self._lateness_ms), "own_lateness_ms": round(self._behind * 1000, 3),
+            "dropped_rejects": n["dropped rejects"], "confirms": n["confirms"],
+            "refused_confirms": n["refused CONFIRM"], "reject_lateness_ms": _lateness(self._lateness_ms),
+            "own_lateness_ms": round(self._behind * 1000, 3),
         }
 
 

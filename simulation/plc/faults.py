@@ -1,4 +1,4 @@
-"""Faults of the PLC's side: its port, what it hears and says, its encoder, and the sensor behind its ejector."""
+"""Faults on the PLC's side: its port, what it receives and sends, its encoder, and the sensor at its ejector."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from simulation.scenario.fault_board import FaultBoard
 
 
 class PlcFaults:
-    """What goes wrong now, as a scenario's fault board says."""
+    """The faults that are active now, from a scenario's fault board."""
 
     def __init__(self, folder: Path | None, seed: int) -> None:
-        """folder: of the board; None for none."""
+        """folder: of the board; None: nothing goes wrong."""
         self._board = None if folder is None else FaultBoard(folder)
         self._random = random.Random(seed)
 
     def look(self, wire: Wire, conveyor: Conveyor) -> None:
-        """Let begin and end what the board says; call it with every turn."""
+        """Begin and end what the board says. Call it in every turn."""
         if self._board is None:
             return
         self._board.look()
@@ -31,7 +31,7 @@ class PlcFaults:
         conveyor.sensor_sees = self._board.on("confirm-missing") is None
 
     def heard(self, data: bytes) -> bytes:
-        """What arrives of what the line sent."""
+        """The part of what the line sent that arrives."""
         if self._board is None or not data:
             return data
         if self._board.on("deaf-plc"):
@@ -39,11 +39,11 @@ class PlcFaults:
         return self._disturbed(data)
 
     def takes(self, frame: Frame) -> bool:
-        """Whether a frame of the line gets through."""
+        """Whether a message of the line gets through."""
         return not (frame.kind is Kind.LINE_ACK and self._chance("lost-acks"))
 
     def said(self, frame: Frame) -> bytes:
-        """What goes out of a frame of the PLC; nothing if it is lost."""
+        """The bytes that go out for a message of the PLC; none if it is lost."""
         data = frame.encode()
         if self._board is None:
             return data

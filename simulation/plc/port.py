@@ -1,4 +1,4 @@
-"""The PLC's end of the wire: a pseudo serial port made here, or a port that exists."""
+"""The PLC's end of the wire: a pseudo serial port that is made here, or an existing port."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from edge.base.errors import LinkError
 
 
 class Wire:
-    """The PLC's end of a pty pair made here, or of a port that exists. Never blocks, and outlives its peer.
+    """The PLC's end of a new pty pair, or of an existing port. Never blocks, and outlives its peer.
 
-    Where ``path`` is free (or a link that dangles) it becomes a link to the far end of a new pty, until ``close``. A character
-    device is opened exclusively at ``baud``; once it is lost ``fd`` is None. With probability ``noise`` what is sent or read
-    at once has one bit turned, one byte lost or one byte too many. Raises LinkError if ``path`` is anything else or cannot
-    be opened.
+    A free ``path`` (or a dangling link) becomes a link to the far end of a new pty, until ``close``. A character device
+    is opened exclusively at ``baud``; when it is lost, ``fd`` is None. With probability ``noise``, what is sent or read
+    at once has one bit flipped, one byte lost or one byte too many. Raises LinkError if ``path`` is anything else or
+    cannot be opened.
     """
 
     def __init__(self, path: Path, baud: int, *, noise: float = 0.0, seed: int = 0) -> None:
         self.fd: int | None = None
-        self.unsent = 0  # frames that the port took not at all, or in part
+        self.unsent = 0  # messages that the port did not take whole
         self._path, self._baud, self._noise, self._random = path, baud, noise, random.Random(seed)
         self._port: serial.Serial | None = None
         self._far: int | None = None
@@ -38,7 +38,10 @@ class Wire:
             self._make_pty()
 
     def read(self) -> bytes:
-        """The bytes that are there, at most 4096. Only when ``select`` calls the port readable: no bytes then mean a hang-up."""
+        """The bytes that have come, at most 4096.
+
+        Call it only when ``select`` says the port is readable: no bytes then mean a hang-up.
+        """
         try:
             data = os.read(self.fd, 4096) if self.fd is not None else b""
         except BlockingIOError:
@@ -50,7 +53,10 @@ class Wire:
         return self._noisy(data)
 
     def write(self, data: bytes) -> None:
-        """Send one frame. Like a wire it waits for nobody: what the port does not take is gone, and counted in ``unsent``."""
+        """Send one message.
+
+        Like a wire it waits for nobody: what the port does not take is lost, and counted in ``unsent``.
+        """
         data = self._noisy(data)
         try:
             sent = os.write(self.fd, data) if self.fd is not None else 0
@@ -62,7 +68,10 @@ class Wire:
         self.unsent += sent < len(data)
 
     def plug(self, in_: bool) -> None:
-        """Pull the plug of a pty made here, or put it in again: a new pty behind the same link. Does nothing to a port that exists."""
+        """Unplug a pty made here, or plug it in again: a new pty behind the same link.
+
+        Does nothing to an existing port.
+        """
         if in_ and self._pulled:
             self._make_pty()
         elif not in_ and self._far is not None:
@@ -72,7 +81,7 @@ class Wire:
         self._pulled = self._pulled and not in_
 
     def close(self) -> None:
-        """Close the port, and remove the link if it is still the one made here."""
+        """Close the port, and remove the link if it is still ours."""
         if self._port is not None:
             self._lose()
         elif self._far is not None and self.fd is not None:
@@ -84,7 +93,7 @@ class Wire:
                     os.unlink(self._path)
 
     def _make_pty(self) -> None:
-        # The far end stays open here too: else a line that closes its side would turn every read into EIO.
+        # The far end stays open here too: otherwise every read fails with EIO once the line closes its side.
         try:
             self.fd, self._far = os.openpty()
             tty.setraw(self._far)
@@ -106,22 +115,24 @@ class Wire:
             found = path.stat()
             if not stat.S_ISCHR(found.st_mode):
                 raise LinkError(
-                    f"{path} is no port", got="a folder" if stat.S_ISDIR(found.st_mode) else "a file",
-                    expected="a serial port, or a path that is free", next="Name another path with --port.",
+                    f"{path} is not a port", got="a folder" if stat.S_ISDIR(found.st_mode) else "a file",
+                    expected="a serial port, or a free path", next="Name another path with --port.",
                 )
-            # The numbers of ptys are used again: behind a link older than its pty stands somebody else's terminal.
-            if path.is_symlink() and os.major(found.st_rdev) in range(136, 144) and found.st_ctime > path.lstat().st_ctime + 1:
+            # Numbers of ptys are reused: a link older than its pty leads to somebody else's terminal.
+            is_pty = os.major(found.st_rdev) in range(136, 144)
+            if path.is_symlink() and is_pty and found.st_ctime > path.lstat().st_ctime + 1:
                 raise LinkError(
                     f"{path} is a link from an earlier run", got=f"{os.readlink(path)}, which was made after the link",
                     expected="a port that the link was made for", next=f"Run: rm {path}",
                 )
             self._port = serial.Serial(str(path), self._baud, timeout=0, exclusive=True)
             self.fd = self._port.fileno()
-        # termios.error is no OSError; SerialException is one.
+        # SerialException is an OSError, termios.error is not.
         except (OSError, ValueError, termios.error) as error:
             raise LinkError(
-                f"the PLC simulator cannot open {path}", got=error, expected="a serial port that nobody else has open",
-                next="Find out who has it with: fuser -v " + str(path),
+                f"the PLC simulator cannot open {path}", got=error,
+                expected="a serial port that no other program has open",
+                next=f"See which program has it: fuser -v {path}",
             ) from error
 
     def _noisy(self, data: bytes) -> bytes:

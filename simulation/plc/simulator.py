@@ -1,4 +1,4 @@
-"""The PLC simulator's process: it gives a `Conveyor` a clock, a port and a log."""
+"""The PLC simulator's process: gives a `Conveyor` a clock, a port and a log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from simulation.plc.settings import PlcSettings
 
 
 class _Log:
-    """JSON lines, each written at once. A line that cannot be written is counted; the first one is said to stderr."""
+    """A log of JSON lines, each written at once.
+
+    Lines that cannot be written are counted; the first one is reported on stderr.
+    """
 
     def __init__(self, path: Path) -> None:
         self.lost = 0
@@ -29,8 +32,8 @@ class _Log:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise InputError(
-                f"the PLC simulator cannot write its log {path}", got=error.strerror, expected="a file in a folder that exists",
-                next="Name another path with --log.",
+                f"the PLC simulator cannot write its log {path}", got=error.strerror,
+                expected="a file in a folder that exists", next="Name another path with --log.",
             ) from error
 
     def write(self, record: dict[str, object]) -> None:
@@ -42,9 +45,10 @@ class _Log:
             reason = str(error.strerror)
         if lost := written < len(line):
             if not self.lost:
-                print(f"The PLC simulator cannot write {self._path}: {reason}. It goes on without.", file=sys.stderr)
+                print(f"The PLC simulator cannot write {self._path}: {reason}. It continues without its log.",
+                      file=sys.stderr)
             self.lost += 1
-        self._torn = lost and (self._torn or written > 0)  # half a line must not spoil the next one
+        self._torn = lost and (self._torn or written > 0)  # half a line must not damage the next one
 
     def close(self) -> None:
         os.close(self._fd)
@@ -52,7 +56,7 @@ class _Log:
 
 @contextlib.contextmanager
 def _realtime() -> Iterator[bool]:
-    """Run under SCHED_FIFO 40 if that is allowed; gives whether it is."""
+    """Run with priority SCHED_FIFO 40 where that is allowed; yields whether it is."""
     try:
         before = os.sched_getscheduler(0), os.sched_getparam(0)
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(40))
@@ -68,16 +72,18 @@ def _realtime() -> Iterator[bool]:
 
 def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bool] = lambda: False,
              faults: Path | None = None) -> dict[str, object]:
-    """Play the PLC at ``port`` until its parts have passed, the line never becomes ready, or ``stop()`` says so.
+    """Simulate the PLC at ``port`` until its parts have passed, the line does not become ready, or ``stop()`` is true.
 
-    Writes events to ``log`` as JSON lines (``t``: s since the start) and the summary as its last one; returns the summary,
-    see ``Conveyor.summary``. ``ended`` in it is "parts", "stopped" or "line not ready"; ``own_lateness_ms`` is the most
-    that this process was late itself: figures below that are not the line's. ``stop`` is asked at least every 50 ms.
-    ``faults`` is the folder of a scenario's fault board.
-    Raises LinkError if the port, InputError if the log cannot be opened.
+    Writes events to ``log`` as JSON lines (``t``: s since the start), the summary last, and returns the summary: see
+    ``Conveyor.summary``. Its ``ended`` is "parts", "stopped" or "line not ready". Its ``own_lateness_ms`` is how late
+    this process itself was at most: smaller figures say nothing about the line. ``stop`` is called at least every 50
+    ms. faults: the folder of a scenario's fault board.
+
+    Raises LinkError if the port cannot be opened, InputError if the log cannot.
     """
     with contextlib.ExitStack() as stack:
-        wire = stack.enter_context(contextlib.closing(Wire(port, settings.baud, noise=settings.noise, seed=settings.seed)))
+        made = Wire(port, settings.baud, noise=settings.noise, seed=settings.seed)
+        wire = stack.enter_context(contextlib.closing(made))
         journal = stack.enter_context(contextlib.closing(_Log(log)))
         realtime = stack.enter_context(_realtime())
         disturbed = PlcFaults(faults, settings.seed)
@@ -86,7 +92,7 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
         def note(when: float, event: str, **fields: object) -> None:
             journal.write({"t": round(when - start, 6), "event": event, **fields})
 
-        # Not seeded: a line that outlives two runs would take the second one's commands for repetitions of the first.
+        # Not seeded: a line that outlives this PLC would take the next one's commands for repetitions.
         conveyor = Conveyor(settings, session=secrets.randbits(16), sequence=secrets.randbits(16), now=start, note=note)
         note(start, "start", monotonic=start, unix=time.time())
         ended = "stopped"
@@ -111,13 +117,13 @@ def simulate(port: Path, log: Path, settings: PlcSettings, stop: Callable[[], bo
 
 
 def _turn(wire: Wire, conveyor: Conveyor, disturbed: PlcFaults, note: Note) -> float:
-    """Wait for bytes or the next thing due, and do it; the time afterwards."""
+    """Wait for bytes or the next thing that is due, and handle it. Returns the time afterwards."""
     disturbed.look(wire, conveyor)
     port = wire.fd
     timeout = min(max(conveyor.next_due() - time.monotonic(), 0.0), BEAT_S)
     readable, _, _ = select.select([] if port is None else [port], [], [], timeout)
     now = time.monotonic()
-    # First what came, then what is due: should this process have been held up, the line's frames were there in time.
+    # Bytes first, then what is due: where this process was held up, the line's messages were there in time.
     for frame in conveyor.reader.feed(disturbed.heard(wire.read())) if readable else ():
         if disturbed.takes(frame):
             conveyor.receive(frame, now)

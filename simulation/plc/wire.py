@@ -1,7 +1,8 @@
-"""The PLC's end of the protocol: `frames` codec, resynchronising reader, and both halves of a command's life.
+"""The PLC's end of the `frames` protocol: codec, resynchronising reader, and the receiving and sending side of
+commands.
 
-Written from docs/plc-frames.md alone. It imports nothing from ``edge.plc.link`` on purpose: two implementations that only share
-the document prove the document. Nothing here reads a clock; times are seconds, given by the caller.
+Written from docs/plc-frames.md alone. It imports nothing from ``edge.plc`` on purpose: two implementations that share
+only the document test the document. Nothing here reads a clock; times are seconds, given by the caller.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from enum import IntEnum
 SYNC = b"LS"
 SIZE = 24  # bytes
 RETRY_S = 0.020
-REPEATS = 10  # times that a command is sent again, after the first time
-UNDER_WAY = 32  # commands that wait for their acknowledgement at once
-REMEMBERED = 128  # sequence numbers by which a repetition is known
-GAP_S = (REPEATS + 1) * RETRY_S + 0.1  # after this a number that was left out will not come any more
+REPEATS = 10  # repetitions of a command, after the first time
+UNDER_WAY = 32  # commands that wait for their acknowledgement, at most
+REMEMBERED = 128  # newest sequence numbers, by which repetitions are recognised
+GAP_S = (REPEATS + 1) * RETRY_S + 0.1  # after this a missing number will not come any more
 
 _BODY = struct.Struct(">2sBBHHIiI")
 _CRC = struct.Struct(">I")
@@ -43,8 +44,9 @@ FROM_PLC = frozenset({Kind.PLC_HEARTBEAT, Kind.TRIGGER, Kind.CONFIRM, Kind.PLC_A
 FROM_LINE = frozenset(Kind) - FROM_PLC
 COMMANDS = frozenset({Kind.TRIGGER, Kind.CONFIRM, Kind.CLEAR, Kind.VERDICT, Kind.REJECT, Kind.FAULT})
 CODES: dict[Kind, range] = {
-    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4), Kind.CLEAR: range(1),
-    Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2), Kind.FAULT: range(8), Kind.LINE_ACK: range(4),
+    Kind.PLC_HEARTBEAT: range(4), Kind.TRIGGER: range(2), Kind.CONFIRM: range(1), Kind.PLC_ACK: range(4),
+    Kind.CLEAR: range(1), Kind.LINE_HEARTBEAT: range(5), Kind.VERDICT: range(4), Kind.REJECT: range(2),
+    Kind.FAULT: range(8), Kind.LINE_ACK: range(4),
 }
 STATES = ("offline", "starting", "ready", "degraded", "fault")  # by code of LINE_HEARTBEAT
 VERDICTS = ("pass", "reject", "uninspected_eject", "uninspected_release")  # by code of VERDICT
@@ -61,7 +63,11 @@ class Ack(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame. ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit; ``time``: unsigned 32 bit, ms."""
+    """One frame.
+
+    ``session``, ``sequence``: 16 bit; ``part``: unsigned 32 bit; ``value``: signed 32 bit; ``time``: unsigned 32 bit,
+    ms.
+    """
 
     kind: Kind
     code: int = 0
@@ -85,8 +91,9 @@ def crc32(data: bytes) -> int:
 class Reader:
     """Finds frames in a stream of bytes; ``accepted`` are the types of the other side.
 
-    Counts ``crc_errors`` (a sync word whose CRC is wrong), ``unknown_frames`` (right CRC, but a type or code that is not
-    the other side's), ``garbage_bytes`` (every byte dropped) and ``resynchronisations`` (runs of dropped bytes).
+    Counts ``crc_errors`` (a sync word with a wrong CRC), ``unknown_frames`` (a right CRC, but a type or code that the
+    other side does not have), ``garbage_bytes`` (bytes that were dropped) and ``resynchronisations`` (runs of dropped
+    bytes).
     """
 
     def __init__(self, accepted: frozenset[Kind] = FROM_LINE) -> None:
@@ -125,10 +132,10 @@ class Reader:
 
 
 class Inbox:
-    """The other side's commands: which are repetitions, and whether their numbers follow the rule.
+    """Commands of the other side: which are repetitions, and whether their numbers follow the rule.
 
-    ``sequence_errors`` counts numbers that never came, jumps of more than 128 and numbers that went back;
-    ``reordered`` counts numbers that came after a higher one (a repetition of a lost frame does that); ``repeated`` counts
+    ``sequence_errors`` counts numbers that never came, jumps of more than 128 and numbers that went back; ``reordered``
+    counts numbers that came after a higher one (a repetition of a lost frame does that); ``repeated`` counts
     repetitions; ``sessions`` counts the sessions seen.
     """
 
@@ -137,7 +144,7 @@ class Inbox:
         self.session: int | None = None
         self._codes: dict[int, int] = {}  # sequence -> code of its acknowledgement, oldest first
         self._newest: int | None = None
-        self._gaps: dict[int, float] = {}  # number left out -> when that was noticed
+        self._gaps: dict[int, float] = {}  # missing number -> when that was noticed
 
     def begins(self, frame: Frame, now: float) -> bool:
         """Whether ``frame`` (of any type) is the first of a new session; if so, all numbers are forgotten."""
@@ -152,13 +159,13 @@ class Inbox:
         return True
 
     def repetition(self, frame: Frame) -> int | None:
-        """The acknowledgement's code from the first time if ``frame`` was seen before, else None."""
+        """The code of the first acknowledgement if ``frame`` was seen before, otherwise None."""
         code = self._codes.get(frame.sequence)
         self.repeated += code is not None
         return code
 
     def remember(self, frame: Frame, code: int, now: float) -> None:
-        """``frame`` is a command that was acted upon and is acknowledged with ``code``."""
+        """``frame`` is a command that was carried out and is acknowledged with ``code``."""
         self._codes[frame.sequence] = code
         if len(self._codes) > REMEMBERED:
             del self._codes[next(iter(self._codes))]
@@ -178,7 +185,7 @@ class Inbox:
                 self._newest = frame.sequence
 
     def settle(self, now: float) -> None:
-        """Count the numbers that were left out so long ago that they will not come any more."""
+        """Count the numbers that have been missing so long that they will not come any more."""
         for sequence in [s for s, since in self._gaps.items() if now - since > GAP_S]:
             del self._gaps[sequence]
             self.sequence_errors += 1
@@ -192,10 +199,10 @@ class _UnderWay:
 
 
 class Outbox:
-    """This side's commands: sent again every 20 ms until acknowledged, at most 10 times, at most 32 under way.
+    """Commands of this side: repeated every 20 ms until acknowledged, 10 times at most; 32 at most are under way.
 
-    ``sequence``: the number of the first command. ``resent`` counts repetitions, ``stray_acks`` acknowledgements of nothing
-    that is under way: the second one of a repeated command, or one meant for an earlier session.
+    ``sequence``: the number of the first command. ``resent`` counts repetitions, ``stray_acks`` acknowledgements
+    of commands that are not under way: the second one of a repeated command, or one for an earlier session.
     """
 
     def __init__(self, sequence: int = 0) -> None:
@@ -236,7 +243,10 @@ class Outbox:
         return send, [c.frame for c in lost]
 
     def acknowledged(self, ack: Frame) -> Frame | None:
-        """The command that ``ack`` settles, or None. The part must agree as well: the number alone could be another session's."""
+        """The command that ``ack`` settles, or None.
+
+        The part must agree as well: the number alone could be another session's.
+        """
         command = self._under_way.get(ack.sequence)
         if command is None or command.frame.part != ack.part:
             self.stray_acks += 1

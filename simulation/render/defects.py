@@ -1,7 +1,9 @@
-"""How a piece of a simulated surface looks, whole or spoilt: a defect's random shape, and what it does to cloth and print.
+"""How a piece of a simulated surface looks, good or defective: a defect's random shape, and its effect on cloth and
+print.
 
-Coordinates ``x``, ``y`` are float32 ``[H, W]`` in px from the part's own centre, so a defect shifts and turns with its part.
-A *cover* is float32 ``[H, W]``, 0 (untouched) to 1 (fully changed); a *reflectance* is float32 ``[C, H, W]``, 0 to 1.
+Coordinates ``x``, ``y`` are float32 ``[H, W]`` in px from the part's centre, so a defect shifts and turns with its
+part. A *cover* is float32 ``[H, W]``, 0 (unchanged) to 1 (fully changed). A *reflectance* is float32 ``[C, H, W]``, 0
+to 1.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-MARGIN = 4  # px of cloth around the frame, so that the lens's blur knows the web beyond the edges
-NOTICEABLE = 4  # grey levels of noise-free difference from which a pixel counts as defective
-VISIBLE = 16  # grey levels that a defect must change its pixels by on average
-AREA = (60, 4000)  # px at 256 x 256 that a defect must cover
+MARGIN = 4  # px of cloth around the frame, for the lens's blur at the edges
+NOTICEABLE = 4  # grey levels; a pixel that differs by more, without noise, counts as defective
+VISIBLE = 16  # grey levels; the least mean change of a defect's pixels
+AREA = (60, 4000)  # px; the least and largest area of a defect at 256 x 256
 
 DEFECTS = {
     "woven": ("scratch", "stain", "hole", "missing_thread"),
@@ -43,7 +45,10 @@ class Flaw:
 
 
 def draw_flaw(name: str, rng: np.random.Generator, half_width: float, half_height: float, size: int) -> Flaw:
-    """Draw a defect within +-``half_width`` x +-``half_height`` px of the part's centre; growing with ``size`` (px)."""
+    """Draw a random defect within +-``half_width`` x +-``half_height`` px of the part's centre.
+
+    It grows with ``size`` (px).
+    """
     unit = size / 256
 
     def between(low: float, high: float) -> float:  # log-uniform: small defects are as frequent as large ones
@@ -61,7 +66,7 @@ def draw_flaw(name: str, rng: np.random.Generator, half_width: float, half_heigh
         width = reach * rng.uniform(0.7, 1.0)
     elif name == "missing_thread":
         reach, width, strength, angle = between(16, 80), 4 * unit, 1.0, (0.0 if across else math.pi / 2)
-    else:  # missing_print: a streak of a blocked nozzle or a damaged plate, else a patch without contact
+    else:  # missing_print: a streak from a blocked nozzle or a damaged plate, or a patch without contact
         reach, strength = (between(18, 50), 1.0) if across else (between(8, 20), rng.uniform(0.75, 1.0))
         width = between(2.2, 4.5) if across else reach * rng.uniform(0.5, 1.0)
         angle = (0.0 if rng.random() < 0.5 else math.pi / 2) if across else angle  # streaks follow the press
@@ -99,7 +104,7 @@ def depth_inside(flaw: Flaw, x: Field, y: Field) -> Field:
 
 
 def scratch_cover(flaw: Flaw, x: Field, y: Field) -> Field:
-    """A thin curved line with a Gaussian cross-profile, tapering at both ends, of uneven pressure along its way."""
+    """A thin curved line with a Gaussian cross-profile and uneven pressure, tapering at both ends."""
     along, across = _along_across(flaw, x, y)
     t = along / flaw.reach
     path = flaw.bend * flaw.reach * (t * t - 0.33)
@@ -109,11 +114,12 @@ def scratch_cover(flaw: Flaw, x: Field, y: Field) -> Field:
         pressure += amplitude * np.cos(4 * order * t + 2 * phase)
     slope = 2 * flaw.bend * t  # of the curve, so that the line is as thin where it runs aslant
     distance = (across - path) / (flaw.width * np.sqrt(1 + slope * slope))
-    return np.asarray(np.exp(-distance * distance) * _ramp((1 - np.abs(t)) * 4) * np.clip(pressure, 0.55, 1), np.float32)
+    return np.asarray(np.exp(-distance * distance) * _ramp((1 - np.abs(t)) * 4) * np.clip(pressure, 0.55, 1),
+                      np.float32)
 
 
 def stain_cover(flaw: Flaw, x: Field, y: Field) -> Field:
-    """A smooth irregular patch, densest in a ring inside its edge, where a drying drop leaves most."""
+    """A smooth irregular patch, densest in a ring inside its edge, as a dried drop leaves it."""
     depth = depth_inside(flaw, x, y) / flaw.reach
     ring = np.exp(-((depth - 0.22) / 0.14) ** 2)
     return _ramp(depth * 4 + 0.3) * (0.78 + 0.22 * ring)
@@ -128,21 +134,24 @@ def streak_or_patch(flaw: Flaw, x: Field, y: Field) -> Field:
 
 
 def thread_cover(flaw: Flaw, x: Field, y: Field) -> Field:
-    """How far a missing thread's gap reaches along the thread; the caller limits it to that thread."""
+    """The gap along a missing thread; the caller limits it to that thread."""
     along, _ = _along_across(flaw, x, y)
     return _ramp((flaw.reach - np.abs(along)) / 2 + 0.5)
 
 
 def paint(flaw: Flaw, reflectance: Field, x: Field, y: Field, hold: Field) -> Field:
-    """The reflectance with a scratch or a stain on it; ``hold`` (cover) is how much the surface takes: none off the part."""
+    """The reflectance with a scratch or a stain.
+
+    ``hold`` (a cover): how much of it the surface takes; 0 outside the part.
+    """
     if flaw.name == "scratch":
         cover = flaw.strength * hold * scratch_cover(flaw, x, y)
-        # Towards what the surface is not: a light line on dark, a dark line on light; either on mid grey.
+        # With contrast: a light line on dark, a dark line on light, either on mid grey.
         under = float((cover * reflectance).sum() / max(float(cover.sum()) * len(reflectance), 1e-6))
         light = flaw.light if 0.3 < under < 0.55 else under <= 0.3
         return reflectance + cover * ((0.95 if light else 0.06) - reflectance)
     cover = flaw.strength * hold * stain_cover(flaw, x, y)
-    if flaw.light:  # a washed-out or powdery spot; what lies below still shows through
+    if flaw.light:  # a washed-out or powdery spot: the surface shows through
         return reflectance + cover * (0.60 - 0.50 * reflectance)
     tint = np.array([0.42, 0.32, 0.18] if len(reflectance) == 3 else [0.12], np.float32)  # brown, as oil and rust are
     return reflectance * (1 - cover * (1 - tint[:, None, None]))
@@ -162,7 +171,7 @@ class Threads:
 
 @dataclass(frozen=True)
 class Weave:
-    """A piece of web with ``MARGIN`` px around it; all float32 ``[H, W]``."""
+    """A piece of web with ``MARGIN`` px around it; all arrays are float32 ``[H, W]``."""
 
     warp: Threads
     weft: Threads
@@ -172,7 +181,7 @@ class Weave:
     grain: Field
 
     def reflectance(self, flaw: Flaw | None) -> Field:
-        """Float32 ``[1, H, W]`` without the margin, 0 to 1; a flaw's place counts from the centre."""
+        """Float32 ``[1, H, W]`` without the margin, 0 to 1. A flaw's position is relative to the centre."""
         warp_cover, weft_cover = self.warp.cover, self.weft.cover
         ground = np.full((1, 1), 0.10, np.float32)
         warp_shade, weft_shade = self.warp_shade, self.weft_shade
@@ -182,14 +191,14 @@ class Weave:
         if flaw is not None and flaw.name == "missing_thread":
             index = (self.weft if flaw.across else self.warp).index
             gone = (index == index[int(flaw.y + rows / 2), int(flaw.x + columns / 2)]) * thread_cover(flaw, x, y)
-            # What crosses the gap has lost its support: it lies deeper and in the shade of the neighbours.
+            # The threads that cross the gap lose their support: they lie deeper, in the shade of their neighbours.
             if flaw.across:
                 weft_cover, warp_shade = weft_cover * (1 - gone), warp_shade * (1 - 0.4 * gone)
             else:
                 warp_cover, weft_shade = warp_cover * (1 - gone), weft_shade * (1 - 0.4 * gone)
         elif flaw is not None and flaw.name == "hole":
             depth = depth_inside(flaw, x, y) + 0.4 * self.grain
-            # Each thread tears where it is weakest, so the edge is ragged thread by thread; the ends stand up and catch light.
+            # Each thread tears at its weakest point, so the edge is ragged; the torn ends stand up and catch light.
             tear = np.random.default_rng(int(1000 * flaw.reach)).normal(0, 1.1, (2, 64)).astype(np.float32)
             warp_cover = warp_cover * np.clip(0.5 - depth - np.take(tear[0], self.warp.index & 63), 0, 1)
             weft_cover = weft_cover * np.clip(0.5 - depth - np.take(tear[1], self.weft.index & 63), 0, 1)
@@ -203,7 +212,7 @@ class Weave:
         inner = slice(MARGIN, -MARGIN)
         image = image[None, inner, inner]
         if flaw is not None and flaw.name in ("scratch", "stain"):
-            # A scratch takes the crowns of the threads and passes over the valleys; a stain soaks in everywhere.
+            # A scratch changes the crowns of the threads and skips the valleys; a stain soaks in everywhere.
             hold = np.clip((image[0] - 0.15) / 0.4, 0.2, 1) if flaw.name == "scratch" else np.ones_like(image[0])
             image = paint(flaw, image, x[:, inner], y[inner], hold)
         return np.clip(image, 0, 1)
@@ -211,7 +220,7 @@ class Weave:
 
 @dataclass(frozen=True)
 class Plate:
-    """One printed part on the belt; all float32 ``[H, W]``."""
+    """A printed part on the belt; all arrays are float32 ``[H, W]``."""
 
     plate: Field  # cover
     inks: list[Field]  # density of each ink, 0 to 1
@@ -246,7 +255,9 @@ def changed_pixels(good: Field, bad: Field) -> NDArray[np.bool_]:
 
 
 def is_visible(good: Field, bad: Field, changed: NDArray[np.bool_]) -> bool:
-    """Whether an attentive eye would find it: neither too faint nor too small, nor so large that it is another surface."""
+    """Whether an attentive eye would find the defect: neither too faint, nor too small, nor so large that it is a new
+    surface.
+    """
     unit, area = changed.shape[0] / 256, int(changed.sum())
     # Lines grow with the size, patches with its square.
     return AREA[0] * unit <= area <= AREA[1] * unit**2 and float(np.abs(bad - good)[:, changed].mean()) >= VISIBLE

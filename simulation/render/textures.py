@@ -1,6 +1,7 @@
-"""The two products before light falls on them: a woven web and printed plates.
+"""The two products, before lighting: a woven web and printed plates.
 
-Randomness is by place: a value depends on the seed and on where one looks, so the same place looks the same in every frame.
+Randomness depends on position: a value is a function of the seed and the place, so the same place looks the same in
+every frame.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from simulation.render.defects import MARGIN, Field, Plate, Threads, Weave
 
 
 def mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al., 2014): words that differ in one bit come out unlike."""
+    """The finaliser of splitmix64 (Steele et al., 2014): words that differ in one bit give unrelated words."""
     h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return h ^ (h >> np.uint64(31))
@@ -24,8 +25,9 @@ def mix(h: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def keys(seed: int, channel: int, ids: NDArray[np.int64]) -> NDArray[np.uint32]:
     """A random word for each integer."""
-    # Mixed before the ids come in: otherwise the next seed would be this one's web, shifted.
-    start = mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + np.uint64(channel * 0xD1B54A32D192ED03 & 0xFFFFFFFFFFFFFFFF))
+    # Mixed before the ids are added: otherwise the next seed would give this seed's web, shifted.
+    start = mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64)
+                + np.uint64(channel * 0xD1B54A32D192ED03 & 0xFFFFFFFFFFFFFFFF))
     return (mix(start + ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)).astype(np.uint32)
 
 
@@ -54,18 +56,20 @@ class Spline:
         t = at - left
         basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3])
         ids = np.arange(left[0] - 1, left[-1] + 3)
-        return Spline(ids, left - left[0], (basis[..., None] / 4.1).astype(np.float32))  # not / 6: keeps the deviation near 1
+        # not / 6: keeps the deviation near 1
+        return Spline(ids, left - left[0], (basis[..., None] / 4.1).astype(np.float32))
 
     def fill(self, points: Field) -> Field:
         """From lattice points, float32 ``[len(ids), n]``, to px, ``[count, n]``."""
-        # Not a matrix product: BLAS would spread these small ones over all cores, and wait long for cores that a fit keeps busy.
+        # Not a matrix product: BLAS would spread it over all cores, and wait for cores that a fit keeps busy.
         out = points[self.left] * self.basis[0]
         for step in (1, 2, 3):
             out += points[self.left + step] * self.basis[step]
         return out
 
 
-def cloud_field(seed: int, channel: int, y0: int, x0: int, rows: int, columns: int, cell_y: float, cell_x: float) -> Field:
+def cloud_field(seed: int, channel: int, y0: int, x0: int, rows: int, columns: int, cell_y: float,
+                cell_x: float) -> Field:
     """Smooth noise, float32 ``[rows, columns]``, deviation about 1, over px ``y0...`` and ``x0...``."""
     down, over = Spline.over(y0, rows, cell_y), Spline.over(x0, columns, cell_x)
     return down.fill(np.ascontiguousarray(over.fill(noise(seed, channel, down.ids, over.ids).T).T))
@@ -87,10 +91,10 @@ class Cloth:
         return self.web(index * self.size, self.size)
 
     def web(self, y0: int, height: int) -> Weave:
-        """The web's px ``y0`` to ``y0 + height``: the same threads from whichever window they are seen."""
+        """The web's px ``y0`` to ``y0 + height``. Overlapping windows show the same threads."""
         seed, top, rows, columns = self.seed, y0 - MARGIN, height + 2 * MARGIN, self.size + 2 * MARGIN
         y, x = np.arange(rows, dtype=np.float32)[:, None], np.arange(columns, dtype=np.float32)[None, :]
-        # Absolute places need more digits than float32 has; places in the window do not.
+        # Absolute positions need more digits than float32 has; positions in the window do not.
         first = math.floor(top / self.weft_pitch)
 
         def clouds(channel: int, cell_y: float, cell_x: float) -> Field:
@@ -108,7 +112,7 @@ class Cloth:
         grain = noise(seed, 30, np.arange(top, top + rows), np.arange(-MARGIN, columns - MARGIN))
 
         def shade(threads: Threads, crown: Field, rise: Field, fibre: Field) -> Field:
-            # Light comes from the left and from above: slopes across a thread and along its crimp that face it are brighter.
+            # Light comes from the upper left: slopes that face it are brighter, across a thread and along its crimp.
             relief = 0.42 + 0.36 * threads.profile + 0.20 * crown - 0.13 * threads.side + 0.10 * rise
             return threads.tone * relief * (1 + 0.16 * fibre)
 
@@ -117,24 +121,29 @@ class Cloth:
         weft_shade = shade(weft, weft_crown, -over * np.sin(np.pi * warp.offset), fibres_x)
         return Weave(warp, weft, warp_shade, weft_shade, upper, grain)
 
-    def _threads(self, channel: int, place: Field, first: int, pitch: float, tone: float, along: int, weft: bool) -> Threads:
-        """Threads counted from ``first`` at ``place`` (in spacings), each with its own thickness and tone, varying along it."""
+    def _threads(self, channel: int, place: Field, first: int, pitch: float, tone: float, along: int,
+                 weft: bool) -> Threads:
+        """Threads counted from ``first`` at ``place`` (in spacings), each with a thickness and tone that vary along it.
+        """
         floor = np.floor(place)
         offset, local = place - floor - 0.5, floor.astype(np.int64)
         low = int(local.min())
         threads = np.arange(low, int(local.max()) + 1) + first
         spline = Spline.over(along, place.shape[weft], 26.0)
         steps = np.arange(place.shape[weft])
-        at = (steps[None, :] if weft else steps[:, None]) * len(threads) + (local - low)  # in a table [step along it, thread]
+        # in a table [step along it, thread]
+        at = (steps[None, :] if weft else steps[:, None]) * len(threads) + (local - low)
 
         def vary(channel: int, steady: float, uneven: float) -> Field:
             own = noise(self.seed, channel, np.zeros(1, np.int64), threads)
-            return np.take(1 + steady * own + uneven * spline.fill(noise(self.seed, channel + 1, spline.ids, threads)), at)
+            return np.take(1 + steady * own + uneven * spline.fill(noise(self.seed, channel + 1, spline.ids, threads)),
+                           at)
 
         half = np.minimum(0.46 * vary(channel, 0.035, 0.035), 0.5)
         side = np.clip(offset / half, -1, 1)
         cover = np.clip((half - np.abs(offset)) * pitch + 0.5, 0, 1)
-        return Threads(local + first, offset, np.sqrt(1 - side * side), side, cover, tone * vary(channel + 2, 0.045, 0.035))
+        return Threads(local + first, offset, np.sqrt(1 - side * side), side, cover,
+                       tone * vary(channel + 2, 0.045, 0.035))
 
 
 # --- Printed parts on a belt ---
@@ -154,14 +163,15 @@ class Print:
     def __init__(self, seed: int, size: int, turned: bool) -> None:
         draw = np.random.default_rng([seed, 2])
         self.seed, self.size, self.turned = seed, size, turned
-        # A turned part leaves room: at 15 degrees and 8 % off it still lies within the frame.
+        # A turned part is smaller: turned by 15 degrees and shifted by 8 % it still lies within the frame.
         self.half = (0.335 * size, 0.295 * size) if turned else (0.44 * size, 0.40 * size)
         spots = np.array(self.SPOT_COLOURS[int(draw.integers(3))]) + draw.uniform(-0.04, 0.04, (2, 1))
         self.absorbed = (1 - np.vstack([spots, self.BLACK])).astype(np.float32)
         self.artwork = self._draw_artwork(draw)
 
     def _draw_artwork(self, draw: np.random.Generator) -> list[NDArray[np.uint8]]:
-        """Cover of the plate and of each ink, uint8 ``[2 size, 2 size]``: twice the size, softened for the reduction."""
+        """Cover of the plate and of each ink, uint8 ``[2 size, 2 size]``: twice the size, smoothed for the reduction.
+        """
         side, (w, h) = 2 * self.size, (2 * self.half[0], 2 * self.half[1])
         plate, spot, accent, black = layers = [np.zeros((side, side), np.uint8) for _ in range(4)]
         thin, font = max(1, round(side / 256)), cv2.FONT_HERSHEY_SIMPLEX
@@ -169,7 +179,8 @@ class Print:
         def at(u: float, v: float) -> tuple[int, int]:  # plate coordinates, -1 to 1, to px
             return round(side / 2 + u * w), round(side / 2 + v * h)
 
-        def box(layer: NDArray[np.uint8], left: float, top: float, right: float, bottom: float, value: int = 255) -> None:
+        def box(layer: NDArray[np.uint8], left: float, top: float, right: float, bottom: float,
+                value: int = 255) -> None:
             cv2.rectangle(layer, at(left, top), at(right, bottom), value, -1)
 
         radius = round(0.09 * w)
@@ -211,7 +222,8 @@ class Print:
         turn = np.array([[cos, sin], [-sin, cos]])  # from the frame's axes to the plate's
 
         def lay(layer: NDArray[np.uint8], register: float) -> Field:
-            """Cover of an artwork layer where this part lies, printed at random up to ``register`` px off."""
+            """Cover of an artwork layer at this part's position, printed with a random offset of up to ``register`` px.
+            """
             matrix = np.column_stack([2 * turn, size - 2 * turn @ centre + 2 * rng.uniform(-register, register, 2)])
             cover = cv2.warpAffine(layer, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
             return np.asarray(cover, np.float32) * np.float32(1 / 255)
@@ -223,10 +235,12 @@ class Print:
         dx = np.arange(size, dtype=np.float32)[None, :] - float(centre[0])
         dy = np.arange(size, dtype=np.float32)[:, None] - float(centre[1])
         grain = noise(self.seed, 60, np.arange(top, top + size), np.arange(size))
-        shadow = np.roll(cv2.GaussianBlur(plate, (0, 0), 3.5 * size / 256), (round(size / 85), round(size / 64)), (0, 1))
+        shadow = np.roll(cv2.GaussianBlur(plate, (0, 0), 3.5 * size / 256), (round(size / 85), round(size / 64)),
+                         (0, 1))
         belt = (0.17 + 0.010 * clouds(50, 30) + 0.014 * cv2.blur(grain, (5, 1)) + 0.008 * grain) * (1 - 0.6 * shadow)
         press = 1 + 0.02 * clouds(51, 22)  # uneven inking
-        inks = [np.minimum(lay(layer, 0.3 * size / 256) * press * rng.uniform(0.95, 1.0), 1) for layer in self.artwork[1:]]
+        inks = [np.minimum(lay(layer, 0.3 * size / 256) * press * rng.uniform(0.95, 1.0), 1)
+                for layer in self.artwork[1:]]
         paper = [(1 + 0.008 * grain) * (tone * rng.uniform(0.99, 1.01)) for tone in self.PAPER]
         own_x, own_y = cos * dx + sin * dy, cos * dy - sin * dx
         return Plate(plate, inks, self.absorbed, paper, np.asarray(belt, np.float32), grain, own_x, own_y)

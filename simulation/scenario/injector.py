@@ -1,4 +1,7 @@
-"""The faults that come from outside of a line's processes: signals, restarts, processor hogs; and when each fault begins and ends."""
+"""Begins and ends the faults of a scenario.
+
+Signals, restarts and busy processors it makes itself; the others read the fault board.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from edge.base.errors import LinesideError
+from edge.line_control.start import MODULE
 from simulation.scenario.fault_board import FaultBoard
 from simulation.scenario.file import Fault, Freeze, Hogs, Kill, Lasting, OfParts, Restart, ScenarioFile, kind_of
 
-ENDS = 30.0  # s that a line has to end in
+END_WAIT = 30.0  # s for a line to end
 
 
 class RunningLine:
-    """`lineside run` through the wrapper with the faults; it may be started several times, one after the other."""
+    """A line with faults. It may be started several times, one after the other."""
 
     def __init__(self, folder: Path) -> None:
         self.ledgers: list[dict[str, Any] | None] = []
         self.exit_codes: list[int] = []
-        self.told: list[str] = []  # lines of stderr
+        self.messages: list[str] = []  # lines of stderr
         self._folder = folder
         self._thread: threading.Thread | None = None
         self.process: subprocess.Popen[str] | None = None
@@ -35,7 +39,7 @@ class RunningLine:
     def start(self) -> None:
         """Start it; returns at once."""
         command = [sys.executable, "-m", "simulation.scenario.faulty_line", str(self._folder / "faults"),
-                   "run", str(self._folder / "line.toml"), "--json"]
+                   str(self._folder / "line.toml")]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._thread = threading.Thread(target=self._listen, args=(self.process.stderr,), daemon=True)
         self._thread.start()
@@ -43,7 +47,7 @@ class RunningLine:
     def _listen(self, stream: Any) -> None:
         with contextlib.suppress(ValueError):
             for text in stream:
-                self.told.append(text.rstrip("\n"))
+                self.messages.append(text.rstrip("\n"))
 
     def children(self) -> dict[str, int]:
         """Process ids of "control" and "runtime"."""
@@ -54,8 +58,8 @@ class RunningLine:
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
                 with contextlib.suppress(OSError):
                     command = Path(f"/proc/{child}/cmdline").read_text()
-                    if "edge.line_control.process" in command or "lineside" in command or "faulty_line" in command:
-                        found["control" if "edge.line_control.process" in command else "runtime"] = int(child)
+                    if "faulty_line" in command:
+                        found["control" if MODULE in command else "runtime"] = int(child)
         return found
 
     def pid(self, name: str) -> int | None:
@@ -64,18 +68,18 @@ class RunningLine:
         return self.process.pid if name == "supervisor" else self.children().get(name)
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """Send a signal and wait for the end; what was left of its processes as well. Raises LinesideError if it does not end."""
+        """Send a signal, and wait until the line and its children have ended. Raises LinesideError if they do not."""
         assert self.process is not None and self._thread is not None
         children = list(self.children().values())
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
         try:
-            out, code = "", self.process.wait(ENDS)
+            out, code = "", self.process.wait(END_WAIT)
             assert self.process.stdout is not None
-            deadline = time.monotonic() + ENDS
+            deadline = time.monotonic() + END_WAIT
             while any(map(_lives, children)):
                 if time.monotonic() > deadline:
-                    raise subprocess.TimeoutExpired("the line's children", ENDS)
+                    raise subprocess.TimeoutExpired("the line's children", END_WAIT)
                 time.sleep(0.02)
             out = self.process.stdout.read()
         except subprocess.TimeoutExpired as error:
@@ -83,8 +87,9 @@ class RunningLine:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
-            raise LinesideError("the line does not end", got=f"nothing {ENDS:g} s after {signal.Signals(number).name}",
-                                next="The last messages: " + " | ".join(self.told[-5:])) from error
+            raise LinesideError("the line does not end",
+                                got=f"nothing {END_WAIT:g} s after {signal.Signals(number).name}",
+                                next="The last messages: " + " | ".join(self.messages[-5:])) from error
         self._thread.join(2)
         self.exit_codes.append(code)
         self.ledgers.append(json.loads(out) if out.strip().startswith("{") else None)
@@ -99,29 +104,33 @@ def _lives(pid: int) -> bool:
 
 
 class Injector:
-    """Lets the faults of a scenario begin and end, as parts are triggered and time passes. `turn` it often."""
+    """Begins and ends the faults of a scenario as parts are triggered and time passes. Call `turn` often."""
 
     def __init__(self, file: ScenarioFile, board: FaultBoard, line: RunningLine, plc_pid: int) -> None:
         self._board, self._line, self._plc_pid = board, line, plc_pid
         self._waiting = [(number, fault) for number, fault in enumerate(file.faults) if not isinstance(fault, OfParts)]
-        self._endings: list[tuple[float, int, Callable[[], None]]] = []  # when, fault, what ends it
+        self._endings: list[tuple[float, int, Callable[[], None]]] = []  # when, number of the fault, what ends it
         self._hogs: list[subprocess.Popen[bytes]] = []
 
     @property
     def quiet(self) -> bool:
-        """Whether no fault is on, and none to come."""
+        """Whether no fault is active, and none will come."""
         return not self._waiting and not self._endings
 
     def turn(self, part: int, since: float | None) -> None:
-        """part: the last one triggered; since: s from the first trigger, None before it. Raises LinesideError."""
+        """Begin and end what is due. part: the last one triggered. since: s since the first trigger, None before it.
+
+        Raises LinesideError where a fault finds no process.
+        """
         now = time.monotonic()
         for ending in [ending for ending in self._endings if ending[0] <= now]:
             self._endings.remove(ending)
             ending[2]()
             self._board.switch(ending[1], False)
         for number, fault in list(self._waiting):
-            due = part >= fault.at_part if fault.at_part is not None else since is not None and since >= (fault.at_s or 0)
-            if due:
+            by_part = fault.at_part is not None and part >= fault.at_part
+            by_time = fault.at_s is not None and since is not None and since >= fault.at_s
+            if by_part or by_time:
                 self._waiting.remove((number, fault))
                 self._begin(number, fault, now)
 
@@ -148,7 +157,8 @@ class Injector:
         if isinstance(fault, Kill) and fault.process != "supervisor":
             pid = self._line.pid(fault.process)
             if pid is None:
-                raise LinesideError(f"fault {number + 1} ({kind_of(fault)}) found no process", got="none", expected=fault.process)
+                raise LinesideError(f"fault {number + 1} ({kind_of(fault)}) found no process", got="none",
+                                    expected=fault.process)
             os.kill(pid, signal.SIGKILL)
         else:
             self._line.end(signal.SIGKILL if isinstance(fault, Kill) else signal.SIGTERM)
@@ -157,7 +167,7 @@ class Injector:
         self._board.happened(number, event="ends")
 
     def close(self) -> None:
-        """End what is still on."""
+        """End what is still active."""
         for _, number, end in self._endings:
             end()
             self._board.switch(number, False)

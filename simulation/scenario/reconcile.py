@@ -1,6 +1,7 @@
-"""Part by part: what a part was, what the line said of it, what the PLC did with it, and the cause of each difference.
+"""Checks a simulation part by part: what the part was, what the line said, what the PLC did, and the cause of each
+difference.
 
-Pure: it takes the journal's rows, the PLC's log, the ledgers and the faults, and says what does not agree.
+Pure: it takes the journal's rows, the PLC's log, the ledgers and the faults, and returns what does not agree.
 """
 
 from __future__ import annotations
@@ -10,24 +11,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SETTLE = 3.0  # s after a fault in which its effects may still show
+SETTLE = 3.0  # s after a fault during which it may still have effects
 ALONE = {"frame-dropped", "frame-late", "frame-truncated", "engine-error", "frame-duplicated", "frames-swapped",
-         "frame-shifted"}  # befall their parts only
-EXPLAINS = {  # causes of UNINSPECTED by kind of fault
+         "frame-shifted"}  # kinds that hit single parts
+EXPLAINS = {  # kind of fault: the causes of UNINSPECTED that it explains
     "frame-dropped": {"late"}, "frame-duplicated": set(), "frame-late": {"late"}, "frames-swapped": {"late"},
     "frame-truncated": {"camera"}, "frame-shifted": {"unmatched", "late"},
     "camera-stall": {"late"}, "camera-error": {"late"}, "engine-error": {"engine"},
-    "engine-lost": {"engine", "restart"}, "slow-inference": {"late"}, "kill": {"restart", "stopped"}, "freeze": {"late", "restart", "link"},
-    "restart": {"stopped", "restart"}, "unplug": {"link"}, "deaf-plc": {"link"}, "mute-plc": {"link"}, "garbage": {"link"},
-    "half-frames": {"link"}, "lost-acks": {"link"}, "encoder-glitch": set(), "confirm-missing": set(), "clock-step": set(),
-    "disk-full": set(), "cpu-hogs": {"late"},
+    "engine-lost": {"engine", "restart"}, "slow-inference": {"late"}, "kill": {"restart", "stopped"},
+    "freeze": {"late", "restart", "link"}, "restart": {"stopped", "restart"}, "unplug": {"link"}, "deaf-plc": {"link"},
+    "mute-plc": {"link"}, "garbage": {"link"}, "half-frames": {"link"}, "lost-acks": {"link"}, "encoder-glitch": set(),
+    "confirm-missing": set(), "clock-step": set(), "disk-full": set(), "cpu-hogs": {"late"},
 }
-NOT_TAKEN = {"engine-lost", "kill", "freeze", "restart", "unplug", "deaf-plc", "mute-plc", "garbage", "half-frames", "lost-acks"}
+NOT_TAKEN = {"engine-lost", "kill", "freeze", "restart", "unplug", "deaf-plc", "mute-plc", "garbage", "half-frames",
+             "lost-acks"}
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """A fault that came. Times in s since the PLC's start; parts: those that it befell, where it befalls single parts."""
+    """A fault that happened. Times in s since the PLC's start. parts: those that it hit, where it hits single parts."""
 
     number: int
     kind: str
@@ -38,17 +40,17 @@ class Occurrence:
 
 @dataclass
 class Evidence:
-    """What a run left behind. ``truth``, ``images`` and ``inspected`` (verdict, score) by part id."""
+    """What a simulation left behind. ``truth``, ``images`` and ``inspected`` (verdict, score) are by part id."""
 
     log: list[dict[str, Any]]
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
-    ledgers: list[dict[str, Any] | None]  # of each start of the line; None where it was killed
+    ledgers: list[dict[str, Any] | None]  # one for each start of the line; None where it was killed
     truth: dict[int, str]
     images: dict[int, str]
     inspected: dict[int, tuple[str, float]]
     occurrences: list[Occurrence]
-    faults: list[str]  # kinds, of the scenario
+    faults: list[str]  # the kinds of the scenario's faults
     exit_codes: list[int] = field(default_factory=list)
     restarts: int = 0  # by the supervisor
 
@@ -60,7 +62,7 @@ class PartRecord:
     part: int
     truth: str
     triggered: float
-    taken: bool | None = None  # None: the PLC never heard an answer
+    taken: bool | None = None  # None: the PLC got no answer to its trigger
     verdict: str | None = None
     cause: str | None = None
     score: float | None = None
@@ -76,7 +78,7 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class Failure:
-    """A rule that does not hold."""
+    """A rule that is broken."""
 
     rule: str
     text: str
@@ -85,7 +87,7 @@ class Failure:
 
 @dataclass
 class Reconciliation:
-    """All parts, and what does not reconcile."""
+    """All parts, and what does not agree."""
 
     parts: list[PartRecord]
     failures: list[Failure]
@@ -94,19 +96,23 @@ class Reconciliation:
 
     @property
     def differences(self) -> list[PartRecord]:
-        """The parts that went another way than their truth."""
+        """The parts whose way differs from their truth."""
         return [part for part in self.parts if part.difference is not None]
 
     def as_json(self) -> dict[str, Any]:
         """The counts, the failures, and the parts that differ."""
-        return {"reconciled": not self.failures, **self.counts, "causes": self.causes, "failures": [asdict(f) for f in self.failures],
+        return {"reconciled": not self.failures, **self.counts, "causes": self.causes,
+                "failures": [asdict(f) for f in self.failures],
                 "differences": [asdict(part) for part in self.differences]}
 
 
-def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: Mapping[str, int] | None = None, restarts: int = 0,
-              may_pass: bool = False) -> Reconciliation:
-    """allowed: causes that need no fault; seen: how many parts of each cause there must be; restarts: how many at least;
-    may_pass: whether the scenario lets parts without a PASS through."""
+def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen: Mapping[str, int] | None = None,
+              restarts: int = 0, may_pass: bool = False) -> Reconciliation:
+    """Check every part and the whole.
+
+    allowed: causes that need no fault. seen: the least number of parts of each cause. restarts: the least number of
+    restarts. may_pass: whether parts without a PASS may pass the ejector.
+    """
     failures: list[Failure] = []
     parts = _parts(evidence)
     rows: dict[int, list[dict[str, Any]]] = {}
@@ -122,7 +128,8 @@ def reconcile(evidence: Evidence, *, allowed: frozenset[str] = frozenset(), seen
     causes = Counter(part.cause for part in parts.values() if part.cause is not None)
     for cause, least in (seen or {}).items():
         if causes[cause] < least:
-            failures.append(Failure("expect", f"{causes[cause]} parts are UNINSPECTED({cause}), expected at least {least}"))
+            failures.append(Failure("expect",
+                                    f"{causes[cause]} parts are UNINSPECTED({cause}), expected at least {least}"))
     verdicts = Counter(row["verdict"] for row in evidence.rows)
     counts = {
         "fed": len(parts), "triggers": len(evidence.rows), "passed": verdicts["PASS"], "rejected": verdicts["REJECT"],
@@ -159,7 +166,7 @@ def _parts(evidence: Evidence) -> dict[int, PartRecord]:
 
 
 def _judge_rows(part: PartRecord, rows: list[dict[str, Any]], evidence: Evidence, failures: list[Failure]) -> None:
-    """Each acknowledged trigger has one row, of this very part, with the verdict that inspecting its image gives."""
+    """Each acknowledged trigger must have one row, for this part, with the verdict that inspecting its image gives."""
     def fail(rule: str, text: str) -> None:
         failures.append(Failure(rule, text, part.part))
 
@@ -171,21 +178,23 @@ def _judge_rows(part: PartRecord, rows: list[dict[str, Any]], evidence: Evidence
         return
     row = rows[0]
     part.verdict, part.cause, part.score, part.image = row["verdict"], row["cause"], row["score"], row["image"]
-    encoder = next(entry["encoder"] for entry in evidence.log if entry["event"] == "trigger" and entry["part"] == part.part)
+    encoder = next(entry["encoder"] for entry in evidence.log if entry["event"] == "trigger"
+                   and entry["part"] == part.part)
     if row["encoder"] != encoder:
         fail("identity", f"the journal has encoder count {row['encoder']}, the trigger had {encoder}")
     if part.image is not None and part.image != evidence.images[part.part]:
-        fail("identity", f"it was judged by {part.image}, before the camera stood {evidence.images[part.part]}")
+        fail("identity", f"it was judged by {part.image}, but the camera saw {evidence.images[part.part]}")
     if part.verdict != "UNINSPECTED":
         verdict, score = evidence.inspected[part.part]
         if part.verdict != verdict or part.score is None or abs(part.score - score) > 1e-6:
-            fail("identity", f"the journal says {part.verdict} ({part.score}), inspecting its image gives {verdict} ({score})")
+            fail("identity", f"the journal says {part.verdict} ({part.score}), inspecting its image gives {verdict} "
+                             f"({score})")
         if part.cause is not None:
             fail("one-row", f"a {part.verdict} with cause {part.cause}")
 
 
 def _judge_exit(part: PartRecord, may_pass: bool, failures: list[Failure]) -> None:
-    """What had no PASS was ejected, and what had one was not."""
+    """A part without a PASS must be ejected, and one with a PASS must not."""
     let_pass = may_pass and part.verdict == "UNINSPECTED"
     if part.passed and part.verdict != "PASS" and not let_pass:
         failures.append(Failure("escape", f"it passed the ejector with {part.verdict or 'no verdict'}", part.part))
@@ -198,7 +207,7 @@ def _judge_exit(part: PartRecord, may_pass: bool, failures: list[Failure]) -> No
 
 
 def _explain(part: PartRecord, evidence: Evidence, allowed: frozenset[str], failures: list[Failure]) -> None:
-    """Say how a part differs from its truth, and why."""
+    """Note how a part differs from its truth, and why."""
     good = part.truth == "good"
     if part.left is None:
         part.difference = "neither ejected nor passed"
@@ -221,10 +230,12 @@ def _explain(part: PartRecord, evidence: Evidence, allowed: frozenset[str], fail
         part.why = f"{part.cause}: {fault}" if fault else f"{part.cause}: allowed" if part.cause in allowed else None
     else:
         fault = _fault(part, evidence.occurrences, lambda kind: kind in NOT_TAKEN)
-        told = "refused" if part.taken is False else "not answered"
-        part.why = f"trigger {told}: {fault}" if fault else None
+        answer = "refused" if part.taken is False else "not answered"
+        part.why = f"trigger {answer}: {fault}" if fault else None
     if part.why is None:
-        failures.append(Failure("cause", f"{part.difference}, {part.cause or 'trigger not taken'}, and no fault explains it", part.part))
+        failures.append(Failure("cause",
+                                f"{part.difference}, {part.cause or 'trigger not taken'}, and no fault explains it",
+                                part.part))
 
 
 def _fault(part: PartRecord, occurrences: list[Occurrence], fits: Any) -> str | None:
@@ -232,21 +243,24 @@ def _fault(part: PartRecord, occurrences: list[Occurrence], fits: Any) -> str | 
         if not fits(occurrence.kind):
             continue
         alone = occurrence.kind in ALONE
-        beside = {"frames-swapped": {part.part - 1}, "frame-shifted": {part.part - 1, part.part + 1}}.get(occurrence.kind, set())
+        beside = {"frames-swapped": {part.part - 1},
+                  "frame-shifted": {part.part - 1, part.part + 1}}.get(occurrence.kind, set())
         if (part.part in occurrence.parts or beside & set(occurrence.parts)) if alone else (
                 occurrence.begins <= (part.left or part.triggered) and part.triggered <= occurrence.ends + SETTLE):
             return f"fault {occurrence.number + 1} ({occurrence.kind})"
     return None
 
 
-def _judge_whole(evidence: Evidence, failures: list[Failure], restarts: int) -> None:
-    """The ledgers add up, the ejector took nothing but what was meant, and each fault came."""
+def _judge_ledgers(evidence: Evidence, failures: list[Failure]) -> None:
+    """Each ledger must add up, and all together must have the counts of the journal."""
     for number, ledger in enumerate(evidence.ledgers, 1):
         if ledger is None:
             continue
-        triggers, passed, rejected, uninspected = (ledger[name] for name in ("triggers", "passed", "rejected", "uninspected"))
+        triggers, passed, rejected, uninspected = (ledger[name]
+                                                   for name in ("triggers", "passed", "rejected", "uninspected"))
         if triggers != passed + rejected + uninspected:
-            failures.append(Failure("ledger", f"run {number}: {triggers} triggers, {passed} passed + {rejected} rejected + "
+            failures.append(Failure("ledger",
+                                    f"run {number}: {triggers} triggers, {passed} passed + {rejected} rejected + "
                                     f"{uninspected} uninspected"))
         if sum(ledger["causes"].values()) != uninspected:
             failures.append(Failure("ledger", f"run {number}: causes {ledger['causes']} of {uninspected} uninspected"))
@@ -256,18 +270,25 @@ def _judge_whole(evidence: Evidence, failures: list[Failure], restarts: int) -> 
             rows = sum(row["verdict"] == verdict for row in evidence.rows)
             if counted != rows:
                 failures.append(Failure("ledger", f"the ledgers say {counted} {name}, the journal has {rows} rows"))
+
+
+def _judge_whole(evidence: Evidence, failures: list[Failure], restarts: int) -> None:
+    """The ledgers must add up, the ejector must take only what was meant, and each fault must happen."""
+    _judge_ledgers(evidence, failures)
     for name in ("wrong_part", "missed"):
         if evidence.summary[name]:
             failures.append(Failure("ejector", f"{evidence.summary[name]} firings {name.replace('_', ' ')}"))
     if evidence.summary["escaped_ids"]:
-        failures.append(Failure("escape", f"the PLC let pass {evidence.summary['escaped_ids']} without a verdict that lets them"))
+        failures.append(Failure("escape",
+                                f"the PLC let {evidence.summary['escaped_ids']} pass without a verdict that allows it"))
     if evidence.summary["ended"] != "parts":
         failures.append(Failure("end", f"the belt ended with: {evidence.summary['ended']}"))
     if bad := [code for code in evidence.exit_codes if code not in (0, -9)]:
         failures.append(Failure("end", f"the line ended with exit code {bad[0]}"))
     if evidence.restarts < restarts:
-        failures.append(Failure("expect", f"{evidence.restarts} restarts by the supervisor, expected at least {restarts}"))
+        failures.append(Failure("expect",
+                                f"{evidence.restarts} restarts by the supervisor, expected at least {restarts}"))
     came = {occurrence.number for occurrence in evidence.occurrences}
     for number, kind in enumerate(evidence.faults):
         if number not in came:
-            failures.append(Failure("fault", f"fault {number + 1} ({kind}) never came"))
+            failures.append(Failure("fault", f"fault {number + 1} ({kind}) never happened"))

@@ -1,4 +1,4 @@
-"""Pictures of what happened around a part: one lane for each signal, time from left to right."""
+"""Draws what happened around a part: one lane for each signal, time from left to right."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 from edge.images.files import write_image
 from simulation.scenario.reconcile import Evidence, PartRecord, Reconciliation
 
-MOST = 20  # pictures of a run
-BEFORE, AFTER = 0.3, 0.6  # s around a part's way from the camera to the ejector
+MOST = 20  # pictures for each run
+BEFORE, AFTER = 0.3, 0.6  # s before the trigger and after the part has left
 WIDTH, LANE, LEFT, TOP = 1400, 56, 150, 60  # px
 LANES = ("trigger", "verdict", "reject command", "ejector", "confirmation", "link", "faults")
 INK, FAINT, MARK, FAULT, GOOD = (40, 40, 40), (190, 190, 190), (200, 60, 20), (250, 200, 150), (40, 140, 40)  # RGB
-LANE_OF = {"trigger": 0, "taken": 0, "refused": 0, "verdict": 1, "reject": 2, "ejected": 3, "passed": 3, "missed": 3, "wrong_part": 3,
-           "confirm": 4, "line_heard": 5, "heartbeat_lost": 5, "heartbeat_back": 5, "session": 5, "line_state": 5, "port_lost": 5}
+LANE_OF = {"trigger": 0, "taken": 0, "refused": 0, "verdict": 1, "reject": 2, "ejected": 3, "passed": 3, "missed": 3,
+           "wrong_part": 3, "confirm": 4, "line_heard": 5, "heartbeat_lost": 5, "heartbeat_back": 5, "session": 5,
+           "line_state": 5, "port_lost": 5}
 
 
 def draw_timelines(folder: Path, result: Reconciliation, evidence: Evidence) -> list[str]:
-    """Draw the parts that break a rule, and then those that differ from their truth, at most 20. Returns the files' names."""
+    """Draw the parts that break a rule, then those that differ from their truth; 20 at most.
+
+    Returns the names of the files.
+    """
     broken = {failure.part for failure in result.failures if failure.part is not None}
     chosen = [part for part in result.parts if part.part in broken]
     chosen += [part for part in result.differences if part.part not in broken]
@@ -35,7 +39,7 @@ def draw_timelines(folder: Path, result: Reconciliation, evidence: Evidence) -> 
 
 
 def draw_timeline(part: PartRecord, evidence: Evidence) -> NDArray[np.uint8]:
-    """One picture, uint8 ``[h, w, 3]`` RGB."""
+    """Draw one part: uint8 ``[h, w, 3]`` RGB."""
     begin, end = part.triggered - BEFORE, (part.left or part.triggered + 2) + AFTER
     scale = (WIDTH - LEFT - 20) / (end - begin)
 
@@ -43,7 +47,8 @@ def draw_timeline(part: PartRecord, evidence: Evidence) -> NDArray[np.uint8]:
         return LEFT + round((min(max(moment, begin), end) - begin) * scale)
 
     picture = np.full((TOP + LANE * len(LANES) + 40, WIDTH, 3), 255, np.uint8)
-    title = f"part {part.part}: {part.truth}, {part.verdict or 'no verdict'}{f' ({part.cause})' if part.cause else ''}, " + (
+    cause = f" ({part.cause})" if part.cause else ""
+    title = f"part {part.part}: {part.truth}, {part.verdict or 'no verdict'}{cause}, " + (
         f"ejected by {part.ejected_by}" if part.ejected_by else "passed" if part.passed else "still on the belt")
     _write(picture, title, 10, 24, INK, 0.6)
     _write(picture, part.why or part.difference or "", 10, 46, MARK)
@@ -76,12 +81,14 @@ def _draw_event(picture: NDArray[np.uint8], entry: dict[str, object], x: int, ou
     if mine and event in ("taken", "passed"):
         colour = GOOD
     cv2.line(picture, (x, y), (x, y - (34 if mine or lane == 5 else 14)), colour, 2)
-    text = {"verdict": entry.get("verdict"), "ejected": entry.get("by"), "line_state": entry.get("state")}.get(event, event)
+    text = {"verdict": entry.get("verdict"), "ejected": entry.get("by"),
+            "line_state": entry.get("state")}.get(event, event)
     if (mine and event != "trigger") or lane == 5:
         _write(picture, str(text), x + 3, y - (22 if event in ("taken", "line_state") else 8), colour)
     elif event in ("trigger", "ejected"):
         _write(picture, str(entry["part"]), x + 2, y - 2, MARK if mine else FAINT)
 
 
-def _write(picture: NDArray[np.uint8], text: str, x: int, y: int, colour: tuple[int, int, int], size: float = 0.42) -> None:
+def _write(picture: NDArray[np.uint8], text: str, x: int, y: int, colour: tuple[int, int, int],
+           size: float = 0.42) -> None:
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, colour, 1, cv2.LINE_AA)

@@ -1,4 +1,6 @@
-"""Line control in virtual time: the real `LineState`, what survives its death, and a look at its rules after every event."""
+"""Line control in virtual time: the real `LineState`, what survives its death, and a check of its rules after every
+event.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,13 @@ COUNTS = ("triggers", "passed", "rejected", "uninspected")
 
 
 class VirtualControl:
-    """Line control, one life after the other. ``alive``: whether it runs; ``life``: its number, and what is under way belongs to one."""
+    """Line control, process after process.
+
+    ``alive``: whether one runs. ``life``: its number; messages belong to one life.
+    """
 
     def __init__(self, timing: BeltTiming, counts: Counter[str], fail: Callable[[str], None]) -> None:
-        """counts: gets what was counted. fail: raises LinesideError."""
+        """counts: takes the counts. fail: raises LinesideError."""
         self.alive, self.life = True, 0
         self.causes: Counter[str] = Counter()
         self._counts, self._fail = counts, fail
@@ -25,11 +30,11 @@ class VirtualControl:
 
     def _start(self, state: LineState) -> None:
         self.state = state
-        self._kept: dict[int, BeltPart] = {}  # what the belt's file holds
+        self._kept: dict[int, BeltPart] = {}  # what the belt file holds
         self._kept_ledger = Ledger()
 
     def handle(self, event: Event, now: float) -> list[Action]:
-        """What line control does with an event: what has changed is kept before anything is done. Then every rule is looked at."""
+        """Handle an event as line control does: keep what has changed before acting on it. Then check every rule."""
         actions = self.state.handle(event, now)
         self._keep()
         self._check(now)
@@ -51,35 +56,35 @@ class VirtualControl:
             self._fail(f"the causes do not add up: {ledger}")
         due = state.next_due()
         if due is not None and due <= now:
-            self._fail(f"a moment has passed without what is due then: {now - due:.6f} s")
+            self._fail(f"something was due {now - due:.6f} s ago and was not done")
 
     def kill(self) -> None:
-        """kill -9: what it was about to do is not done, and what is in the belt's file is all that is left."""
+        """kill -9: its last actions are not carried out, and only the belt file is left."""
         self.alive, self.life = False, self.life + 1
         ledger = self.state.ledger
         self._kept_ledger = replace(ledger, causes=Counter(ledger.causes))
 
     def restore(self, open_parts: Container[int], now: float) -> list[Action]:
-        """Start again with what is in the belt's file; no runtime is ready. open_parts: the triggers whose outcome nobody was told yet."""
+        """Restart from the belt file; no runtime is ready. open_parts: triggers whose outcome was not reported yet."""
         state = LineState(self.state.timing, running=False)
         parts = [replace(part) for part in self._kept.values()]
-        told_nobody = [part for part in parts if part.ended and part.trigger in open_parts]  # its outcome was kept, and not told
+        unreported = [part for part in parts if part.ended and part.trigger in open_parts]  # kept, but not reported
         self.alive = True
         actions = state.restore(parts, self._kept_ledger, now)
         self._start(state)
         self._kept = {part.trigger: part for part in parts}
         self._keep()
         ended = {action.trigger for action in actions if isinstance(action, Ended)}
-        return [*actions, *(state.outcome(part) for part in told_nobody if part.trigger not in ended)]
+        return [*actions, *(state.outcome(part) for part in unreported if part.trigger not in ended)]
 
     def renew(self, timing: BeltTiming) -> None:
-        """The line was stopped, and starts with other times."""
+        """The line was stopped, and starts with other timing."""
         self.add_counts()
         self.life += 1
         self._start(LineState(timing))
 
     def add_counts(self) -> None:
-        """Add those of this ledger, which comes to its end."""
+        """Add the counts of this ledger, which ends."""
         ledger = self.state.ledger
         for name in (*COUNTS, "late_verdicts", "confirmed", "unconfirmed", "unexpected_confirms", "link_losses"):
             self._counts[name] += getattr(ledger, name)

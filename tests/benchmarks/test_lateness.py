@@ -14,7 +14,8 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "lateness.py"
 
 @pytest.mark.timeout(120)
 def test_each_reject_is_measured(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "--rejects", "150", "--rate", "100", "--out", tmp_path / "late.png", "--json"],
+    done = subprocess.run([sys.executable, SCRIPT, "--rejects", "150", "--rate", "100", "--out", tmp_path / "late.png",
+                           "--json"],
                           capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

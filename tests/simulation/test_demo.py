@@ -20,7 +20,8 @@ PACKAGED = Path(str(files("simulation") / "demo_bundle"))
 def test_the_packaged_bundle_is_whole_calibrated_and_small():
     threshold = load_bundle(PACKAGED).calibrated_threshold("fp32", "openvino")
     assert threshold.good_parts >= 300 and threshold.false_reject_rate <= 0.02
-    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 4_000_000  # half of it golden maps
+    # half of it golden maps
+    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) <= 4_000_000
 
 
 def test_the_packaged_bundle_names_no_folder_of_a_machine():
@@ -37,7 +38,7 @@ def test_the_demos_line_file_is_valid_and_an_older_demo_is_replaced(tmp_path):
 def test_a_folder_that_is_no_demo_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     (tmp_path / "line.toml").write_text("[line]")
-    with pytest.raises(InputError, match="no demo"):
+    with pytest.raises(InputError, match="other than a demo"):
         prepare_demo(tmp_path, None, parts=2, seed=0)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 

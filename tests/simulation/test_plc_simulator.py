@@ -16,7 +16,8 @@ LINE = 0xABCD  # the line's session
 PASS, BAD, EJECT, RELEASE = range(4)
 
 
-# -- the machine, on a made-up clock: part k is fed at (k - 1) x 100 ms and at the ejector 600 ms later -------------------
+# -- the machine, on a made-up clock: part k is fed at (k - 1) x 100 ms and at the ejector 600 ms later
+# -------------------
 
 
 def clock(moment: float) -> int:
@@ -33,7 +34,8 @@ class Rig:
         self.now, self.state, self.alive, self.ack, self.answers = 0.0, state, True, 0, True
         self.session, self.sequence, self._beat = LINE, 0, 0.0
         self.plc = Conveyor(
-            PlcSettings(**changes), session=0xBEEF, note=lambda t, event, **fields: self.events.append((t, event, fields)),  # type: ignore[arg-type]
+            PlcSettings(**changes), session=0xBEEF,  # type: ignore[arg-type]
+            note=lambda t, event, **fields: self.events.append((t, event, fields)),
         )
 
     def run(self, until: float) -> None:
@@ -57,7 +59,8 @@ class Rig:
                 self.plc.receive(Frame(Kind.LINE_ACK, code, self.session, frame.sequence, frame.part), self.now)
         return new
 
-    def say(self, kind: Kind, part: int, *, code: int = 0, value: int = 0, time: int = 0, sequence: int | None = None) -> int:
+    def say(self, kind: Kind, part: int, *, code: int = 0, value: int = 0, time: int = 0,
+            sequence: int | None = None) -> int:
         """Send a command; the code of its acknowledgement."""
         if sequence is None:
             self.sequence += 1
@@ -192,7 +195,8 @@ def test_verdicts_that_are_late_doubled_or_for_no_part_are_counted() -> None:
     assert rig.result("missing_verdicts") == 1
     assert rig.verdict(2, PASS) == Ack.TOO_LATE
     assert rig.verdict(3, PASS) == Ack.UNKNOWN_PART
-    counted = ("late_verdicts", "missing_verdicts", "doubled_verdicts", "contradictory_verdicts", "unknown_part_verdicts")
+    counted = ("late_verdicts", "missing_verdicts", "doubled_verdicts", "contradictory_verdicts",
+               "unknown_part_verdicts")
     assert [rig.result(key) for key in counted] == [1, 0, 2, 1, 1]
 
 
@@ -291,7 +295,8 @@ def test_a_line_that_began_anew_gets_no_part_before_it_says_that_it_is_ready() -
     assert rig.result("triggers") == 3
 
 
-@pytest.mark.parametrize("wrong", [{"rate": 0}, {"jitter": 0.5}, {"noise": 1}, {"first_part": 0}, {"travel_ms": float("nan")}])
+@pytest.mark.parametrize("wrong", [{"rate": 0}, {"jitter": 0.5}, {"noise": 1}, {"first_part": 0},
+                                   {"travel_ms": float("nan")}])
 def test_settings_out_of_range_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
         PlcSettings(**wrong)  # type: ignore[arg-type]

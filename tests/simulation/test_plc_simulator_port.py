@@ -27,7 +27,8 @@ PASS, BAD = range(2)
 
 
 class Line(threading.Thread):
-    """A small line: passes all parts but every fifth, whose REJECT it sends 100 ms ahead, repeated like every command."""
+    """A small line: passes all parts but every fifth, whose REJECT it sends 100 ms ahead, repeated like every command.
+    """
 
     def __init__(self, link: Path, travel_s: float) -> None:
         super().__init__(daemon=True)
@@ -39,7 +40,8 @@ class Line(threading.Thread):
             os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(40))
         while not self.link.exists():
             time.sleep(0.005)
-        with serial.Serial(str(self.link), timeout=0.001, exclusive=True) as port, contextlib.suppress(serial.SerialException):
+        with serial.Serial(str(self.link), timeout=0.001,
+                           exclusive=True) as port, contextlib.suppress(serial.SerialException):
             self.talk(port)
 
     def talk(self, port: serial.Serial) -> None:
@@ -137,7 +139,7 @@ def test_a_peer_that_vanishes_neither_ends_nor_spins_it(tmp_path: Path) -> None:
 
 def test_a_port_that_is_a_file_or_a_strangers_terminal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LinkError, match="is no port; got a file"):
+    with pytest.raises(LinkError, match="is not a port; got a file"):
         simulate(tmp_path / "file", tmp_path / "log", PlcSettings(start_timeout_s=0.1))
     near, far = os.openpty()
     (tmp_path / "old").symlink_to(os.ttyname(far))
@@ -161,7 +163,8 @@ def test_half_a_line_of_the_log_spoils_no_other(tmp_path: Path, monkeypatch: pyt
     assert log.lost == 1
 
 
-def test_a_full_disk_is_said_once_and_the_simulation_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_full_disk_is_said_once_and_the_simulation_goes_on(capsys: pytest.CaptureFixture[str],
+                                                             tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to("/dev/full")
     summary = play(tmp_path)
     assert summary["passed_ids_count"] == 16

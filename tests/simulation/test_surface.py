@@ -134,7 +134,8 @@ def test_no_draw_is_too_small_or_too_faint(kind: str, defect: str) -> None:
         assert np.abs(surface._clean(seed, defect)[0] - good)[:, changed].mean() >= 12
 
 
-@pytest.mark.parametrize(("rows", "levels", "visible"), [(1, 20, True), (1, 10, False), (0.1, 20, False), (20, 20, False)])
+@pytest.mark.parametrize(("rows", "levels", "visible"), [(1, 20, True), (1, 10, False), (0.1, 20, False),
+                                                         (20, 20, False)])
 def test_a_faint_a_tiny_or_a_vast_change_is_no_defect(rows: float, levels: int, visible: bool) -> None:
     good, bad = np.full((2, 1, 256, 256), 100, np.float32)
     bad.reshape(-1)[: int(rows * 256)] += levels
@@ -182,7 +183,8 @@ def test_a_defect_turns_with_its_part() -> None:
         surface = Surface("printed", 6, 128, turned)
         piece, mask = plate_of(surface, 3), surface.part(3, "hole").mask > 0
         flaws[turned] = np.array([piece.x[mask].mean(), piece.y[mask].mean()]) / surface._product.half
-    # The same hole at the same place of the plate, or nearly: a larger plate leaves it more room. The frames show it elsewhere.
+    # The same hole at the same place of the plate, or nearly: a larger plate leaves it more room. The frames show it
+    # elsewhere.
     np.testing.assert_allclose(flaws[False], flaws[True], atol=0.15)
 
 
@@ -229,12 +231,15 @@ def test_render_folder_lays_out_a_data_set_that_reads_back(tmp_path: Path) -> No
     told: list[tuple[int, int]] = []
     render_folder(tmp_path / "set", surface, train_good=3, test_good=2, defective=6, progress=lambda *n: told.append(n))
     files = {str(p.relative_to(tmp_path / "set")) for p in list_images(tmp_path / "set")}
-    defective = [f"{name}/{i:05d}" for name, count in zip(surface.defects, (2, 2, 1, 1), strict=True) for i in range(count)]
+    defective = [f"{name}/{i:05d}" for name, count in zip(surface.defects, (2, 2, 1, 1), strict=True)
+                 for i in range(count)]
     assert files == (
-        {"train/good/00000.png", "train/good/00001.png", "train/good/00002.png", "test/good/00000.png", "test/good/00001.png"}
+        {"train/good/00000.png", "train/good/00001.png", "train/good/00002.png", "test/good/00000.png",
+         "test/good/00001.png"}
         | {f"test/{stem}.png" for stem in defective} | {f"ground_truth/{stem}_mask.png" for stem in defective}
     )
-    for file, index, defect in (("train/good/00002", 2, None), ("test/good/00001", 4, None), ("test/stain/00001", 10, "stain")):
+    for file, index, defect in (("train/good/00002", 2, None), ("test/good/00001", 4, None),
+                                ("test/stain/00001", 10, "stain")):
         np.testing.assert_array_equal(read_image(tmp_path / "set" / f"{file}.png"), surface.part(index, defect).frame)
     mask = read_image(tmp_path / "set/ground_truth/stain/00001_mask.png")
     np.testing.assert_array_equal(mask[..., 0], surface.part(10, "stain").mask)
@@ -254,8 +259,10 @@ def test_train_and_test_share_no_part(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(asked) == len(set(asked)) == 12
 
 
-@pytest.mark.parametrize(("parts", "rate", "defective"), [(20, 0.15, 3), (7, 0.5, 4), (5, 0.0, 0), (4, 1.0, 4), (0, 0.5, 0)])
-def test_render_sequence_has_exactly_the_defects_asked_for(tmp_path: Path, parts: int, rate: float, defective: int) -> None:
+@pytest.mark.parametrize(("parts", "rate", "defective"), [
+    (20, 0.15, 3), (7, 0.5, 4), (5, 0.0, 0), (4, 1.0, 4), (0, 0.5, 0)])
+def test_render_sequence_has_exactly_the_defects_asked_for(tmp_path: Path, parts: int, rate: float,
+                                                           defective: int) -> None:
     out, surface = tmp_path / "line", Surface("woven", 1, 64)
     rows = render_sequence(out, surface, parts=parts, defect_rate=rate, first_index=500)
     with (out / "parts.csv").open(newline="") as file:

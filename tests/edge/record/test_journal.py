@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 import time
 from itertools import count
 
@@ -15,7 +16,8 @@ from edge.bundle.rule import Blob
 from edge.inspection.inspector import Inspection
 from edge.part.events import Ended
 from edge.part.verdict import Cause, Verdict
-from edge.record.journal import PICTURES_WAITING, Journal, PartInfo
+from edge.record.journal import PICTURES_WAITING, Journal, PartInfo, draw_picture
+from edge.record.journal_schema import VERSION
 
 TRIGGERS = count(1)
 
@@ -25,16 +27,26 @@ def outcome(part: int, verdict: Verdict = Verdict.REJECT, cause: Cause | None = 
     grey = np.zeros((64, 64), np.float32)
     inspection = Inspection(verdict, 0.7, 0.5, [Blob((1, 2, 3, 4), 12, None, 0.7)], grey, grey, grey > 1)
     info = PartInfo(f"{part}.png", frame, inspection) if cause is None else PartInfo(f"{part}.png")
-    return Ended(part, verdict, cause, 0.7, 1000 + part, time.monotonic() - 0.1, time.monotonic(), next(TRIGGERS), "session"), info
+    return Ended(part, verdict, cause, 0.7, 1000 + part, time.monotonic() - 0.1, time.monotonic(), next(TRIGGERS),
+                 "session"), info
 
 
 @pytest.fixture
-def journal(tmp_path):
-    alarms: list[str | None] = []
-    made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, failing=alarms.append)
-    made.start(made.add_run("line", tmp_path / "bundle", "abc", 0.5))
-    made.alarms = alarms  # type: ignore[attr-defined]
-    return made
+def opened(tmp_path):
+    """Opens a journal that takes parts; its ``alarms`` are what it reported about failing."""
+    def make(**options) -> Journal:
+        alarms: list[str | None] = []
+        made = Journal(tmp_path / "journal.db", pictures=True, quota_mb=100, failing=alarms.append, **options)
+        made.start(made.add_run("line", tmp_path / "bundle", "abc", 0.5))
+        made.alarms = alarms  # type: ignore[attr-defined]
+        return made
+
+    return make
+
+
+@pytest.fixture
+def journal(opened):
+    return opened()
 
 
 def rows(path) -> list[tuple]:
@@ -52,8 +64,8 @@ def test_each_part_has_a_row_and_each_reject_a_picture(journal, tmp_path):
     journal.part(*outcome(4, Verdict.UNINSPECTED, Cause.NO_FRAME))
     assert journal.close() == []
     found = rows(tmp_path / "journal.db")
-    assert [row[:3] for row in found] == [(0, "REJECT", None), (1, "REJECT", None), (2, "REJECT", None), (3, "PASS", None),
-                                          (4, "UNINSPECTED", "no-frame")]
+    assert [row[:3] for row in found] == [(0, "REJECT", None), (1, "REJECT", None), (2, "REJECT", None),
+                                          (3, "PASS", None), (4, "UNINSPECTED", "no-frame")]
     assert json.loads(found[0][5])[0]["box"] == [1, 2, 3, 4] and found[4][5] is None
     pictures = sorted((tmp_path / "journal-pictures").rglob("*.png"))
     assert [str(p.relative_to(tmp_path / "journal-pictures")) for p in pictures] == [row[6] for row in found[:3]]
@@ -87,9 +99,8 @@ def test_rows_that_cannot_be_written_to_the_end_are_handed_back(journal):
     assert [row[1] for row in left] == list(range(200))
 
 
-def test_a_journal_that_falls_behind_drops_pictures_and_no_row(journal, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge.record.journal.write_image", lambda *a: time.sleep(0.05))
-    monkeypatch.setattr(journal, "_store", lambda path: None)
+def test_a_journal_that_falls_behind_drops_pictures_and_no_row(opened, tmp_path):
+    journal = opened(draw=lambda path, frame, inspection: (time.sleep(0.05), draw_picture(path, frame, inspection)))
     for part in range(10 * PICTURES_WAITING):
         journal.part(*outcome(part))
     assert journal.close() == []
@@ -125,13 +136,15 @@ def test_a_part_id_that_comes_again_gets_a_picture_of_its_own(journal, tmp_path)
     journal.part(*outcome(1))
     journal.part(*outcome(1))
     journal.close()
-    assert len({row[6] for row in rows(tmp_path / "journal.db")}) == 2 == len(list((tmp_path / "journal-pictures").rglob("*.png")))
+    pictures = list((tmp_path / "journal-pictures").rglob("*.png"))
+    assert len({row[6] for row in rows(tmp_path / "journal.db")}) == 2 == len(pictures)
 
 
-def test_a_picture_that_cannot_be_drawn_stops_no_row(journal, tmp_path, monkeypatch):
-    monkeypatch.setattr("edge.record.journal.draw_overlay", lambda *a: 1 / 0)
+def test_a_picture_that_cannot_be_drawn_stops_no_row(opened, tmp_path):
+    tried = threading.Event()
+    journal = opened(draw=lambda *_: tried.set() or 1 / 0)
     journal.part(*outcome(1))
-    time.sleep(0.6)
+    assert tried.wait(10)
     journal.part(*outcome(2))
     assert journal.close() == [] and len(rows(tmp_path / "journal.db")) == 2 and journal.pictures_dropped == 2
 
@@ -141,3 +154,40 @@ def test_a_place_that_cannot_hold_a_journal_is_named(tmp_path):
     for path in (tmp_path / "no.db", tmp_path):
         with pytest.raises(InputError, match="cannot write the journal"):
             Journal(path, pictures=False, quota_mb=1, failing=print)
+
+
+@pytest.mark.parametrize("with_outcome", [False, True])
+def test_a_journal_from_before_there_were_versions_is_migrated(opened, tmp_path, with_outcome):
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        database.execute("""CREATE TABLE runs (run INTEGER PRIMARY KEY, started REAL NOT NULL, line TEXT NOT NULL,
+            bundle TEXT NOT NULL, graph_sha256 TEXT NOT NULL, threshold REAL NOT NULL)""")
+        database.execute(f"""CREATE TABLE parts (id INTEGER PRIMARY KEY, run INTEGER NOT NULL REFERENCES runs,
+            part INTEGER NOT NULL, triggered REAL NOT NULL, ended REAL NOT NULL, encoder INTEGER, verdict TEXT NOT NULL,
+            cause TEXT, score REAL, image TEXT, blobs TEXT, picture TEXT{", outcome TEXT" if with_outcome else ""})""")
+        database.execute("INSERT INTO runs VALUES (1, 0, 'line', 'bundle', 'abc', 0.5)")
+        database.execute("INSERT INTO parts (run, part, triggered, ended, verdict) VALUES (1, 7, 0, 0, 'PASS')")
+    database.close()
+    journal = opened()
+    twice, info = outcome(8, Verdict.PASS)
+    journal.part(twice, info)
+    journal.part(twice, info)
+    assert journal.close() == []
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        found = database.execute("SELECT run, part, outcome IS NULL FROM parts ORDER BY id").fetchall()
+        assert found == [(1, 7, 1), (2, 8, 0)]
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    database.close()
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_stays_as_it_is(journal, opened, tmp_path):
+    journal.part(*outcome(1))
+    journal.close()
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    database.close()
+    with pytest.raises(InputError, match=f"newer version of Lineside; got journal version {VERSION + 1}"):
+        opened()
+    with sqlite3.connect(tmp_path / "journal.db") as database:
+        assert database.execute("SELECT COUNT(*) FROM runs").fetchone() == (1,)
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION + 1,)
+    database.close()

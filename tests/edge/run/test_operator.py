@@ -7,35 +7,34 @@ import time
 
 import pytest
 
-from edge.run.operator import AGAIN_AFTER, WAITING, Operator
+from edge.run.operator import REPEAT_AFTER, WAITING, Operator
 
 
-def test_messages_of_one_kind_are_told_once_a_minute_with_their_number(monkeypatch):
-    told: list[str] = []
+def test_messages_of_one_kind_are_told_once_a_minute_with_their_number():
+    shown: list[str] = []
     now = [0.0]
-    monkeypatch.setattr("edge.run.operator.time.monotonic", lambda: now[0])
-    operator = Operator(told.append)
+    operator = Operator(shown.append, lambda: now[0])
     for part in range(5):
         operator.tell(f"part {part} is late")
     operator.tell("the PLC is not heard")
-    now[0] = AGAIN_AFTER + 1
+    now[0] = REPEAT_AFTER + 1
     operator.tell("part 9 is late")
     operator.close()
-    assert told == ["part 0 is late", "the PLC is not heard", "part 9 is late (4 more like this since)"]
+    assert shown == ["part 0 is late", "the PLC is not heard", "part 9 is late (4 more like this since)"]
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError, SystemExit(1)])
 def test_a_terminal_that_is_gone_does_no_harm(error):
     def say(text):
-        told.append(text)
+        shown.append(text)
         raise error
 
-    told: list[str] = []
+    shown: list[str] = []
     operator = Operator(say)
     operator.tell("one")
     operator.tell("two")
     operator.close()
-    assert told == ["one", "two"]
+    assert shown == ["one", "two"]
 
 
 def test_a_terminal_that_hangs_holds_up_nobody():

@@ -1,4 +1,5 @@
-"""Whatever process of a line is killed, no part gets past uninspected, every part has one row, and the line comes back."""
+"""Whatever process of a line is killed, no part gets past uninspected, every part has one row, and the line comes back.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import children, finish, rig, wait_for
-
-__all__ = ["rig"]
+from tests.rig import children, finish, wait_for
 
 
 def check(rig, ledger: dict, plc: dict) -> list:
     """Every part has one row and one outcome on both sides, and what was not inspected was ejected."""
     rows = rig.rows()
     assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows)
-    assert plc["triggers"] == len(rows) + plc["refused"] + plc["unacknowledged"]  # what was not taken, the PLC ejects itself
+    # what was not taken, the PLC ejects itself
+    assert plc["triggers"] == len(rows) + plc["refused"] + plc["unacknowledged"]
     assert len({row["part"] for row in rows}) == len(rows)
     assert plc["escaped_ids"] == [] and plc["wrong_part"] == plc["missed"] == plc["late_verdicts"] == 0
     assert set(row["part"] for row in rows if row["verdict"] != "PASS") <= set(plc["ejected_ids"])
@@ -30,25 +30,27 @@ def check(rig, ledger: dict, plc: dict) -> list:
 
 def test_a_killed_runtime_costs_the_parts_without_a_verdict_and_comes_back(rig):
     made = rig(loop=True, travel=1000)
-    plc = made.plc(60, 20)
+    plc = made.plc(50, 20)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 10)
     os.kill(children(line)["runtime"], signal.SIGKILL)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = check(made, ledger, summary)
-    assert line.returncode == 0 and "the runtime ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert line.returncode == 0 and "the runtime ended with SIGKILL and was restarted" in messages
+    assert "Traceback" not in messages
     assert {row["cause"] for row in rows if row["verdict"] == "UNINSPECTED"} <= {"restart"}
     assert "late" not in ledger["causes"]
     passed = {row["part"] for row in rows if row["verdict"] == "PASS"}
-    assert set(summary["ejected_ids"]) == set(range(1, 61)) - passed  # a trigger that was refused as well, by the PLC itself
+    # a trigger that was refused as well, by the PLC itself
+    assert set(summary["ejected_ids"]) == set(range(1, 51)) - passed
     assert not list(made.folder.glob("*.belt"))
 
 
 def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_uninspected(rig):
-    made = rig(loop=True, travel=1500)
-    plc = made.plc(80, 20)
+    made = rig(loop=True, travel=1200)
+    plc = made.plc(60, 20)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 10)
     pids = children(line)
@@ -58,13 +60,12 @@ def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_unin
     os.kill(pids["runtime"], signal.SIGCONT)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = check(made, ledger, summary)
     assert line.returncode == 0
-    assert "line control ended with SIGKILL and was started again" in told and "Traceback" not in told
+    assert "line control ended with SIGKILL and was restarted" in messages and "Traceback" not in messages
     assert ledger["causes"].get("restart", 0) >= 1
-    log = [json.loads(text) for text in (made.folder / "plc.jsonl").read_text().splitlines()]
-    states = [(entry["t"], entry.get("state", "lost")) for entry in log if entry["event"] in ("line_state", "heartbeat_lost")]
+    states = [(entry["t"], entry.get("state", "lost")) for entry in made.events("line_state", "heartbeat_lost")]
     ready = next(number for number, (_, state) in enumerate(states) if state in ("ready", "degraded"))
     gone, state = states[ready + 1]  # the heartbeat of the next one may come before the first one's is missed
     assert state in ("lost", "starting")
@@ -81,16 +82,15 @@ def test_a_process_that_dies_again_and_again_ends_the_line(rig):
     for _ in range(6):
         wait_for(lambda old=old: children(line).get("control", old) != old)
         old = children(line)["control"]
-        time.sleep(0.3)
         os.kill(old, signal.SIGKILL)
-    _, told = finish(line)
-    assert line.returncode == 1 and "for the 6th time in 5 minutes: the line ends" in told, told
+    _, messages = finish(line)
+    assert line.returncode == 1 and "for the 6th time in 5 minutes: the line ends" in messages, messages
     plc.send_signal(signal.SIGTERM)
     assert finish(plc)[0]["escaped_ids"] == []
 
 
 def test_when_the_supervisor_is_killed_the_others_end_and_the_next_run_writes_what_was_left(rig):
-    made = rig(loop=True, travel=1500)
+    made = rig(loop=True, travel=1000)
     plc = made.plc(0, 20)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 10)
@@ -98,45 +98,49 @@ def test_when_the_supervisor_is_killed_the_others_end_and_the_next_run_writes_wh
     os.kill(pids["runtime"], signal.SIGSTOP)  # so that it cannot write what line control ends
     time.sleep(0.3)
     line.kill()
-    wait_for(lambda: not Path(f"/proc/{pids['control']}").exists() or "Z" in Path(f"/proc/{pids['control']}/stat").read_text(), 15)
+    wait_for(lambda: not Path(f"/proc/{pids['control']}").exists()
+             or "Z" in Path(f"/proc/{pids['control']}/stat").read_text(), 15)
     os.kill(pids["runtime"], signal.SIGKILL)
     assert list(made.folder.glob("*.belt"))
     count = len(made.rows())
     second = made.run()
     wait_for(lambda: len(made.rows()) > count + 5)
     second.send_signal(signal.SIGTERM)
-    _, told = finish(second)
-    assert second.returncode == 0, told
+    _, messages = finish(second)
+    assert second.returncode == 0, messages
     plc.send_signal(signal.SIGTERM)
     summary, _ = finish(plc)
     rows = made.rows()
-    assert len({row["part"] for row in rows}) == len(rows) == summary["triggers"] - summary["refused"] - summary["unacknowledged"]
+    assert len({row["part"] for row in rows}) == len(rows)
+    assert len(rows) == summary["triggers"] - summary["refused"] - summary["unacknowledged"]
     assert summary["escaped_ids"] == [] and {row["cause"] for row in rows} <= {None, "restart", "stopped"}
 
 
 @pytest.mark.parametrize("name", ["control", "runtime"])
 def test_a_process_that_stands_still_lets_nothing_pass_uninspected(rig, name):
-    made = rig(loop=True, travel=800)
-    plc = made.plc(60, 20)
+    made = rig(loop=True, travel=600)
+    plc = made.plc(40, 20)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 10)
     pid = children(line)[name]
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.5)
+    time.sleep(1.0)  # longer than the way to the ejector
     os.kill(pid, signal.SIGCONT)
     summary, _ = finish(plc)
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     rows = made.rows()
-    assert line.returncode == 0 and ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows), told
+    assert line.returncode == 0, messages
+    assert ledger["triggers"] == ledger["passed"] + ledger["rejected"] + ledger["uninspected"] == len(rows)
     assert summary["escaped_ids"] == [] and summary["wrong_part"] == 0
     assert ledger["uninspected"] >= 1
 
 
-def test_a_challenge_part_is_proved_to_be_ejected_and_a_fault_stops_the_line_until_it_is_cleared(rig, lineside, cloth, tmp_path):
+def test_a_challenge_is_passed_and_a_fault_stops_the_line_until_it_is_cleared(rig, lineside, cloth, tmp_path):
     (tmp_path / "bad").mkdir()
     made = rig(loop=True, camera=tmp_path / "bad", belt='rejects_in_a_row = 12\nstop_on = ["rejects"]')
-    inspected = json.loads(lineside("inspect", made.folder / "bundle", cloth / "test", "--out", tmp_path / "overlays", "--json")[1])
+    inspected = json.loads(lineside("inspect", made.folder / "bundle", cloth / "test", "--out", tmp_path / "overlays",
+                                    "--json")[1])
     for row in inspected:
         if row["verdict"] == "REJECT":
             shutil.copy(row["image"], tmp_path / "bad" / f"{len(list((tmp_path / 'bad').iterdir()))}.png")
@@ -149,7 +153,8 @@ def test_a_challenge_part_is_proved_to_be_ejected_and_a_fault_stops_the_line_unt
     code, out, _ = lineside("clear", made.folder / "line.toml")
     assert code == 0 and "takes parts again" in out
     line.send_signal(signal.SIGTERM)
-    ledger, told = finish(line)
+    ledger, messages = finish(line)
     check(made, ledger, summary)
-    assert summary["faults"].get("5", 0) >= 1 and "fault" in summary["line_states_seen"] and "12 parts in a row were rejected" in told
+    assert summary["faults"].get("5", 0) >= 1 and "fault" in summary["line_states_seen"]
+    assert "12 parts in a row were rejected" in messages
     assert lineside("challenge", made.folder / "line.toml")[0] == 2

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import LINESIDE, finish, reconcile, rig, wait_for
+from tests.rig import LINESIDE, finish, reconcile, wait_for
 
-__all__ = ["rig"]
 
 def test_every_part_gets_the_verdict_that_inspect_gives_and_the_plc_ejects_just_those(rig, cloth, lineside):
     line = rig()
-    plc = line.plc(32)
+    plc = line.plc(32, rate=30)
     process = line.run("--parts", "32")
     ledger, _ = finish(process)
     summary, _ = finish(plc)
@@ -26,7 +25,8 @@ def test_every_part_gets_the_verdict_that_inspect_gives_and_the_plc_ejects_just_
     rows = line.rows()
     reconcile(ledger, summary, rows)
     assert ledger["uninspected"] == 0 and ledger["rejected"] > 0 and ledger["passed"] > 0
-    code, out, _ = lineside("inspect", line.folder / "bundle", cloth / "test", "--out", line.folder / "overlays", "--json")
+    code, out, _ = lineside("inspect", line.folder / "bundle", cloth / "test", "--out", line.folder / "overlays",
+                            "--json")
     assert code == 0
     inspected = {str(Path(row["image"]).relative_to(cloth / "test")): row for row in json.loads(out)}
     assert {row["image"] for row in rows} == set(inspected)
@@ -41,7 +41,7 @@ def test_every_part_gets_the_verdict_that_inspect_gives_and_the_plc_ejects_just_
 
 def test_a_noisy_wire_loses_and_doubles_nothing(rig):
     line = rig()
-    plc = line.plc(32, noise=0.05, seed=3)
+    plc = line.plc(32, rate=30, noise=0.05, seed=3)
     ledger, _ = finish(line.run("--parts", "32"))
     summary, _ = finish(plc)
     reconcile(ledger, summary, line.rows())
@@ -50,7 +50,7 @@ def test_a_noisy_wire_loses_and_doubles_nothing(rig):
 
 def test_a_camera_that_runs_dry_makes_uninspected_parts_that_are_ejected(rig, cloth):
     line = rig(camera=cloth / "test" / "good")  # 24 images for 30 parts
-    plc = line.plc(30)
+    plc = line.plc(30, rate=30)
     process = line.run("--parts", "30")
     ledger, err = finish(process)
     summary, _ = finish(plc)
@@ -67,7 +67,7 @@ def test_images_that_cannot_be_inspected_are_uninspected_and_the_line_goes_on(ri
     data = (camera / "00007.png").read_bytes()
     (camera / "00007.png").write_bytes(data[: len(data) // 2])
     line = rig(camera=camera)
-    plc = line.plc(24)
+    plc = line.plc(24, rate=30)
     ledger, err = finish(line.run("--parts", "24"))
     summary, _ = finish(plc)
     rows = line.rows()
@@ -79,8 +79,8 @@ def test_images_that_cannot_be_inspected_are_uninspected_and_the_line_goes_on(ri
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_every_open_part_and_prints_the_ledger(rig, number):
-    line = rig(loop=True, travel=1500)
-    line.plc(0, rate=20)
+    line = rig(loop=True, travel=800)
+    line.plc(0, rate=30)
     process = line.run()
     wait_for(lambda: (line.folder / "journal.db").exists() and len(line.rows()) > 5)
     process.send_signal(number)
@@ -96,8 +96,8 @@ def test_a_port_that_vanishes_is_retried_counted_and_used_again(rig):
     wait_for(lambda: (line.folder / "journal.db").exists() and len(line.rows()) > 5)
     first.kill()
     first.wait()
-    time.sleep(1.0)
-    plc = line.plc(20)
+    time.sleep(0.5)  # the line needs 0.2 s to notice
+    plc = line.plc(20, rate=30)
     summary, _ = finish(plc)
     process.send_signal(signal.SIGTERM)
     ledger, err = finish(process)
@@ -112,7 +112,7 @@ def test_a_port_that_vanishes_is_retried_counted_and_used_again(rig):
 
 def test_uninspected_parts_may_be_let_pass(rig, cloth):
     line = rig(camera=cloth / "test" / "good", belt='uninspected = "pass"')
-    plc = line.plc(27)
+    plc = line.plc(27, rate=30)
     ledger, _ = finish(line.run("--parts", "27"))
     summary, _ = finish(plc)
     assert ledger["causes"] == {"no-frame": 3}
@@ -135,12 +135,13 @@ def test_a_second_line_on_the_port_does_not_start_and_the_first_goes_on(rig):
 
 
 def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
-    line = rig(loop=True, travel=1500)
+    line = rig(loop=True, travel=800)
     plc = line.plc(0, rate=20)
     process = line.run()
     wait_for(lambda: (line.folder / "journal.db").exists() and len(line.rows()) > 5)
     process.send_signal(signal.SIGKILL)
-    time.sleep(2.2)
+    wait_for(lambda: line.events("heartbeat_lost") and len(line.events("trigger"))
+             == len(line.events("ejected", "passed")))
     plc.send_signal(signal.SIGTERM)
     summary, _ = finish(plc)
     assert summary["heartbeat_losses"] >= 1 and summary["escaped_ids"] == []
@@ -149,8 +150,9 @@ def test_the_line_killed_the_plc_lets_no_uninspected_part_pass(rig):
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("travel_ms", "travel_mm", "did you mean 'travel_ms'"), ('port = "plc"', "port = 5", "plc.port"),
     ("lead_ms = 100", "lead_ms = 700", "below travel_ms"), ('kind = "folder"', 'kind = "webcam"', "'folder'"),
-    ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"), ("loop = false", 'loop = "no"', "camera.loop"),
-    ('kind = "frames"', "", "plc.kind"), ('kind = "frames"', 'kind = "frame"', "'frames'"), ("threads = 1", "threads = -1", "line.threads"),
+    ("[belt]", "[belts]", "did you mean 'belt'"), ("[line]", "[line", "not valid TOML"),
+    ("loop = false", 'loop = "no"', "camera.loop"), ('kind = "frames"', "", "plc.kind"),
+    ('kind = "frames"', 'kind = "frame"', "'frames'"), ("threads = 1", "threads = -1", "line.threads"),
 ])
 def test_a_wrong_line_file_names_the_key_and_starts_nothing(rig, lineside, old, new, words):
     line = rig()
@@ -204,7 +206,7 @@ def test_a_journal_that_cannot_be_written_stops_the_start(rig):
 def test_the_ledger_is_printed_for_people_too(rig):
     line = rig()
     plc = line.plc(5)
-    out = subprocess.run([*LINESIDE, "run", str(line.folder / "line.toml"), "--parts", "5"], capture_output=True, text=True, timeout=60,
-                         env={**os.environ, "COLUMNS": "100"}).stdout
+    out = subprocess.run([*LINESIDE, "run", str(line.folder / "line.toml"), "--parts", "5"], capture_output=True,
+                         text=True, timeout=60, env={**os.environ, "COLUMNS": "100"}).stdout
     finish(plc)
     assert "triggers" in out and "│ 5 " in out and "journal.db" in out

@@ -7,13 +7,11 @@ import json
 import pytest
 
 from edge.tools.check import Budget, Stage, advice
-from tests.rig import rig
-
-__all__ = ["rig"]
 
 
 def budget(infer: float, *, available: float = 100, lead: float = 100, rate: float | None = None) -> Budget:
-    stages = [Stage("grab", [1.0] * 1000), Stage("infer", [infer / 2] * 500 + [infer] * 500), Stage("wire", [4.0], per_part=False)]
+    stages = [Stage("grab", [1.0] * 1000), Stage("infer", [infer / 2] * 500 + [infer] * 500),
+              Stage("wire", [4.0], per_part=False)]
     return Budget(stages, available, 5 + infer, lead, 26, 1 + infer, rate)
 
 
@@ -30,12 +28,11 @@ def test_what_fits_and_how_fast_it_may_go():
     (budget(180), "int8", ["travel_ms = 285", "faster processor"]),
     (budget(45, rate=30), "fp32", ["at most 21.7 parts a second"]), (budget(45, lead=20), "fp32", ["lead_ms = 30"])])
 def test_what_does_not_fit_says_what_to_change(found, precision, words):
-    said = " ".join(advice(found, precision))
-    assert not found.fits and all(word in said for word in words), said
+    changes = " ".join(advice(found, precision))
+    assert not found.fits and all(word in changes for word in words), changes
 
 
-def test_a_line_is_measured_on_its_own_images(rig, lineside, monkeypatch):
-    monkeypatch.setattr("edge.tools.check.CONTROL_PARTS", 50)
+def test_a_line_is_measured_on_its_own_images(rig, lineside):
     made = rig()
     code, out, err = lineside("check", made.folder / "line.toml", "--frames", "50", "--rate", "1", "--json")
     assert out, err
