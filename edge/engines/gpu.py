@@ -45,7 +45,7 @@ def import_tensorrt() -> Any:
     except ImportError as error:
         raise EngineError("TensorRT is not installed", got=str(error),
                           next="`lineside doctor` says how to install it.") from error
-    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < (10, 3):
+    if tuple(int(part) for part in trt.__version__.split(".")[:2]) < OLDEST_TENSORRT:
         raise EngineError("this TensorRT is too old", got=trt.__version__, expected="10.3 or later",
                           next="See docs/jetson.md and docs/gpu-pc.md.")
     return trt
@@ -107,8 +107,9 @@ def find_driver(root: Path) -> Iterator[Finding]:
         return
     code, number, count = driver.cuInit(0), ctypes.c_int(), ctypes.c_int()
     if code:
-        yield Finding("CUDA", "missing", f"cuInit gives error {code}", "Is the driver loaded (nvidia-smi), and may "
-                      "this user open /dev/nvidia*? Jetson: sudo usermod -aG video,render $USER")
+        yield Finding("CUDA", "missing", f"cuInit returns error {code}",
+                      "Check that the driver is loaded (nvidia-smi) and that this user may open /dev/nvidia*; on a "
+                      "Jetson: sudo usermod -aG video,render $USER")
         return
     driver.cuDriverGetVersion(ctypes.byref(number))
     driver.cuDeviceGetCount(ctypes.byref(count))
@@ -132,9 +133,9 @@ def find_packages(root: Path) -> Iterator[Finding]:
                               capture_output=True, text=True)
         version = done.stdout.strip()
         if done.returncode:
-            yield Finding("TensorRT", "missing", "does not load: " + (done.stderr.strip().splitlines()
-                                                                      or ["no reason"])[-1], guide)
-        elif tuple(int(part) for part in version.split(".")[:2]) < (10, 3):
+            reason = (done.stderr.strip().splitlines() or ["no reason"])[-1]
+            yield Finding("TensorRT", "missing", f"does not load: {reason}", guide)
+        elif tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TENSORRT:
             yield Finding("TensorRT", "missing", f"{version} is too old", f"10.3 or later is needed. {guide}")
         elif jetson and package_version("tensorrt"):
             yield Finding("TensorRT", "improvable", f"{version} comes from a package index",
