@@ -214,7 +214,11 @@ def _evidence(file: ScenarioFile, out: Path, board: FaultBoard, line: RunningLin
     with sqlite3.connect(out / "journal.db") as database:
         database.row_factory = sqlite3.Row
         columns = "part, triggered, ended, encoder, verdict, cause, score, image"
-        rows = [dict(row) for row in database.execute(f"SELECT {columns} FROM parts")]
+        try:
+            rows = [dict(row) for row in database.execute(f"SELECT {columns} FROM parts")]
+        except sqlite3.OperationalError as error:
+            raise LinesideError("the line did not start", got=" | ".join(line.messages[-5:]),
+                                next=f"See {out / 'line.txt'}.") from error
     database.close()
     start = next(entry for entry in log if entry["event"] == "start")
     for row in rows:  # into seconds since the PLC's start
