@@ -203,8 +203,9 @@ class Bundle:
                               expected="model/images.json", next="Export the bundle again.") from error
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle. Raises BundleError for one that is missing, cut short, or changed by a single bit."""
+    folder = Path(folder)
     path = folder / "model" / "model.toml"
     advice = "Copy the bundle again, or run `lineside export` again."
     if not folder.is_dir():
