@@ -38,7 +38,7 @@ class SessionWriter:
         self._queue: queue.SimpleQueue[tuple[dict[str, Any], Frame | None] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._bytes = 0  # of frames that wait
-        self._numbers: OrderedDict[tuple[int, int, int], int] = OrderedDict()  # of frames, by camera, session and frame id
+        self._numbers: OrderedDict[tuple[int, int, int], int] = OrderedDict()  # of frames, by camera, connection and frame id
         self.left_out = 0
         try:  # there may be those of a runtime before this one
             self._frames = max((int(path.stem) for path in (folder / "frames").glob("*.tif")), default=0)
@@ -73,7 +73,7 @@ class SessionWriter:
 
     def frame(self, frame: CameraFrame) -> None:
         """A frame has come, whichever part it is of."""
-        entry = {name: value for name, value in vars(frame).items() if name != "image"}
+        entry = {"session" if name == "connection" else name: value for name, value in vars(frame).items() if name != "image"}
         entry |= {"what": "frame", "host_time": None if frame.host_time != frame.host_time else frame.host_time, "came": time.monotonic()}
         image = frame.image
         if image is not None:
@@ -84,7 +84,7 @@ class SessionWriter:
                 self.left_out += not fits
                 number = self._frames
                 if fits:
-                    self._numbers[frame.camera, frame.session, frame.frame_id] = number
+                    self._numbers[frame.camera, frame.connection, frame.frame_id] = number
                     if len(self._numbers) > KNOWN:
                         self._numbers.popitem(last=False)
             if not fits:
@@ -97,7 +97,7 @@ class SessionWriter:
     def judged(self, view: View, run: int) -> None:
         """One camera's view of a part was judged."""
         frame, found = view.frame, view.inspection
-        number = self._numbers.get((frame.camera, frame.session, frame.frame_id)) if found is not None else None
+        number = self._numbers.get((frame.camera, frame.connection, frame.frame_id)) if found is not None else None
         self._put({"what": "judged", "trigger": frame.trigger, "part": frame.part, "camera": frame.camera, "source": frame.source,
                    "file": None if number is None else f"frames/{number:08d}.tif", "run": run, "verdict": view.verdict,
                    "cause": view.cause, "score": None if found is None else found.score})

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge.cameras.frame_ids import RESTARTED
+from edge.cameras.frame_ids import RESTART_STEP
 from edge.cameras.genicam.features import Features
 
 SELECTED = ("FrameID", "Framecounter", "Timestamp", "ExposureTime", "EncoderValue")  # entries of ChunkSelector
@@ -87,7 +87,7 @@ class Exposures:
                 half = self._cycle // 2
                 sent = (frame_id - self._last[0] + half) % self._cycle - half
                 unsent = chunk - self._last[1] - sent
-                if abs(unsent) < RESTARTED:  # else the chunk's count wrapped
+                if abs(unsent) < RESTART_STEP:  # else the chunk's count wrapped
                     self._unsent += unsent
             self._last = frame_id, chunk
         return self._lowest + (frame_id - self._lowest + self._unsent) % self._cycle

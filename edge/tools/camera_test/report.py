@@ -96,10 +96,10 @@ def intervals(taken: Sequence[Taken]) -> list[tuple[float, float]]:
 
     The distance is by the camera's clock where it has one, else by arrival.
     """
-    ordered = sorted((one for one in taken if one.whole), key=lambda one: (one.frame.session, one.frame.frame_id))
+    ordered = sorted((one for one in taken if one.whole), key=lambda one: (one.frame.connection, one.frame.frame_id))
     found = []
     for before, after in pairwise(ordered):
-        if before.frame.session != after.frame.session or after.frame.frame_id - before.frame.frame_id != 1:
+        if before.frame.connection != after.frame.connection or after.frame.frame_id - before.frame.frame_id != 1:
             continue
         first, second = before.frame.device_time, after.frame.device_time
         apart = after.arrival - before.arrival if first is None or second is None else second - first
@@ -125,14 +125,14 @@ def answers(taken: Sequence[Taken], triggers: Sequence[float]) -> list[tuple[flo
             found.append((triggers[frame.trigger - 1], one))
             continue
         moment = one.arrival if math.isnan(frame.host_time) else frame.host_time
-        if frame.session not in first:
+        if frame.connection not in first:
             place = bisect.bisect_right(given, moment) - 1
             if place >= 0:
-                first[frame.session] = place, frame.frame_id, moment - given[place]
+                first[frame.connection] = place, frame.frame_id, moment - given[place]
         elif frame.device_time is None:
-            place = first[frame.session][0] + frame.frame_id - first[frame.session][1]
+            place = first[frame.connection][0] + frame.frame_id - first[frame.connection][1]
         else:
-            place = _nearest(given, moment - first[frame.session][2])
+            place = _nearest(given, moment - first[frame.connection][2])
         if 0 <= place < len(given) and given[place] <= one.arrival:
             found.append((given[place], one))
     return found

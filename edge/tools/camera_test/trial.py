@@ -52,7 +52,7 @@ class CameraTrial:
         self._camera = make_camera([section], folder)
         self.triggered = section.line_triggers
         if isinstance(self._camera, LiveCamera):
-            self._camera.hand_out_all()
+            self._camera.deliver_all()
         self._triggers: list[float] = []
         self._taken: list[Taken] = []
         self._errors: list[str] = []

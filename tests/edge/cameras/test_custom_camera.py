@@ -195,7 +195,7 @@ for part in range(1, {PARTS} + 1):
         frame = camera.next(30.0)
         if frame.image is not None:
             shapes.add((frame.camera, *frame.image.shape, str(frame.image.dtype)))
-        frames.append([frame.camera, frame.frame_id, frame.image is not None, frame.complete, frame.cause, frame.session])
+        frames.append([frame.camera, frame.frame_id, frame.image is not None, frame.complete, frame.cause, frame.connection])
 left = camera.next(0.2)
 camera.close()
 print(json.dumps({{"frames": frames, "shapes": sorted(shapes), "counters": camera.counters(), "left": left is not None}}))

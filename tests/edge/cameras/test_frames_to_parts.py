@@ -209,7 +209,7 @@ def test_a_sensors_frames_are_not_told_apart_before_a_part_was_alone():
         bench.trigger(number, number / 10)
     bench.frame(2, 0.2)  # the first one's was lost
     bench.now = 0.3
-    assert bench.taken() == [] and "nothing for 0.5 s before it" in bench.matcher.remark()
+    assert bench.taken() == [] and "no other part in the 0.5 s before it" in bench.matcher.remark()
     bench.trigger(9, 1.0)
     bench.frame(9, 1.02)
     bench.now = 1.1
@@ -237,7 +237,7 @@ class Triggered:
         self.matcher.frame(CameraFrame(0, 0, id, at, IMAGE, **more))
 
     def first(self, number, id, **more):
-        """A frame that knows its trigger, as the first of a session."""
+        """A frame that knows its trigger, such as the first of a connection."""
         self.matcher.frame(CameraFrame(number, 100 + number, id, self.at[number], IMAGE, **more))
 
     def skip(self, number, at):
@@ -269,16 +269,16 @@ def test_a_trigger_that_was_skipped_shifts_those_behind_it_that_are_known_alread
     assert bench.taken() == [(500, 1), (0, 2), (501, 3)]
 
 
-def test_a_new_session_learns_its_ids_anew_and_frames_of_the_old_one_are_dropped():
+def test_a_new_connection_learns_its_offset_again_and_frames_of_the_old_one_are_dropped():
     bench = Triggered()
     bench.trigger(1, 0.0)
     bench.first(1, 500)
     bench.trigger(2, 0.1)  # lost with its camera
     bench.trigger(3, 1.0)
-    bench.first(3, 1, session=1)
-    bench.frame(501, 0.105, session=0)
+    bench.first(3, 1, connection=1)
+    bench.frame(501, 0.105, connection=0)
     bench.trigger(4, 1.1)
-    bench.frame(2, 1.105, session=1)
+    bench.frame(2, 1.105, connection=1)
     assert bench.taken() == [(500, 1), (1, 3), (2, 4)] and bench.matcher.without_part == 1
 
 
@@ -301,9 +301,9 @@ def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
     bench.frame(8, 0.025)
     bench.trigger(4, 1.0)  # is lost with its camera
     bench.trigger(5, 1.01)
-    bench.first(5, 1, session=1)
+    bench.first(5, 1, connection=1)
     bench.trigger(6, 1.02)
-    bench.frame(2, 1.03, session=1)
+    bench.frame(2, 1.03, connection=1)
     assert bench.taken() == [(7, 1), (8, 2), (1, 5), (2, 6)] and bench.matcher.unmatched() is None
 
 
@@ -332,9 +332,9 @@ def test_a_frame_that_is_late_lets_the_camera_settle_and_no_frame_is_matched_by_
     bench.trigger(5, 1.0)
     bench.skip(5, 1.0)
     bench.trigger(6, 1.5)
-    bench.first(6, 5, session=1)
+    bench.first(6, 5, connection=1)
     bench.trigger(7, 1.6)
-    bench.frame(6, 1.605, session=1)
+    bench.frame(6, 1.605, connection=1)
     assert bench.taken() == [(0, 5), (5, 6), (6, 7)]
 
 
@@ -347,9 +347,9 @@ def test_triggers_that_were_never_exposed_shift_nothing():
     assert bench.taken() == [(500, 1), (501, 4)]
 
 
-def test_a_lost_frame_of_a_new_session_is_no_parts():
+def test_a_lost_frame_of_a_new_connection_shows_no_part():
     bench = Triggered()
     bench.trigger(1, 0.0)
-    bench.frame(7, math.nan, session=1)
+    bench.frame(7, math.nan, connection=1)
     bench.now = 1.0
     assert bench.taken() == [] and bench.matcher.without_part == 1 and bench.matcher.remark() is None

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import edge.cameras.live as live
 from edge.base.errors import CameraError
 from edge.cameras.driver import Grabbed
-from edge.cameras.frame_ids import DRIFT, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds
-from edge.cameras.live import QUIET, LiveCamera
+from edge.cameras.frame_ids import DRIFT, REORDER_WAIT, LISTED_LOST, DeviceClock, FrameIds
+from edge.cameras.live import SETTLE_PAUSE, LiveCamera
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
 
@@ -65,7 +65,7 @@ class Script:
 @pytest.fixture
 def camera(monkeypatch):
     """A live camera over a script, open: make(trigger, window) returns both."""
-    monkeypatch.setattr(live, "RECONNECT", 0.02)
+    monkeypatch.setattr(live, "RECONNECT_EVERY", 0.02)
     opened = []
 
     def make(trigger="software", window=FOREVER):
@@ -105,32 +105,32 @@ def test_ids_go_on_after_the_highest_one():
     assert [ids.take(id, 0.0) for id in (65534, 65535, 1, 2)] == [(65534, 0), (65535, 0), (65536, 0), (65537, 0)]
 
 
-def test_a_camera_that_counts_anew_is_noticed_by_its_clock_or_by_ids_that_rise():
+def test_a_camera_that_starts_counting_again_is_noticed_by_its_clock_or_by_ids_that_rise():
     ids = FrameIds(1, 65535)
     ids.take(900, 0.0, 9.0)
     assert ids.take(900, 0.0, 9.0) is None
-    with pytest.raises(ValueError, match="counts anew"):
+    with pytest.raises(ValueError, match="started counting again"):
         ids.take(1, 1.0, 10.0)
     ids = FrameIds(1, 65535)
     ids.take(900, 0.0)
     assert [ids.take(id, 1.0) for id in (1, 2)] == [None, None]
-    with pytest.raises(ValueError, match="counts anew"):
+    with pytest.raises(ValueError, match="started counting again"):
         ids.take(3, 1.0)
 
 
 def test_a_clock_that_was_set_is_noticed():
     clock = DeviceClock()
-    clock.moment(100.0, 5.0)
+    clock.to_host(100.0, 5.0)
     with pytest.raises(ValueError, match="jumped"):
-        clock.moment(50.0, 6.0)
+        clock.to_host(50.0, 6.0)
 
 
 def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_overdue():
     ids = FrameIds(1, 65535)
     ids.take(65533, 0.0)
     assert ids.take(2, 1.0) == (65537, 3)
-    assert ids.overdue(1.0 + STRAGGLE) == []
-    assert ids.overdue(1.01 + STRAGGLE) == [65534, 65535, 65536] and ids.overdue(9.0) == []
+    assert ids.overdue(1.0 + REORDER_WAIT) == []
+    assert ids.overdue(1.01 + REORDER_WAIT) == [65534, 65535, 65536] and ids.overdue(9.0) == []
 
 
 def test_an_overtaken_frame_has_its_own_number_and_one_that_came_already_has_none():
@@ -139,7 +139,7 @@ def test_an_overtaken_frame_has_its_own_number_and_one_that_came_already_has_non
     assert ids.overdue(9.0) == []
 
 
-def test_a_camera_that_counts_anew_is_told():
+def test_a_camera_that_starts_counting_again_is_reported():
     ids = FrameIds(1, 65535)
     ids.take(5000, 0.0)
     with pytest.raises(ValueError, match="frame id 1 after 5000"):
@@ -150,7 +150,7 @@ def test_of_a_long_gap_the_newest_are_told_one_by_one():
     ids = FrameIds(0, (1 << 64) - 1)
     ids.take(0, 0.0)
     assert ids.take(1001, 0.0) == (1001, 1000)
-    assert ids.overdue(9.0) == list(range(1001 - TOLD_GAP, 1001))
+    assert ids.overdue(9.0) == list(range(1001 - LISTED_LOST, 1001))
 
 
 @given(first=st.integers(1, 65535), steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
@@ -184,15 +184,15 @@ def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first,
 
 def test_a_frame_was_exposed_when_the_camera_says_and_the_shortest_way_is_the_truest():
     clock = DeviceClock()
-    assert clock.moment(5.0, 100.5) == 100.5
-    assert clock.moment(6.0, 101.2) == 101.2  # 0.3 s less on its way
-    assert clock.moment(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
+    assert clock.to_host(5.0, 100.5) == 100.5
+    assert clock.to_host(6.0, 101.2) == 101.2  # 0.3 s less on its way
+    assert clock.to_host(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
 
 
 def test_a_clock_that_runs_slow_is_followed():
     clock = DeviceClock()
     for second in range(1000):
-        assert abs(clock.moment(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
+        assert abs(clock.to_host(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
 
 
 # Triggered by the line
@@ -208,7 +208,7 @@ def test_a_trigger_is_passed_on_and_its_frame_comes_with_its_number(camera):
     assert frame.image is IMAGE and frame.complete and frame.exposed and next_frame(one).frame_id == 65536
 
 
-def test_the_first_frame_of_a_session_is_of_the_only_trigger_however_late_it_comes(camera):
+def test_the_first_frame_of_a_connection_belongs_to_the_only_trigger_however_late_it_comes(camera):
     one, script = camera()
     at = time.monotonic() - 5
     one.expose(1, 11, None, at)
@@ -231,14 +231,14 @@ def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
     one.expose(3, 13, None, time.monotonic())  # no trigger is given before none of their frames can come any more
     frame = next_frame(one)
     assert (frame.trigger, frame.cause, frame.exposed) == (3, Cause.UNMATCHED, False) and script.triggers == 2
-    time.sleep(QUIET)
+    time.sleep(SETTLE_PAUSE)
     script.frames.put(Grabbed(IMAGE, 10))
     frame = next_frame(one)
     one.expose(4, 14, None, time.monotonic())
     wait_until(lambda: script.triggers == 3)
     script.frames.put(Grabbed(IMAGE, 11))
     again = next_frame(one)
-    assert (frame.trigger, again.trigger, again.session - frame.session) == (0, 4, 1)
+    assert (frame.trigger, again.trigger, again.connection - frame.connection) == (0, 4, 1)
 
 
 def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
@@ -291,12 +291,12 @@ def test_a_lost_camera_is_told_once_connected_again_and_counted(camera):
     script.refuse = None
     wait_until(lambda: one.counters()["reconnects"] == 1)
     script.frames.put(Grabbed(IMAGE, 1))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
     counters = one.counters()
     assert counters["disconnects"] == 1 and counters["resent_packets"] == 6  # of both connections
 
 
-def test_a_trigger_that_fails_begins_a_new_session(camera):
+def test_a_trigger_that_fails_begins_a_new_connection(camera):
     one, script = camera()
     script.fail = CameraError("no answer")
     one.expose(1, 11, None, time.monotonic())
@@ -305,17 +305,17 @@ def test_a_trigger_that_fails_begins_a_new_session(camera):
     script.fail = None
     wait_until(lambda: one.counters()["reconnects"] == 1)
     script.frames.put(Grabbed(IMAGE, 1))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
 
 
-def test_a_camera_that_counts_anew_begins_a_new_session(camera):
+def test_a_camera_that_starts_counting_again_begins_a_new_connection(camera):
     one, script = camera()
     script.frames.put(Grabbed(IMAGE, 30000))
-    assert next_frame(one).session == 0
+    assert next_frame(one).connection == 0
     script.frames.put(Grabbed(IMAGE, 1))
     wait_until(lambda: script.connects == 2)
     script.frames.put(Grabbed(IMAGE, 2))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
 
 
 def test_what_a_closed_camera_counted_is_still_told(camera):

@@ -134,7 +134,7 @@ def test_a_stream_runs_free_and_is_found_again_after_it_was_gone(tmp_path):
     stream = Stream(stream.server_port)
     wait_for(lambda: camera.counters()["reconnects"] == 1)
     frame, _ = next_of(camera, 3)
-    assert frame.image is not None and frame.session == 1 and camera.counters()["disconnects"] == 1
+    assert frame.image is not None and frame.connection == 1 and camera.counters()["disconnects"] == 1
     camera.close()
     stream.kill()
 

@@ -109,14 +109,14 @@ def test_an_album_keeps_what_stands_out_and_pictures_of_the_whole_time():
 
 # Frames.
 
-def taken(frame_id, arrival, host=None, device=None, trigger=0, whole=True, session=0, exposed=True):
-    frame = CameraFrame(trigger, 0, frame_id, arrival if host is None else host, None, device_time=device, session=session, exposed=exposed)
+def taken(frame_id, arrival, host=None, device=None, trigger=0, whole=True, connection=0, exposed=True):
+    frame = CameraFrame(trigger, 0, frame_id, arrival if host is None else host, None, device_time=device, connection=connection, exposed=exposed)
     return Taken(arrival, frame, whole)
 
 
 def test_intervals_are_by_the_cameras_clock_and_leave_gaps_out():
     frames = [taken(1, 0.0, device=5.0), taken(2, 0.14, device=5.1), taken(4, 0.31, device=5.3), taken(5, 0.4, device=5.4),
-              taken(1, 9.0, device=0.1, session=1)]
+              taken(1, 9.0, device=0.1, connection=1)]
     assert [apart for _, apart in intervals(frames)] == pytest.approx([0.1, 0.1])
     assert [apart for _, apart in intervals([taken(1, 0.0), taken(2, 0.14)])] == pytest.approx([0.14])
 
