@@ -103,7 +103,7 @@ def test_wrong_options_are_told_with_those_that_it_takes(tmp_path, options, word
     ("import numpy as np", "import numbpy", r"ModuleNotFoundError: No module named 'numbpy' \(line 2 of .*counting.py\)"),
     ("class Counting:", "class Counting", r"SyntaxError: .* \(line 7 of"), ("import numpy as np", "1 / 0", "ZeroDivisionError.*line 2 of"),
     ("import numpy as np", "raise SystemExit(3)", "SystemExit: 3 .line 2 of"),
-    ("self.count, self.side = first, side", "self.count = first / 0", "cannot be made; got ZeroDivisionError.*line 11 of"),
+    ("self.count, self.side = first, side", "self.count = first / 0", "cannot be created; got ZeroDivisionError.*line 11 of"),
     ("def trigger", "def triger", r"got a class without trigger\(\); expected connect\(\), trigger\(\)"),
     ('name, ids = "counting", (1, 1000)', 'name = "counting"', "got a class without ids; expected"),
     ("def grab(self, timeout)", "def grab(self)", r"grab\(\) of .* cannot be called.*expected grab\(timeout\)"),
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_driver_is_told_with_its_line(tmp_path, old, new, w
 @pytest.mark.parametrize(("old", "new", "words"), [
     ("self.connected = True", "self.camera.open()", r"connect\(\) of the driver failed; got AttributeError: .* \(line 14 of"),
     ("self.connected = True", 'raise IOError("unplugged")', r"got OSError: unplugged \(line 14 of"),
-    ("(1, 1000)", "(5, 5)", "no frame ids; got .5, 5."), ("(1, 1000)", "7", "no frame ids; got 7"),
+    ("(1, 1000)", "(5, 5)", "not a range of frame ids; got .5, 5."), ("(1, 1000)", "7", "not a range of frame ids; got 7"),
 ])
 def test_a_driver_that_cannot_connect_is_told_with_its_line(tmp_path, old, new, words):
     driver = load(tmp_path, DRIVER.replace(old, new), first=1)
@@ -149,6 +149,24 @@ def test_what_a_driver_counted_is_told_when_it_is_closed(tmp_path):
     assert camera.counters()["grabbed"] == 7
     camera.close()
     assert camera.counters()["grabbed"] == 7 and camera.counters()["disconnects"] == 0
+
+
+def test_a_driver_written_for_0_1_works_and_each_old_path_warns_once_with_the_drivers_line(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "edge.errors", raising=False)  # it warns when it is first imported
+    old = "from edge.cameras.live import Driver, Grabbed\nfrom edge.errors import CameraError"
+    text = DRIVER.replace("from lineside import Grabbed", old).replace("self.count += 1", 'raise CameraError("unplugged")')
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        driver = load(tmp_path, text, first=7)
+    told = [(one.category, one.filename, one.lineno, str(one.message).partition(" will be removed")[0]) for one in caught]
+    path = str(tmp_path / "counting.py")
+    assert told == [(FutureWarning, path, 4, "edge.cameras.live.Driver"), (FutureWarning, path, 4, "edge.cameras.live.Grabbed"),
+                    (FutureWarning, path, 5, "edge.errors")]
+    assert all("from lineside import" in str(one.message) for one in caught)
+    driver.connect()
+    assert driver.grab(0.1).frame_id == 7
+    with pytest.raises(CameraError, match="unplugged"):
+        driver.trigger()
 
 
 def with_camera(line, camera: str) -> None:
