@@ -236,10 +236,9 @@ class LiveCamera:
         self._counts["overtaken"] += missing < 0
         self._counts["lost"] += max(0, missing - LISTED_LOST)
         device_time, text = grabbed.device_time, f"{self._driver.name}: frame {number}"
+        at = now if grabbed.image is not None else math.nan
         if device_time is not None:
             at = self._clock.to_host(device_time, now)
-        else:
-            at = now if grabbed.image is not None else math.nan
         frame = CameraFrame(0, 0, number, at, grabbed.image, grabbed.text or text, device_time, grabbed.encoder,
                             connection=self._connection, exposure_us=grabbed.exposure_us, lost=max(0, missing))
         if grabbed.image is None:

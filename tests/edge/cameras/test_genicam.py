@@ -156,15 +156,15 @@ def test_frames_have_ids_and_times(fake):
 
 
 @pytest.mark.parametrize("keys, message", [
-    ({"exposure_us": 3}, r"`exposure_us` \(ExposureTime\) cannot be set so; got 3.0; expected 10 to 10000000"),
-    ({"gain": 40}, r"`gain` \(Gain\) cannot be set so; got 40.0; expected 0 to 10"),
+    ({"exposure_us": 3}, r"`exposure_us` \(ExposureTime\) does not accept this value; got 3.0; expected 10 to 10000000"),
+    ({"gain": 40}, r"`gain` \(Gain\) does not accept this value; got 40.0; expected 0 to 10"),
     ({"gain": 4.5}, "got 4.5; expected a whole number, 0 to 10"),
-    ({"frame_rate": 1e5}, r"`frame_rate` \(AcquisitionFrameRate\) cannot be set so; got 100000.0; expected 0.1 to 1000"),
+    ({"frame_rate": 1e5}, r"`frame_rate` \(AcquisitionFrameRate\) does not accept this value; got 100000.0; expected 0.1 to 1000"),
     ({"pixel_format": "Mono12"}, "`pixel_format` cannot be used; got Mono12; expected one of BayerBG8, .*Mono8, RGB8, Mono16"),
     ({"roi": [0, 0, 3000, 16]}, "`roi` has a wrong width; got 3000; expected 1 to 2048"),
     ({"roi": [2000, 0, 100, 16]}, "`roi` has a wrong x; got 2000, with a width of 100 px; expected 0 to 1948, on a sensor of 2048 px"),
     ({"roi": [0, -1, 100, 16]}, "`roi` has a wrong y; got -1"),
-    ({"trigger": "hardware"}, r"`trigger_source` \(TriggerSource\) cannot be set so; got 'Line1'; expected one of Line0, Software"),
+    ({"trigger": "hardware"}, r"`trigger_source` \(TriggerSource\) does not accept this value; got 'Line1'; expected one of Line0, Software"),
     ({"features": {"ExposureTme": 1}}, "has no feature ExposureTme; expected perhaps ExposureTimeAbs"),
     ({"features": {"TestBoolean": 1}}, "got 1; expected true or false"),
     ({"features": {"Width": "a"}}, "got 'a'; expected a number, 1 to 2048"),

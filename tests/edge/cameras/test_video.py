@@ -102,7 +102,7 @@ def test_a_source_that_delivers_grey_stays_grey():
 
 @pytest.mark.parametrize(("properties", "words"), [
     ({"FRAME_WIDHT": 640}, "unknown property 'FRAME_WIDHT'.*'FRAME_WIDTH'"), ({"frame_width": 640}, "'FRAME_WIDTH'"),
-    ({"FRAME_WIDTH": 640}, "does not take FRAME_WIDTH = 640; got 64"),
+    ({"FRAME_WIDTH": 640}, "does not accept FRAME_WIDTH = 640; got 64"),
 ])
 def test_properties_that_are_unknown_or_take_no_effect_are_told(clip, properties, words):
     with pytest.raises(CameraError, match=words):
