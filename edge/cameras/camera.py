@@ -27,8 +27,8 @@ class Camera(Protocol):
         """Open the camera. Raises CameraError."""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
-        """Take a frame for a trigger that came at ``at`` (s of ``time.monotonic``). Never blocks. Has a thread of its
-        own.
+        """Take a frame for a trigger that came at ``at`` (s of ``time.monotonic``). Never blocks. Called from its own
+        thread.
 
         ``trigger``: the line's trigger count. ``part``: the PLC's part id. ``encoder``: in counts, None without an
         encoder.

@@ -10,8 +10,7 @@ CAPACITY = 64  # frames
 
 
 class FrameQueue:
-    """When the queue is full, its oldest frame is dropped and counted, and the part of that frame is late. Any
-    thread."""
+    """A full queue drops its oldest frame and counts it, and that frame's part is late. For any thread."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[CameraFrame | Exception] = queue.Queue(CAPACITY)

@@ -17,8 +17,7 @@ CLOSE_TIMEOUT = 1.0  # s that each thread may take to end
 
 
 class CameraGroup:
-    """Delivers the frames of all cameras in the order in which they arrive. Each camera has a thread that waits for
-    them."""
+    """Delivers the frames of all cameras as they arrive. A thread per camera waits for them."""
 
     def __init__(self, cameras: Sequence[Camera]) -> None:
         """``CameraFrame.camera`` is the index in ``cameras``."""

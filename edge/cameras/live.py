@@ -34,7 +34,7 @@ STATISTICS_EVERY = 0.5  # s
 class _Trigger(NamedTuple):
     """A trigger that the line asked a frame for."""
 
-    trigger: int
+    number: int
     part: int
     encoder: int | None
     at: float
@@ -73,8 +73,7 @@ class LiveCamera:
         return self._driver.name
 
     def deliver_all(self) -> None:
-        """Let `next` return every frame of a camera that runs free, also those without a trigger. Call it before
-        `open`."""
+        """Let `next` return every frame of a free-running camera, not only those after a trigger. Before `open`."""
         if self._mode == "off":
             self._mode = "hardware"
 
@@ -110,8 +109,7 @@ class LiveCamera:
         return self._frames.get(timeout)
 
     def settle(self, camera: int = 0) -> None:
-        """Give no trigger for `SETTLE_PAUSE`, until no frame is on its way. Then the next frame belongs to the next
-        trigger."""
+        """Give no trigger until no frame is on its way. Then the next frame must belong to the next trigger."""
         self._pause_until = time.monotonic() + SETTLE_PAUSE
 
     def counters(self) -> dict[str, int]:
@@ -134,12 +132,12 @@ class LiveCamera:
 
     def _trigger_loop(self) -> None:
         while (trigger := self._to_give.get()) is not None:
-            if self._lost_because:
-                self._report_untriggered(trigger, Cause.CAMERA, self._lost_because)
+            if reason := self._lost_because:
+                self._report_untriggered(trigger, Cause.CAMERA, reason)
             elif time.monotonic() - trigger.at > self._window / 2:  # the camera would see another part by now
                 late = f"it was not triggered within {500 * self._window:g} ms"
                 self._report_untriggered(trigger, Cause.CAMERA, late)
-            elif self._is_paused():
+            elif self._still_paused():
                 paused = f"it is not triggered for {SETTLE_PAUSE:g} s, because its frames could not be told apart"
                 self._report_untriggered(trigger, Cause.UNMATCHED, paused)
             else:
@@ -159,7 +157,8 @@ class LiveCamera:
                 self._trigger_error = error
             self._report_untriggered(trigger, Cause.CAMERA, self._reason(error))
 
-    def _is_paused(self) -> bool:
+    def _still_paused(self) -> bool:
+        """Whether `settle` forbids this trigger. Once its pause is over, a new connection begins."""
         if self._pause_until is None:
             return False
         if time.monotonic() < self._pause_until:
@@ -171,7 +170,7 @@ class LiveCamera:
     def _report_untriggered(self, trigger: _Trigger, cause: Cause, text: str) -> None:
         self._counts["untriggered"] += 1
         self._frames.put(CameraFrame(
-            trigger.trigger, trigger.part, 0, trigger.at, None, encoder=trigger.encoder, cause=cause,
+            trigger.number, trigger.part, 0, trigger.at, None, encoder=trigger.encoder, cause=cause,
             text=f"{self._driver.name}: {text}", exposed=False))
 
     # The grab thread.
@@ -250,8 +249,7 @@ class LiveCamera:
         self._deliver(frame, now)
 
     def _deliver_first(self, frame: CameraFrame, given: list[_Trigger]) -> None:
-        """The first frame of a connection belongs to its first trigger, if that was the only one given before it
-        came."""
+        """The first frame of a connection belongs to its first trigger, if no other was given before it came."""
         if len(given) == 1 and not frame.host_time < given[0].at - CLOCK_ERROR:
             self._deliver_for(given[0], frame)
         else:

@@ -66,8 +66,7 @@ class Unmatched:
 
 
 class Matcher:
-    """Matches the frames of one camera to parts. `expose` may be called from any thread, everything else from one
-    thread.
+    """Matches the frames of one camera to parts. Any thread may call `expose`; only one thread may call the rest.
 
     If two frames may show one part, or one frame may show two parts, all of those parts become `unmatched`. A frame
     that shows no known part is dropped and counted: the PLC's trigger was refused or got lost.
@@ -141,8 +140,7 @@ class Matcher:
         return trigger in self._void
 
     def _update(self) -> None:
-        """Take in the new triggers, match the waiting frames against them, and give up on frames that waited too
-        long."""
+        """Take in new triggers, match waiting frames against them, and give up on frames that waited too long."""
         while not self._new_triggers.empty():
             event = self._new_triggers.get_nowait()
             if self._newest is not None:
@@ -263,8 +261,7 @@ class Matcher:
         return True
 
     def _match_first(self, frame: CameraFrame) -> bool:
-        """Match a sensor's frame by its time, and learn the offset from it. The delay must be known from an isolated
-        part."""
+        """Match a sensor's frame by its time and learn the offset from it. The delay must be known by then."""
         if self._match == "trigger" or self._delay is None:
             return False
         near = [trigger for trigger in self._triggers if self._is_in_time(frame, trigger)]

@@ -1,5 +1,4 @@
-"""What every kind of camera declares: its section of the line file, and what the rest of the program must know about
-it.
+"""What every kind of camera declares: its section of the line file, and what the other modules need to know.
 
 A kind is one class in a file of its own, and one line in `edge.cameras.kinds.CAMERAS`. The class derives from
 `CameraSection`, or from `LiveSection` if the line or a sensor triggers the camera. The line file loads these classes,

@@ -28,8 +28,7 @@ class BufferPool:
             self.give_back(buffer)
 
     def lend(self, buffer: Any) -> NDArray[np.uint8] | None:
-        """A buffer's bytes as uint8 ``[payload]``. The stream gets the buffer back once the array and its views are
-        freed.
+        """A buffer's bytes as uint8 ``[payload]``. The stream gets it back once the array and its views are freed.
 
         None if the stream has too few buffers left.
         """

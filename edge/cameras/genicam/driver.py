@@ -172,8 +172,7 @@ class _Connection:
         return Grabbed(None, self._exposures.id_of(frame_id, None), timestamp / 1e9 or None, text=text)
 
     def _check_alive(self) -> None:
-        """GigE Vision has a heartbeat. Other cameras are asked for a register when they have been silent for a
-        while."""
+        """GigE Vision has a heartbeat. Any other camera is asked to answer after a period of silence."""
         if not self._gige and time.monotonic() - self._last_sign > SILENCE:
             self._last_sign = time.monotonic()
             try:
@@ -183,8 +182,7 @@ class _Connection:
                 raise CameraError(f"{self._name} does not answer any more", got=error.message) from error
 
     def _missing_packets(self) -> int:
-        """How many packets went missing since the last call. Aravis counts all from the first gap to the frame's
-        end."""
+        """Packets that went missing since the last call. Aravis counts all from a frame's first gap to its end."""
         before = self._missing
         self._missing = self._stream.get_info_uint64_by_name("n_missing_packets") if self._gige else 0
         return self._missing - before
@@ -201,8 +199,7 @@ class _Connection:
         return Grabbed(image, frame_id, device_time or None, chunks.encoder, chunks.exposure_us, text)
 
     def _image(self, buffer: Any) -> Frame:
-        """The frame in a complete buffer. The stream gets the buffer back at once, or after the last view of it is
-        freed."""
+        """The frame in a complete buffer. The stream gets the buffer back at once, or with the last view of it."""
         assert self._pool is not None
         form, (width, height), padding = self._format, self._size, 0
         try:

@@ -62,8 +62,7 @@ def choose_format(features: Features, wanted: str | None, camera: str) -> PixelF
 
 
 def set_region(features: Features, roi: list[int], camera: str) -> None:
-    """Set the region of interest: x, y, width, height in px. Raises CameraError that names the sensor's size and the
-    steps."""
+    """Set the region of interest: x, y, width, height in px. Raises CameraError with the limits and steps."""
     sides = (("x", "OffsetX", "width", "Width", ("WidthMax", "SensorWidth"), roi[0], roi[2]),
              ("y", "OffsetY", "height", "Height", ("HeightMax", "SensorHeight"), roi[1], roi[3]))
     for offset_name, offset, size_name, size, whole, at, length in sides:
@@ -92,8 +91,7 @@ def _range(low: float, high: float, step: float) -> str:
 
 
 def set_trigger(features: Features, section: GenicamSection, camera: str) -> None:
-    """Let the line, a sensor or nothing trigger the start of a frame, and turn all other triggers off. Raises
-    CameraError."""
+    """Let the line, a sensor or nothing trigger a frame's start. All other triggers are off. Raises CameraError."""
     selectors = features.entries("TriggerSelector") if features.has("TriggerSelector") else {}
     for selector in selectors or [""]:
         if selector:

@@ -1,5 +1,4 @@
-"""Camera `video`: anything that OpenCV can read. Files play one frame per trigger; devices, streams and pipelines run
-free.
+"""Camera `video`: anything that OpenCV reads. A file plays a frame per trigger; devices, streams, pipelines run free.
 
 OpenCV has no triggers and no frame ids, and device times only for V4L2. So the frames of a free camera are counted
 here.
@@ -218,8 +217,7 @@ class VideoDriver:
         raise CameraError(f"{self.name} cannot be triggered", expected="a camera that runs free")
 
     def grab(self, timeout: float) -> Grabbed | None:
-        """The next frame, uint8 ``[H, W, 1]`` or ``[H, W, 3]`` (RGB). Waits as long as the backend, not for
-        ``timeout``."""
+        """The next frame, uint8 ``[H, W, 1]`` or ``[H, W, 3]`` (RGB). Waits as long as OpenCV does, not ``timeout``."""
         if self._capture is None:
             raise CameraError(f"{self.name} is not open")
         ok, image = self._capture.read()

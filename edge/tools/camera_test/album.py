@@ -44,12 +44,11 @@ def grey_of(image: Frame) -> NDArray[np.uint8]:
 
 
 def focus_measure(grey: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian of a grey image ``[H, W]``, divided by the square of its mean, or of `DIM` where that
-    is more.
+    """Variance of the Laplacian of a grey image ``[H, W]``, divided by the square of its mean (or of `DIM`, if larger).
 
-    Exposure alone does not change it. It compares images of one scene by one camera: other textures and more noise have
-    other values. Pech-Pacheco, Cristóbal, Chamorro-Martínez, Fernández-Valdivia: Diatom autofocusing in brightfield
-    microscopy: a comparative study. ICPR 2000 (its variance of the Laplacian).
+    Exposure alone does not change it. Compare only images of one scene from one camera: texture and noise matter too.
+    Pech-Pacheco, Cristóbal, Chamorro-Martínez, Fernández-Valdivia: Diatom autofocusing in brightfield microscopy: a
+    comparative study. ICPR 2000 (its variance of the Laplacian).
     """
     _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return float(deviation[0, 0] ** 2 / max(DIM, float(cv2.mean(grey)[0])) ** 2)

@@ -1,5 +1,4 @@
-"""Tests a line's cameras without its PLC: opens and triggers them as the line does, counts all frames, and measures
-images."""
+"""Tests a line's cameras without its PLC: triggers them as the line does, counts frames, and measures images."""
 
 from __future__ import annotations
 
