@@ -11,18 +11,16 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge.base.errors import CameraError
 from edge.bundle.bundle import load_bundle
 from edge.cameras.custom.loader import load_driver
 from edge.cameras.live import LiveCamera
-from edge.images.files import list_images, read_image, write_image
+from edge.images.files import list_images, read_image
 from edge.inspection.inspector import Inspector
-from tests.rig import finish, reconcile, rig
+from tests.rig import finish, reconcile
 
-__all__ = ["rig"]
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "cameras.md").read_text()
 BASLER = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -176,8 +174,7 @@ def with_camera(line, camera: str) -> None:
     path.write_text(f'{text[:begin]}[camera]\nkind = "custom"\n{camera}\n{text[end:]}')
 
 
-def test_a_line_whose_driver_fails_does_not_start_and_says_why(rig):
-    line = rig()
+def test_a_line_whose_driver_fails_does_not_start_and_says_why(line):
     line.plc(0)
     (line.folder / "counting.py").write_text(DRIVER.replace("self.connected = True", "1 / 0"))
     with_camera(line, 'driver = "counting.py:Counting"\noptions = { first = 1 }')
@@ -238,21 +235,17 @@ def test_two_emulated_cameras_give_one_frame_for_each_software_trigger_and_bad_o
 
 
 @needs_pypylon
-def test_a_line_inspects_what_the_documented_driver_delivers_and_mixes_no_parts_up(rig, cloth, monkeypatch):
+def test_a_line_inspects_what_the_documented_driver_delivers_and_mixes_no_parts_up(line, cloth_parts, monkeypatch):
     monkeypatch.setenv("PYLON_CAMEMU", "1")
-    line = rig()
     (line.folder / "basler.py").write_text(BASLER[0])
-    pictures = line.folder / "pictures"
-    pictures.mkdir()
-    grey = [np.ascontiguousarray(read_image(path)[..., :1]) for path in list_images(cloth / "test")]
-    for number, image in enumerate(grey):
-        write_image(pictures / f"{number:03d}.png", image)
+    grey = [read_image(path) for path in list_images(cloth_parts)]
     height, width = grey[0].shape[:2]
-    features = f'Width = {width}, Height = {height}, TestImageSelector = "Off", ImageFilename = "{pictures}", ImageFileMode = "On"'
+    features = (f'Width = {width}, Height = {height}, TestImageSelector = "Off", ImageFilename = "{cloth_parts}", '
+                'ImageFileMode = "On"')
     with_camera(line, f'driver = "basler.py:BaslerCamera"\nwindow_ms = 60\n'
                       f'options = {{ serial = "0815-0000", features = {{ {features} }} }}')
-    plc = line.plc(40, rate=8)
-    process = line.run("--parts", "40")
+    plc = line.plc(24, rate=8)
+    process = line.run("--parts", "24")
     ledger, err = finish(process)
     summary, _ = finish(plc)
     rows = line.rows()
@@ -260,7 +253,7 @@ def test_a_line_inspects_what_the_documented_driver_delivers_and_mixes_no_parts_
     reconcile(ledger, summary, rows)
     untriggered = [row for row in rows if row["cause"] == "camera"]  # on a machine that is too busy
     frames = ledger["frames"]
-    assert frames["frames"] + len(untriggered) == 40 and frames["incomplete"] == frames["lost"] == frames["disconnects"] == 0
+    assert frames["frames"] + len(untriggered) == 24 and frames["incomplete"] == frames["lost"] == frames["disconnects"] == 0
     bundle = load_bundle(line.folder / "bundle")
     threshold = bundle.calibrated_threshold("fp32", "openvino").value
     assert {row["verdict"] for row in rows} >= {"PASS", "REJECT"}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import edge.cameras.live as live
 from edge.base.errors import CameraError
 from edge.cameras.driver import Grabbed
-from edge.cameras.frame_ids import DRIFT, REORDER_WAIT, LISTED_LOST, DeviceClock, FrameIds
+from edge.cameras.frame_ids import DRIFT, LISTED_LOST, REORDER_WAIT, DeviceClock, FrameIds
 from edge.cameras.live import SETTLE_PAUSE, LiveCamera
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause

@@ -15,11 +15,10 @@ from edge.cameras.kinds import CAMERAS
 from edge.inspection.inspector import Inspector
 from edge.line_file import read_line_file
 from edge.part.verdict import Verdict
-from tests.rig import Rig, finish, reconcile
+from tests.rig import finish, reconcile
 from tests.toys.camera import ToySection, toy_image
 
 TOY = "tests.toys.camera:ToySection"
-BUNDLE = Path(__file__).parents[3] / "simulation" / "demo_bundle"
 PARTS = 9
 # The runtime is started by the same command as the line, so it has the kind as well.
 PROGRAM = f'from edge.cameras.kinds import CAMERAS; CAMERAS["toy"] = "{TOY}"; from lineside.cli import main; main()'
@@ -34,7 +33,7 @@ kind = "toy"
 kind = "frames"
 port = "plc"
 [belt]
-travel_ms = 1500
+travel_ms = 1000
 """
 
 
@@ -74,25 +73,18 @@ def test_camera_test_runs_on_the_new_kind(registered, tmp_path, lineside):
     assert (sheets / "line.png").is_file()
 
 
-def test_a_line_runs_on_the_new_kind(tmp_path):
-    rig = Rig(tmp_path, BUNDLE, camera=tmp_path, travel=1500)
-    line_file(tmp_path)
-    plc = rig.plc(PARTS, rate=15)
-    line = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "run", str(tmp_path / "line.toml"), "--parts", str(PARTS), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    rig.processes.append(line)
-    try:
-        ledger, err = finish(line)
-        assert line.returncode == 0, err
-        summary, _ = finish(plc)
-    finally:
-        for process in rig.processes:
-            process.kill()
-            process.wait()
-    rows = rig.rows()
+def test_a_line_runs_on_the_new_kind(line):
+    path = line_file(line.folder)
+    plc = line.plc(PARTS)
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, "run", str(path), "--parts", str(PARTS), "--json"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line.processes.append(process)
+    ledger, err = finish(process)
+    assert process.returncode == 0, err
+    summary, _ = finish(plc)
+    rows = line.rows()
     reconcile(ledger, summary, rows)
-    bundle = load_bundle(BUNDLE)
+    bundle = load_bundle(line.folder / "bundle")
     with Inspector(bundle) as inspector:
         threshold = bundle.calibrated_threshold(inspector.precision, inspector.backend).value
         expected = [inspector.inspect(toy_image(trigger, 60), threshold) for trigger in range(1, PARTS + 1)]

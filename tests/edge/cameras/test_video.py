@@ -16,9 +16,8 @@ from edge.cameras.video.section import VideoSection
 from edge.images.files import list_images
 from edge.inspection.inspector import Inspector
 from edge.part.verdict import Cause
-from tests.rig import finish, reconcile, rig
+from tests.rig import finish, reconcile
 
-__all__ = ["rig"]
 SIZE = (48, 64)
 
 
@@ -143,9 +142,8 @@ def test_a_file_that_vanishes_makes_parts_without_a_frame(tmp_path, clip):
     assert [frame.cause for frame in frames] == [None] * 5 + [Cause.CAMERA] * 2 and "clip.avi" in frames[5].text
 
 
-def test_a_line_inspects_a_video_frame_by_frame(rig, cloth, lineside):
-    line = rig()
-    images = [cv2.imread(str(path)) for path in list_images(cloth / "test")[::3]]
+def test_a_line_inspects_a_video_frame_by_frame(line, cloth_parts, lineside):
+    images = [cv2.imread(str(path)) for path in list_images(cloth_parts)]
     clip = write_video(line.folder / "clip.avi", images)
     path = line.folder / "line.toml"
     text = path.read_text()
