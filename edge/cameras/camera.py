@@ -27,11 +27,10 @@ class Camera(Protocol):
         """Open the camera. Raises CameraError."""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
-        """Take a frame for a trigger that came at ``at`` (s of ``time.monotonic``). Never blocks. Called from its own
-        thread.
+        """Take a frame for a trigger. Never blocks. Called from a thread of its own.
 
-        ``trigger``: the line's trigger count. ``part``: the PLC's part id. ``encoder``: in counts, None without an
-        encoder.
+        trigger: the line's trigger count. part: the PLC's part id. encoder: counts, None without an encoder. at: when
+        the trigger came, s of ``time.monotonic``.
         """
 
     def next(self, timeout: float) -> CameraFrame | None:
@@ -40,8 +39,7 @@ class Camera(Protocol):
     def settle(self, camera: int) -> None:
         """Resynchronise: it is no longer certain which frame belongs to which trigger. May be called from any thread.
 
-        The camera takes no frame until none is on its way, then starts a new ``connection``. ``camera``: which of
-        several.
+        The camera takes no frame until none is on its way, then starts a new ``connection``. camera: which of several.
         """
 
     def counters(self) -> dict[str, int]:

@@ -153,8 +153,11 @@ def test_an_id_of_no_part_at_the_time_of_one_lets_that_go():
     assert bench.taken() == [] and bench.lost() == [2]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["fine", "lost", "doubled", "refused", "late"]), st.integers(-15, 15), st.booleans()),
-                min_size=1, max_size=40), st.sampled_from(["encoder", "frame-id"]))
+FATES = st.sampled_from(["fine", "lost", "doubled", "refused", "late"])
+
+
+@given(st.lists(st.tuples(FATES, st.integers(-15, 15), st.booleans()), min_size=1, max_size=40),
+       st.sampled_from(["encoder", "frame-id"]))
 def test_no_frame_is_given_to_another_part(parts, match):
     bench = by_encoder() if match == "encoder" else by_id()
     events = []

@@ -1,4 +1,4 @@
-"""A camera by a scripted driver: ids, clocks, triggers, lost connections. The driver is a fake; real ones are in test_gige.py."""
+"""`LiveCamera` with a scripted, fake driver: ids, clocks, triggers, lost connections. test_gige.py has a real one."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def test_of_a_long_gap_the_newest_are_told_one_by_one():
     assert ids.overdue(9.0) == list(range(1001 - LISTED_LOST, 1001))
 
 
-@given(first=st.integers(1, 65535), steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
+@given(first=st.integers(1, 65535),
+       steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
 def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first, steps):
     ids = FrameIds(1, 65535)
     arrivals, held = [0], None  # frame by frame, one may be overtaken by the next
@@ -245,7 +246,8 @@ def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
     one, script = camera(window=0.1)
     one.expose(1, 11, None, time.monotonic() - 1)
     frame = next_frame(one)
-    assert (frame.trigger, frame.part, frame.cause, frame.exposed) == (1, 11, Cause.CAMERA, False) and script.triggers == 0
+    assert (frame.trigger, frame.part, frame.cause, frame.exposed) == (1, 11, Cause.CAMERA, False)
+    assert script.triggers == 0
     assert "not triggered within 50 ms" in frame.text and one.counters()["untriggered"] == 1
 
 
@@ -253,7 +255,8 @@ def test_what_is_not_whole_has_no_image(camera):
     one, script = camera()
     script.frames.put(Grabbed(None, 5, text="3 packets are missing"))
     frame = next_frame(one)
-    assert (frame.complete, frame.image, frame.cause) == (False, None, Cause.INCOMPLETE) and "3 packets are missing" in frame.text
+    assert (frame.complete, frame.image, frame.cause) == (False, None, Cause.INCOMPLETE)
+    assert "3 packets are missing" in frame.text
     assert math.isnan(frame.host_time) and one.counters()["incomplete"] == 1
 
 
@@ -360,7 +363,8 @@ def test_two_parts_that_one_frame_may_be_of_are_unmatched(camera):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
     script.frames.put(Grabbed(IMAGE, 1))
     frames = [next_frame(one), next_frame(one)]
-    assert [(frame.part, frame.cause, frame.image) for frame in frames] == [(11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
+    assert [(frame.part, frame.cause, frame.image) for frame in frames] == [
+        (11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
 
 
 def test_a_part_that_no_frame_came_for_is_told(camera):

@@ -47,7 +47,8 @@ def test_an_opencv_without_gstreamer_says_how_to_get_one_that_has_it(tmp_path, m
 
 @pytest.mark.skipif(not HAS_GSTREAMER, reason="this OpenCV has no GStreamer; Debian's python3-opencv has")
 def test_a_gstreamer_pipeline_runs_free(tmp_path):
-    source = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1,format=GRAY8 ! appsink drop=true max-buffers=1"
+    source = ("videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1,format=GRAY8 ! "
+              "appsink drop=true max-buffers=1")
     camera = opened(tmp_path, source, window_ms=5000)
     camera.expose(1, 1, None, time.monotonic())
     assert camera.next(10.0).image.shape == (240, 320, 1)
@@ -67,7 +68,8 @@ def test_video_devices_are_found_with_their_names(tmp_path):
         (node / "device").symlink_to(usb / "1-2:1.0")
         (tmp_path / f"dev/video{number}").touch()
     second, first = find_devices(tmp_path)
-    assert (first.kind, first.key, first.vendor, first.model, first.address) == ("video", "/dev/video10", "Acme", "Acme Eye", "1-2:1.0")
+    assert (first.kind, first.key) == ("video", "/dev/video10")
+    assert (first.vendor, first.model, first.address) == ("Acme", "Acme Eye", "1-2:1.0")
     assert first.text == "" and second.key == "/dev/video2" and "metadata" in second.text
     assert find_devices(tmp_path / "nowhere") == []
 
@@ -96,7 +98,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
         data = cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes()
         try:
             while self.server.alive:
-                self.wfile.write(b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n")
+                head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+                self.wfile.write(head + data + b"\r\n")
                 time.sleep(0.02)
         except OSError:
             self.close_connection = True
