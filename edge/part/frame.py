@@ -27,7 +27,7 @@ class CameraFrame:
     cause: Cause | None = None
     text: str = ""
     camera: int = 0  # index of the line's camera
-    connection: int = 0  # rises when the camera reconnects or resynchronises; frame ids count anew then
+    connection: int = 0  # rises when the camera reconnects or resynchronises; ids then start a new count
     exposed: bool = True  # False: the camera was never triggered, so there is no frame id
     exposure_us: float | None = None  # if the camera says it
     lost: int = 0  # missing frame ids just before this one

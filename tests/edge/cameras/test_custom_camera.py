@@ -62,7 +62,7 @@ def load(folder: Path, text: str | None = DRIVER, driver: str = "counting.py:Cou
     return load_driver(driver, options, folder)
 
 
-def test_a_driver_is_made_with_its_options_and_passes_on_what_it_gives(tmp_path):
+def test_a_driver_is_created_with_its_options_and_its_results_are_passed_on(tmp_path):
     driver = load(tmp_path, first=7)
     driver.connect()
     driver.trigger()
@@ -72,7 +72,7 @@ def test_a_driver_is_made_with_its_options_and_passes_on_what_it_gives(tmp_path)
     driver.disconnect()
 
 
-def test_what_a_driver_knows_only_when_it_is_connected_is_asked_then(tmp_path):
+def test_name_and_ids_are_read_again_after_connecting(tmp_path):
     text = DRIVER.replace("self.connected = True", 'self.name, self.ids = "camera 5", (1, 65535)')
     driver = load(tmp_path, text, first=7)
     driver.connect()
@@ -86,7 +86,7 @@ def test_what_a_driver_knows_only_when_it_is_connected_is_asked_then(tmp_path):
     ("counting:Counting", "FILE.py:CLASS"),
     ("counting.py:np", "no class 'np'"), ("counting.py:Grabbed", "wrong options"),
 ])
-def test_a_driver_that_is_not_there_is_told(tmp_path, driver, words):
+def test_a_missing_driver_is_an_error(tmp_path, driver, words):
     with pytest.raises(CameraError, match=words):
         load(tmp_path, driver=driver, first=1)
 
@@ -95,7 +95,7 @@ def test_a_driver_that_is_not_there_is_told(tmp_path, driver, words):
     ({}, "missing a required argument: 'first'; expected first, side=4"),
     ({"first": 1, "sid": 2}, "'sid'; expected first, side=4"),
 ])
-def test_wrong_options_are_told_with_those_that_it_takes(tmp_path, options, words):
+def test_wrong_options_are_an_error_that_lists_the_right_ones(tmp_path, options, words):
     with pytest.raises(CameraError, match=words):
         load(tmp_path, **options)
 
@@ -112,7 +112,7 @@ def test_wrong_options_are_told_with_those_that_it_takes(tmp_path, options, word
     ('name, ids = "counting", (1, 1000)', 'name = "counting"', "got a class without ids; expected"),
     ("def grab(self, timeout)", "def grab(self)", r"grab\(\) of .* cannot be called.*expected grab\(timeout\)"),
 ])
-def test_what_is_wrong_with_a_driver_is_told_with_its_line(tmp_path, old, new, words):
+def test_a_bad_driver_is_an_error_that_names_the_line(tmp_path, old, new, words):
     assert old in DRIVER
     with pytest.raises(CameraError, match=words):
         load(tmp_path, DRIVER.replace(old, new), first=1)
@@ -125,7 +125,7 @@ def test_what_is_wrong_with_a_driver_is_told_with_its_line(tmp_path, old, new, w
     ("(1, 1000)", "(5, 5)", "not a range of frame ids; got .5, 5."),
     ("(1, 1000)", "7", "not a range of frame ids; got 7"),
 ])
-def test_a_driver_that_cannot_connect_is_told_with_its_line(tmp_path, old, new, words):
+def test_a_driver_that_cannot_connect_is_an_error_that_names_the_line(tmp_path, old, new, words):
     driver = load(tmp_path, DRIVER.replace(old, new), first=1)
     with pytest.raises(CameraError, match=words):
         driver.connect()
@@ -138,20 +138,20 @@ def test_a_driver_that_cannot_connect_is_told_with_its_line(tmp_path, old, new, 
     ("np.zeros((4, 8, 1), np.uint8)[:, ::2]", "C-contiguous"),
     ("[[1, 2]]", "got list"),
 ])
-def test_images_of_a_driver_that_cannot_be_used_are_told(tmp_path, image, words):
+def test_images_of_the_wrong_type_are_an_error(tmp_path, image, words):
     driver = load(tmp_path, DRIVER.replace("np.zeros((self.side, self.side, 1), np.uint8)", image), first=1)
     with pytest.raises(CameraError, match=words):
         driver.grab(0.1)
 
 
-def test_what_a_driver_grabs_is_a_frame_or_none(tmp_path):
+def test_a_driver_grabs_a_frame_or_none(tmp_path):
     assert load(tmp_path, re.sub("return Grabbed.*", "return None", DRIVER), first=1).grab(0.1) is None
     assert load(tmp_path, re.sub(r"Grabbed\(np.*, self", "Grabbed(None, self", DRIVER), first=1).grab(0.1).image is None
     with pytest.raises(CameraError, match=r"grab\(\) of counting returned no frame; got ndarray"):
         load(tmp_path, re.sub("return Grabbed.*", "return np.zeros(4)", DRIVER), first=1).grab(0.1)
 
 
-def test_what_a_driver_counted_is_told_when_it_is_closed(tmp_path):
+def test_a_closed_driver_keeps_its_statistics(tmp_path):
     camera = LiveCamera(load(tmp_path, first=7), "software", 1.0)
     camera.open()
     assert camera.counters()["grabbed"] == 7
@@ -194,7 +194,7 @@ def test_a_line_whose_driver_fails_does_not_start_and_says_why(line):
     assert process.returncode == 2 and "ZeroDivisionError" in err and "line 14 of" in err and "Traceback" not in err
 
 
-def test_the_documented_driver_has_sixty_lines_at_most():
+def test_the_documented_driver_has_at_most_sixty_lines():
     assert len(BASLER) == 1 and len(BASLER[0].splitlines()) <= 60
 
 

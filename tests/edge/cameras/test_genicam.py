@@ -83,7 +83,7 @@ def test_odd_counts_of_packed_pixels_are_unpacked():
 
 @pytest.mark.parametrize("one", [one for one in FORMATS.values() if one.kind.startswith("Bayer")],
                          ids=lambda one: one.name)
-def test_a_mosaic_becomes_the_colours_that_its_sensor_saw(one):
+def test_a_bayer_image_becomes_the_colours_that_its_sensor_saw(one):
     colours = {"R": 200, "G": 120, "B": 40}
     rows = {"RG": ("RG", "GB"), "GR": ("GR", "BG"), "GB": ("GB", "RG"), "BG": ("BG", "GR")}[one.kind[5:]]
     high = np.array([[colours[rows[y % 2][x % 2]] for x in range(16)] for y in range(16)])
@@ -102,7 +102,7 @@ def test_colour_comes_in_rgb_order():
     assert (to_frame(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR).reshape(-1), form("BGR8"), 4, 2) == pixels).all()
 
 
-def test_bytes_that_are_a_frame_already_are_not_copied_and_too_few_are_refused():
+def test_bytes_in_frame_format_are_not_copied_and_too_few_are_refused():
     data = np.zeros(20, np.uint8)
     assert np.shares_memory(to_frame(data, form("Mono8"), 4, 5), data)
     with pytest.raises(ValueError, match="20 bytes, 24 needed for 4x6 px of Mono8"):
@@ -181,7 +181,7 @@ def test_frames_have_ids_and_times(fake):
     ({"features": {"SensorWidth": 5}}, "feature SensorWidth can only be read"),
     ({"bandwidth_mb_s": 10}, "cannot limit its bandwidth"),
 ])
-def test_a_value_that_the_camera_does_not_take_is_an_error_that_names_what_it_takes(fake, keys, message):
+def test_a_value_that_the_camera_rejects_is_an_error_that_names_the_valid_ones(fake, keys, message):
     with pytest.raises(CameraError, match=message):
         fake(**keys)
     fake()  # nothing was left open
@@ -210,7 +210,7 @@ def test_features_are_set(fake):
     assert isinstance(device, Aravis.FakeDevice)
 
 
-def test_the_trigger_is_the_lines_or_nobodys(fake):
+def test_the_line_triggers_the_camera_or_nothing_does(fake):
     for trigger, mode in (("software", "On"), ("off", "Off")):
         driver = fake(trigger=trigger)
         assert driver._connection._device.get_string_feature_value("TriggerMode") == mode
@@ -315,7 +315,7 @@ class ChunkBuffer:
         return bool(self.chunks)
 
 
-def test_chunks_are_read_and_what_a_camera_has_not_is_not_asked_for_for_ever():
+def test_chunks_are_read_and_missing_ones_are_given_up_on():
     parser = Parser()
     reader = ChunkReader(parser, AbsentError)
     whole = ChunkBuffer(ChunkFramecounter=7, ChunkTimestamp=5, ChunkExposureTime=99.5, ChunkEncoderValue=0xFFFFFFFE)

@@ -81,7 +81,7 @@ def soak(*options: str) -> dict:
     return json.loads(ran.stdout)
 
 
-def test_cameras_are_found_opened_held_lost_and_let_go_of():
+def test_cameras_are_found_opened_held_lost_and_freed():
     ran = inside("-c", PROBE)
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
@@ -103,7 +103,7 @@ def check(result: dict, *causes: str) -> None:
     assert "camera" in causes or busy <= 20, json.dumps(result)
 
 
-def test_no_part_of_two_cameras_is_lost_when_the_frame_ids_go_on_at_1():
+def test_two_cameras_lose_no_part_when_the_frame_ids_wrap():
     result = soak("--parts", "140", "--rate", "10", "--cameras", "2", *BIG_PACKETS)
     check(result)
     frames = result["frames"]
@@ -113,7 +113,7 @@ def test_no_part_of_two_cameras_is_lost_when_the_frame_ids_go_on_at_1():
     assert seen >= 2 * (result["passed"] + result["rejected"]) - 1 > 230, json.dumps(result)
 
 
-def test_each_frame_that_lost_packets_is_a_part_not_inspected():
+def test_a_frame_that_lost_packets_leaves_its_part_uninspected():
     # It also replays the recorded session, with the same result.
     result = soak("--parts", "50", "--rate", "10", "--loss", "20", "--record", *BIG_PACKETS)
     check(result, "incomplete", "late")  # late: the last one, if its frame never came
@@ -125,14 +125,14 @@ def test_a_camera_that_runs_free_loses_no_frame():
     assert result["ok"], json.dumps(result)
 
 
-def test_the_line_goes_on_when_a_camera_that_died_is_back():
+def test_the_line_continues_after_a_dead_camera_comes_back():
     result = soak("--parts", "75", "--rate", "7", "--kill-every", "2", "--kills", "1", *BIG_PACKETS)
     check(result, "camera", "late")
     assert result["frames"]["disconnects"] == result["frames"]["reconnects"] == 1 and result["causes"]["camera"] > 0
     assert [seconds < 10 for seconds in result["reconnect_s"]] == [True], json.dumps(result)
 
 
-def test_where_there_is_no_namespace_it_is_said_loudly(monkeypatch):
+def test_without_a_network_namespace_there_is_a_loud_warning(monkeypatch):
     namespace()
     monkeypatch.setattr(subprocess, "run", lambda *words, **more: subprocess.CompletedProcess(words, 1))
     text = "NO NETWORK NAMESPACE:"

@@ -100,7 +100,7 @@ def wait_until(condition) -> None:
 
 # Frame ids
 
-def test_ids_go_on_after_the_highest_one():
+def test_ids_continue_after_the_highest_one():
     ids = FrameIds(1, 65535)
     assert [ids.take(id, 0.0) for id in (65534, 65535, 1, 2)] == [(65534, 0), (65535, 0), (65536, 0), (65537, 0)]
 
@@ -125,7 +125,7 @@ def test_a_clock_that_was_set_is_noticed():
         clock.to_host(50.0, 6.0)
 
 
-def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_overdue():
+def test_a_gap_is_reported_with_the_next_frame_and_its_frames_once_they_are_overdue():
     ids = FrameIds(1, 65535)
     ids.take(65533, 0.0)
     assert ids.take(2, 1.0) == (65537, 3)
@@ -133,7 +133,7 @@ def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_ove
     assert ids.overdue(1.01 + REORDER_WAIT) == [65534, 65535, 65536] and ids.overdue(9.0) == []
 
 
-def test_an_overtaken_frame_has_its_own_number_and_one_that_came_already_has_none():
+def test_an_overtaken_frame_has_its_own_number_and_a_repeated_one_has_none():
     ids = FrameIds(1, 65535)
     assert [ids.take(id, 0.0) for id in (10, 12, 11, 11, 12)] == [(10, 0), (12, 1), (11, -1), None, None]
     assert ids.overdue(9.0) == []
@@ -146,7 +146,7 @@ def test_a_camera_that_starts_counting_again_is_reported():
         ids.take(1, 0.0)
 
 
-def test_of_a_long_gap_the_newest_are_told_one_by_one():
+def test_only_the_newest_ids_of_a_long_gap_are_listed():
     ids = FrameIds(0, (1 << 64) - 1)
     ids.take(0, 0.0)
     assert ids.take(1001, 0.0) == (1001, 1000)
@@ -183,14 +183,14 @@ def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first,
 
 # Clocks
 
-def test_a_frame_was_exposed_when_the_camera_says_and_the_shortest_way_is_the_truest():
+def test_the_exposure_time_is_the_cameras_and_the_fastest_frame_sets_the_offset():
     clock = DeviceClock()
     assert clock.to_host(5.0, 100.5) == 100.5
     assert clock.to_host(6.0, 101.2) == 101.2  # 0.3 s less on its way
     assert clock.to_host(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
 
 
-def test_a_clock_that_runs_slow_is_followed():
+def test_a_slow_clock_is_followed():
     clock = DeviceClock()
     for second in range(1000):
         assert abs(clock.to_host(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
@@ -221,7 +221,7 @@ def test_the_first_frame_of_a_connection_belongs_to_the_only_trigger_however_lat
     assert next_frame(one).trigger == 0
 
 
-def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
+def test_a_first_frame_that_may_belong_to_two_triggers_is_given_to_neither(camera):
     one, script = camera()
     for trigger in (1, 2):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
@@ -242,7 +242,7 @@ def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
     assert (frame.trigger, again.trigger, again.connection - frame.connection) == (0, 4, 1)
 
 
-def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
+def test_a_trigger_that_is_too_old_is_not_given(camera):
     one, script = camera(window=0.1)
     one.expose(1, 11, None, time.monotonic() - 1)
     frame = next_frame(one)
@@ -251,7 +251,7 @@ def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
     assert "not triggered within 50 ms" in frame.text and one.counters()["untriggered"] == 1
 
 
-def test_what_is_not_whole_has_no_image(camera):
+def test_an_incomplete_frame_has_no_image(camera):
     one, script = camera()
     script.frames.put(Grabbed(None, 5, text="3 packets are missing"))
     frame = next_frame(one)
@@ -260,7 +260,7 @@ def test_what_is_not_whole_has_no_image(camera):
     assert math.isnan(frame.host_time) and one.counters()["incomplete"] == 1
 
 
-def test_a_frame_that_never_came_is_told(camera):
+def test_a_frame_that_never_came_is_reported(camera):
     one, script = camera()
     script.frames.put(Grabbed(IMAGE, 5))
     script.frames.put(Grabbed(IMAGE, 7))
@@ -280,7 +280,7 @@ def test_doubled_and_overtaken_frames_are_counted(camera):
 
 # Lost connections
 
-def test_a_lost_camera_is_told_once_connected_again_and_counted(camera):
+def test_a_lost_camera_is_reported_once_reconnected_and_counted(camera):
     one, script = camera()
     script.refuse = CameraError("still away")
     script.frames.put(CameraError("cable pulled"))
@@ -321,13 +321,13 @@ def test_a_camera_that_starts_counting_again_begins_a_new_connection(camera):
     assert next_frame(one).connection == 1
 
 
-def test_what_a_closed_camera_counted_is_still_told(camera):
+def test_a_closed_camera_keeps_its_counts(camera):
     one, script = camera()
     one.close()
     assert one.counters()["resent_packets"] == 3 and script.disconnects == 1
 
 
-def test_a_camera_that_cannot_be_opened_is_let_go_of():
+def test_a_camera_that_cannot_be_opened_is_freed():
     script = Script()
     script.refuse = CameraError("not there")
     with pytest.raises(CameraError, match="not there"):
@@ -337,7 +337,7 @@ def test_a_camera_that_cannot_be_opened_is_let_go_of():
 
 # Not triggered by the line
 
-def test_frames_of_a_sensors_triggers_come_as_they_are(camera):
+def test_sensor_triggered_frames_are_delivered_unchanged(camera):
     one, script = camera("hardware")
     one.expose(1, 11, None, time.monotonic())
     script.frames.put(Grabbed(IMAGE, 9))
@@ -357,7 +357,7 @@ def test_the_first_frame_after_a_trigger_is_taken_and_no_other(camera):
     wait_until(lambda: one.counters()["unasked"] == 2)
 
 
-def test_two_parts_that_one_frame_may_be_of_are_unmatched(camera):
+def test_two_parts_that_one_frame_may_show_are_unmatched(camera):
     one, script = camera("off")
     for trigger in (1, 2):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
@@ -367,7 +367,7 @@ def test_two_parts_that_one_frame_may_be_of_are_unmatched(camera):
         (11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
 
 
-def test_a_part_that_no_frame_came_for_is_told(camera):
+def test_a_part_without_a_frame_is_reported(camera):
     one, _ = camera("off", window=0.05)
     one.expose(1, 11, None, time.monotonic())
     frame = next_frame(one)

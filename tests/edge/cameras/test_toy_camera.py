@@ -58,7 +58,7 @@ def test_an_unknown_key_of_the_new_kind_is_refused_with_the_nearest_one(register
         read_line_file(line_file(tmp_path, key="spot_pxs"))
 
 
-def test_an_unregistered_kind_is_refused_with_those_that_there_are(tmp_path):
+def test_an_unregistered_kind_is_refused_with_the_registered_ones(tmp_path):
     with pytest.raises(InputError, match="kind") as raised:
         read_line_file(line_file(tmp_path))
     assert "'toy'" in str(raised.value) and "'folder'" in str(raised.value)

@@ -59,7 +59,7 @@ def number_of(frame) -> int:
     return round(float(frame.image[..., -1].mean()) / 20)
 
 
-def test_a_file_plays_one_frame_for_each_trigger_in_order_and_says_so_at_its_end(clip):
+def test_a_file_plays_one_frame_per_trigger_in_order_and_reports_its_end(clip):
     camera = opened(clip.parent, clip.name)
     assert camera.next(0.0) is None
     frames = play(camera, 7)
@@ -73,7 +73,7 @@ def test_a_file_plays_one_frame_for_each_trigger_in_order_and_says_so_at_its_end
         assert "loop = true" in frame.text
 
 
-def test_a_file_begins_again_with_loop(clip):
+def test_a_file_starts_again_with_loop(clip):
     camera = opened(clip.parent, clip.name, loop=True)
     frames = play(camera, 12)
     camera.close()
@@ -105,12 +105,12 @@ def test_a_source_that_delivers_grey_stays_grey():
     ({"FRAME_WIDHT": 640}, "unknown property 'FRAME_WIDHT'.*'FRAME_WIDTH'"), ({"frame_width": 640}, "'FRAME_WIDTH'"),
     ({"FRAME_WIDTH": 640}, "does not accept FRAME_WIDTH = 640; got 64"),
 ])
-def test_properties_that_are_unknown_or_take_no_effect_are_told(clip, properties, words):
+def test_properties_that_are_unknown_or_have_no_effect_are_errors(clip, properties, words):
     with pytest.raises(CameraError, match=words):
         opened(clip.parent, clip.name, properties=properties)
 
 
-def test_a_property_that_the_source_has_is_taken(clip):
+def test_a_property_that_the_source_has_is_set(clip):
     camera = opened(clip.parent, clip.name, properties={"FRAME_WIDTH": 64, "POS_FRAMES": 2})
     assert number_of(play(camera, 1)[0]) == 2
     camera.close()

@@ -30,7 +30,7 @@ def opened(folder, source: str, **keys):
     return camera
 
 
-def test_devices_and_streams_that_are_not_there_do_not_start(tmp_path):
+def test_missing_devices_and_streams_do_not_start(tmp_path):
     with pytest.raises(CameraError, match="no camera at /dev/video77"):
         opened(tmp_path, "/dev/video77")
     with pytest.raises(CameraError) as told:
@@ -38,7 +38,7 @@ def test_devices_and_streams_that_are_not_there_do_not_start(tmp_path):
     assert "cannot open rtsp://127.0.0.1:1/x" in str(told.value) and "secret" not in str(told.value)
 
 
-def test_an_opencv_without_gstreamer_says_how_to_get_one_that_has_it(tmp_path, monkeypatch):
+def test_without_gstreamer_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda number: number != cv2.CAP_GSTREAMER)
     for keys in ({"source": "videotestsrc ! appsink"}, {"source": "http://127.0.0.1:1/x", "backend": "gstreamer"}):
         with pytest.raises(CameraError, match=r"without GSTREAMER.*apt-get install python3-opencv"):
@@ -124,7 +124,7 @@ def next_of(camera, trigger: int):
     raise AssertionError("waited in vain")
 
 
-def test_a_stream_runs_free_and_is_found_again_after_it_was_gone(tmp_path):
+def test_a_stream_runs_free_and_reconnects_after_a_loss(tmp_path):
     stream = Stream()
     camera = opened(tmp_path, f"http://127.0.0.1:{stream.server_port}/x.mjpg", window_ms=10_000)
     wait_for(lambda: camera.counters()["unasked"] > 10)  # it reads on, though nobody asks
@@ -163,7 +163,7 @@ class FakeCapture:
         self.released = True
 
 
-def test_a_device_that_is_gone_is_not_read_again_and_again(tmp_path, monkeypatch):
+def test_a_lost_device_is_not_read_in_a_busy_loop(tmp_path, monkeypatch):
     captures: list[FakeCapture] = []
 
     def once(section, source):
@@ -182,7 +182,7 @@ def test_a_device_that_is_gone_is_not_read_again_and_again(tmp_path, monkeypatch
     assert captures[0].reads == 5 and captures[0].released and camera.counters()["frames"] == 3
 
 
-def test_only_v4l2_tells_when_a_frame_was_taken(monkeypatch):
+def test_only_v4l2_has_device_times(monkeypatch):
     capture = FakeCapture()
     monkeypatch.setattr(video, "open_capture", lambda section, source: capture)
     driver = video.VideoDriver(VideoSection(kind="video", source=os.devnull))

@@ -77,7 +77,7 @@ def test_shares_of_clipped_pixels_are_exact():
     assert look.level == pytest.approx(image.mean(), abs=0.01)
 
 
-def test_of_colour_the_fullest_channel_counts_at_255_and_the_emptiest_at_0():
+def test_in_colour_the_channel_with_most_counts_at_255_and_with_fewest_at_0():
     image = np.full((20, 20, 3), 100, np.uint8)
     image[:2, :, 0] = 255
     image[:4, :, 1] = 0
@@ -117,25 +117,25 @@ def taken(frame_id, arrival, host=None, device=None, trigger=0, whole=True, conn
     return Taken(arrival, frame, whole)
 
 
-def test_intervals_are_by_the_cameras_clock_and_leave_gaps_out():
+def test_intervals_use_the_cameras_clock_and_skip_gaps():
     frames = [taken(1, 0.0, device=5.0), taken(2, 0.14, device=5.1), taken(4, 0.31, device=5.3),
               taken(5, 0.4, device=5.4), taken(1, 9.0, device=0.1, connection=1)]
     assert [apart for _, apart in intervals(frames)] == pytest.approx([0.1, 0.1])
     assert [apart for _, apart in intervals([taken(1, 0.0), taken(2, 0.14)])] == pytest.approx([0.14])
 
 
-def test_frames_without_a_clock_are_answers_by_their_ids():
+def test_frames_without_a_clock_answer_triggers_by_their_ids():
     found = answers([taken(70, 0.05), taken(71, 0.15), taken(73, 0.48)], [0.0, 0.1, 0.2, 0.3])
     assert [at for at, _ in found] == [0.0, 0.1, 0.3]
 
 
-def test_frames_with_a_clock_are_answers_by_it_also_when_the_camera_passed_a_trigger_over():
+def test_frames_with_a_clock_answer_triggers_by_it_even_if_the_camera_skipped_one():
     frames = [taken(1, 0.06, host=0.01, device=1.0), taken(2, 0.26, host=0.21, device=1.2),
               taken(3, 0.41, host=0.31, device=1.3)]
     assert [at for at, _ in answers(frames, [0.0, 0.1, 0.2, 0.3])] == [0.0, 0.2, 0.3]
 
 
-def test_triggers_that_the_camera_was_not_given_are_nobodys():
+def test_triggers_that_the_camera_was_not_given_get_no_frame():
     frames = [taken(1, 0.02), taken(0, 0.12, trigger=2, whole=False, exposed=False), taken(2, 0.22)]
     assert [at for at, _ in answers(frames, [0.0, 0.1, 0.2])] == [0.0, 0.2]
 
@@ -151,7 +151,7 @@ def report(**changes):
     return replace(made, **changes)
 
 
-def test_a_camera_that_is_right_is_let_be():
+def test_a_good_camera_gets_no_advice():
     section = GenicamSection(kind="genicam", window_ms=60)
     right = report(window_ms=45)
     assert not right.fails and right.unanswered == 0 and right.rate == pytest.approx(10, rel=0.01)
@@ -178,18 +178,18 @@ def test_a_camera_that_is_right_is_let_be():
     ({"focus": {"median": 1.0, "lowest": 0.9, "highest": 4.0}}, "Turn the lens", False),
     ({"measured": 7}, "7 of 20", False),
 ])
-def test_what_is_wrong_is_said_with_what_to_change(changes, words, fails):
+def test_the_advice_says_what_is_wrong_and_what_to_change(changes, words, fails):
     made = report(**{"window_ms": 45, **changes})
     said = advise(made, GenicamSection(kind="genicam", window_ms=60), 10)
     assert len(said) == 1 and words in said[0] and made.fails is fails
 
 
-def test_a_window_that_is_too_small_is_told_with_one_that_is_not():
+def test_the_advice_on_too_small_a_window_names_a_better_one():
     said = advise(report(window_ms=45), GenicamSection(kind="genicam", window_ms=10), 5)
     assert len(said) == 1 and "window_ms = 10 is too small" in said[0] and "Set window_ms = 45" in said[0]
 
 
-def test_a_sensor_that_triggers_nothing_is_named():
+def test_a_sensor_that_never_triggers_is_named():
     section = GenicamSection(kind="genicam", trigger="hardware", match="frame-id", trigger_source="Line4")
     made = report_camera(1, "genicam", "GV01", [], None, [], {}, 2.0)
     assert made.fails and "Line4" in advise(made, section, 10)[0]
@@ -197,7 +197,7 @@ def test_a_sensor_that_triggers_nothing_is_named():
 
 # Cameras.
 
-def test_a_folder_is_tried_as_a_camera(lineside, tmp_path):
+def test_a_folder_is_tested_like_a_camera(lineside, tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()
     for number in range(6):
@@ -238,7 +238,7 @@ def test_bad_input_ends_with_2(lineside, tmp_path, camera):
 
 
 class Scripted:
-    """A driver. script: each trigger's result: "frame", "incomplete", "lost", "ignored" or "gone". free: s per frame."""
+    """A driver. script: each trigger's result: "frame", "incomplete", "lost", "ignored" or "gone". free: s a frame."""
 
     name, ids = "camera S1", (1, 1000)
 
@@ -312,7 +312,7 @@ def test_frames_that_are_lost_incomplete_or_unanswered_are_counted(scripted, lin
     assert read_image(Path(told["sheet"])).shape[2] == 3
 
 
-def test_a_connection_that_is_lost_is_told_and_ends_with_1(scripted, lineside, tmp_path):
+def test_a_lost_connection_is_reported_and_ends_with_1(scripted, lineside, tmp_path):
     scripted(Scripted(["frame", "gone"]))
     path, sheets = line_file(tmp_path, CUSTOM), tmp_path / "out"
     code, out, _ = lineside("camera-test", path, "--seconds", 0.3, "--rate", 10, "--out", sheets, "--json")
@@ -320,7 +320,7 @@ def test_a_connection_that_is_lost_is_told_and_ends_with_1(scripted, lineside, t
     assert code == 1 and one["disconnects"] == 1 and any("plug is out" in text for text in one["advice"])
 
 
-def test_two_cameras_are_tried_at_once_each_for_itself(scripted, tmp_path):
+def test_two_cameras_are_tested_at_once_independently(scripted, tmp_path):
     scripted(Scripted([]), Scripted(["frame", "lost"]))
     section = CustomSection(kind="custom", driver="mine.py:Mine")
     one, other = try_cameras([section, section], tmp_path, seconds=0.3, rate=20, free=False)
@@ -349,7 +349,7 @@ def test_ctrl_c_ends_it_early_and_still_reports(scripted, tmp_path):
     assert 0 < tried.report.frames == tried.report.triggers and tried.report.seconds < 30
 
 
-def test_looking_that_cannot_keep_up_loses_no_frames(scripted, tmp_path, monkeypatch):
+def test_measuring_too_slowly_loses_no_frames(scripted, tmp_path, monkeypatch):
     scripted(Scripted([]))
     monkeypatch.setattr("edge.tools.camera_test.album.look_at", lambda image: time.sleep(0.1) or look_at(image))
     section = CustomSection(kind="custom", driver="mine.py:Mine")
@@ -391,7 +391,7 @@ def test_cameras_are_listed_with_what_the_line_file_says_of_them(search, linesid
     assert told["cameras"][0].keys() == {"kind", "key", "vendor", "model", "address", "text"}
 
 
-def test_a_kind_that_cannot_be_searched_is_told_and_stops_nothing(search, lineside):
+def test_a_kind_that_cannot_be_searched_is_reported_and_stops_nothing(search, lineside):
     search(genicam=CameraError("no Aravis", next="apt install it"),
            video=[FoundCamera("video", "/dev/video0", "", "", "")])
     code, out, _ = lineside("cameras", "--json")
