@@ -1,4 +1,4 @@
-"""The old path of the errors, for drivers written before 0.2. It goes with 0.3: import them from `lineside`."""
+"""The old path of the errors, for drivers written before 0.2. It will be removed in 0.3; import from `lineside`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from edge.base.errors import (
     LinkError,
 )
 
-__all__ = ["EXIT_ENGINE_LOST", "BundleError", "CameraError", "EngineError", "EngineLostError", "InputError", "LinesideError", "LinkError"]
+__all__ = ["EXIT_ENGINE_LOST", "BundleError", "CameraError", "EngineError", "EngineLostError", "InputError",
+           "LinesideError", "LinkError"]
 
-warnings.warn("edge.errors goes with Lineside 0.3; write: from lineside import CameraError", FutureWarning, stacklevel=2)
+warnings.warn("edge.errors will be removed in Lineside 0.3; write: from lineside import CameraError", FutureWarning,
+              stacklevel=2)

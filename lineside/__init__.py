@@ -1,6 +1,6 @@
-"""Lineside inspects parts on a production line. These names are its public API; everything else may move.
+"""Lineside inspects parts on a production line. The names here are its public API; all other modules may move.
 
-They are loaded when they are first used, so that ``import lineside`` costs nothing. docs/api.md shows them at work.
+Each name is loaded when it is first used, so ``import lineside`` takes no time. docs/api.md has examples.
 """
 
 from __future__ import annotations

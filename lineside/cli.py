@@ -35,23 +35,24 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True,
+                                          help="Print the version and exit.")] = False,
 ) -> None:
     return
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend becomes one message on stderr and exit code 2."""
+    """Run the command line. An error that the user can fix becomes one message on stderr and exit code 2."""
     try:
         app()
     except LinesideError as error:
         print(f"lineside: {error}", file=sys.stderr)
-        if isinstance(error, EngineLostError):  # PyCUDA aborts a process that ends with what it cannot give back
+        if isinstance(error, EngineLostError):  # a normal exit would abort, because PyCUDA cannot free its memory
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(error.exit_code)
         sys.exit(error.exit_code)
-    except OSError as error:  # a file that cannot be read or written, where nothing more can be said about it
+    except OSError as error:  # a file that cannot be read or written
         if error.filename is None:
             raise
         print(f"lineside: cannot use {error.filename}; got {error.strerror}.", file=sys.stderr)

@@ -211,8 +211,9 @@ class Bundle:
                               expected="model/images.json", next="Export the bundle again.") from error
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle. Raises BundleError if it is missing, incomplete, or changed by a single bit."""
+    folder = Path(folder)
     path = folder / "model" / "model.toml"
     advice = "Copy the bundle again, or run `lineside export` again."
     if not folder.is_dir():

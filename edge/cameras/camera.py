@@ -12,31 +12,38 @@ from edge.part.frame import CameraFrame
 class FoundCamera:
     """A camera that this machine sees."""
 
-    kind: str  # of the line file
-    key: str  # what the line file names it by: its serial number, or its device
+    kind: str  # in the line file
+    key: str  # what names it in the line file: its serial number, or its device
     vendor: str
     model: str
-    address: str  # IP address, or the bus
-    text: str = ""  # what else is to be known, such as why it cannot be used
+    address: str  # IP address, or USB bus
+    text: str = ""  # a remark, such as why it cannot be used
 
 
 class Camera(Protocol):
-    """A triggered camera."""
+    """A camera that gives a frame for each trigger."""
 
     def open(self) -> None:
-        """Raises CameraError when it cannot be opened."""
+        """Open the camera. Raises CameraError."""
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
-        """Take a frame for a trigger that came at ``at``; returns at once. Called from a thread of its own."""
+        """Take a frame for a trigger. Never blocks. Called from a thread of its own.
+
+        trigger: the line's trigger count. part: the PLC's part id. encoder: counts, None without an encoder. at: when
+        the trigger came, s of ``time.monotonic``.
+        """
 
     def next(self, timeout: float) -> CameraFrame | None:
         """The next frame in order of exposure, or None after ``timeout`` s."""
 
     def settle(self, camera: int) -> None:
-        """It is not certain any more which frame is of which trigger: begin anew. ``camera``: which one, of several. Any thread."""
+        """Resynchronise: it is no longer certain which frame belongs to which trigger. May be called from any thread.
+
+        The camera takes no frame until none is on its way, then starts a new ``connection``. camera: which of several.
+        """
 
     def counters(self) -> dict[str, int]:
-        """What became of frames that nobody got, by name."""
+        """Frame counts by name, such as those lost or incomplete."""
 
     def close(self) -> None:
         """Free the camera."""

@@ -1,4 +1,4 @@
-"""Frames between a camera's thread and who inspects them."""
+"""Frames between the thread that gets them from a camera and the thread that inspects them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import queue
 
 from edge.part.frame import CameraFrame
 
-WAITING = 64  # frames that nobody has taken yet
+CAPACITY = 64  # frames
 
 
 class FrameQueue:
-    """When it is full, the oldest frame is dropped and counted, and its part is late. Any thread."""
+    """A full queue drops its oldest frame and counts it, and that frame's part is late. For any thread."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[CameraFrame | Exception] = queue.Queue(WAITING)
+        self._queue: queue.Queue[CameraFrame | Exception] = queue.Queue(CAPACITY)
         self.dropped = 0
 
     def put(self, frame: CameraFrame | Exception) -> None:
-        """Returns at once. An exception is raised by `get`."""
+        """Add a frame, or an exception for `get` to raise. Never blocks."""
         while True:
             try:
                 self._queue.put_nowait(frame)
@@ -30,7 +30,7 @@ class FrameQueue:
                     continue
 
     def get(self, timeout: float) -> CameraFrame | None:
-        """The next frame, or None after ``timeout`` s. Raises what was put in place of one."""
+        """The next frame, or None after ``timeout`` s. Raises an exception that was put in place of a frame."""
         try:
             frame = self._queue.get(timeout=timeout) if timeout else self._queue.get_nowait()
         except queue.Empty:

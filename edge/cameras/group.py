@@ -1,4 +1,4 @@
-"""Several cameras that look at the same parts, as one: frames of all, in the order in which they come."""
+"""Several cameras that look at the same parts, used as one camera."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from edge.cameras.camera import Camera
 from edge.cameras.frame_queue import FrameQueue
 from edge.part.frame import CameraFrame
 
-POLL = 0.1  # s
+NEXT_TIMEOUT = 0.1  # s that a camera's thread waits for a frame before it checks whether the group is closing
+ERROR_PAUSE = 0.1  # s after an error, before the camera is asked again
+CLOSE_TIMEOUT = 1.0  # s that each thread may take to end
 
 
 class CameraGroup:
-    """A thread for each camera waits for its frames."""
+    """Delivers the frames of all cameras as they arrive. A thread per camera waits for them."""
 
     def __init__(self, cameras: Sequence[Camera]) -> None:
-        """``camera`` of a frame is the place in ``cameras``."""
+        """``CameraFrame.camera`` is the index in ``cameras``."""
         self._cameras = list(cameras)
         self._frames = FrameQueue()
         self._closing = threading.Event()
-        self._threads = [threading.Thread(target=self._grab, args=(number, camera), name=f"camera-{number + 1}", daemon=True)
-                         for number, camera in enumerate(self._cameras)]
+        self._threads = [
+            threading.Thread(target=self._grab, args=(number, camera), name=f"camera-{number + 1}", daemon=True)
+            for number, camera in enumerate(self._cameras)]
 
     def open(self) -> None:
-        """Open all. Raises CameraError, with none left open."""
+        """Open all cameras. If one raises CameraError, those already open are closed again."""
         opened: list[Camera] = []
         try:
             for camera in self._cameras:
@@ -42,39 +45,39 @@ class CameraGroup:
     def _grab(self, number: int, camera: Camera) -> None:
         while not self._closing.is_set():
             try:
-                frame = camera.next(POLL)
-            except Exception as error:  # told to who asks next
+                frame = camera.next(NEXT_TIMEOUT)
+            except Exception as error:  # `next` raises it in the caller's thread
                 self._frames.put(error)
-                self._closing.wait(POLL)
+                self._closing.wait(ERROR_PAUSE)
             else:
                 if frame is not None:
                     self._frames.put(replace(frame, camera=number) if number else frame)
 
     def expose(self, trigger: int, part: int, encoder: int | None, at: float) -> None:
-        """Take a frame with each."""
+        """Take a frame with each camera."""
         for camera in self._cameras:
             camera.expose(trigger, part, encoder, at)
 
     def next(self, timeout: float) -> CameraFrame | None:
-        """The next frame of any, or None after ``timeout`` s. Raises what a camera raised."""
+        """The next frame of any camera, or None after ``timeout`` s. Raises what a camera raised."""
         return self._frames.get(timeout)
 
     def settle(self, camera: int) -> None:
-        """Let one of them begin anew."""
+        """Resynchronise one of the cameras; see `Camera.settle`."""
         self._cameras[camera].settle(0)
 
     def counters(self) -> dict[str, int]:
-        """The sums of all, and the frames that were dropped since nobody took them."""
+        """The sums over all cameras, and the frames that were dropped here."""
         total = Counter(dropped=self._frames.dropped)
         for camera in self._cameras:
             total.update(camera.counters())
         return dict(total)
 
     def close(self) -> None:
-        """Free all."""
+        """Free all cameras."""
         self._closing.set()
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(10 * POLL)
+                thread.join(CLOSE_TIMEOUT)
         for camera in self._cameras:
             camera.close()

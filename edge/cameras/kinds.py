@@ -18,6 +18,6 @@ CAMERAS = {
 
 
 def make_camera(sections: Sequence[CameraSection], folder: Path) -> Camera:
-    """The camera of a line file in ``folder``, or all its cameras as one; not opened yet. Raises CameraError."""
+    """The camera of a line file in ``folder``, or all its cameras as one; not yet open. Raises CameraError."""
     cameras = [section.make(folder) for section in sections]
     return cameras[0] if len(cameras) == 1 else CameraGroup(cameras)

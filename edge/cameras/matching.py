@@ -1,12 +1,27 @@
-"""Which frame is of which part: by the trigger that the frame was asked for, its frame id, or its encoder count; never by order of arrival.
+"""Matching frames to parts: which part does a frame show?
 
-A folder says which trigger a frame is of. A camera does not: its frames have an id that counts exposures, and perhaps the belt's encoder
-count. The ids of one that the line itself triggers count the line's triggers, and its first frame says which one it is of; those of one
-that a sensor triggers count the PLC's part ids.
-Triggers come over the PLC's link, frames over the camera's: either may be first. A frame's time is that of its exposure and the time that
-it took to come here, so it tells little by itself: a frame that takes longer than the next part looks like that part's. Where the line
-triggers, what lies between the ids and the triggers is learned from a frame that knows its trigger, and from nothing else. Where a sensor
-does, it is learned from a part that stood there alone, together with how late its frame was.
+Triggers and frames reach the line over two separate channels. The PLC's link brings the triggers ("part 17 is in front
+of the camera"), and the camera's connection brings the frames. Either can come first and either can be lost, so the
+order of arrival proves nothing. Time alone proves little: a frame is exposed after its trigger and takes a while to
+arrive, so a slow frame of part 17 looks just like a fast frame of part 18. Ejecting the wrong part is the worst mistake
+a line can make. Therefore a frame that may show more than one part is given to none of them, and all of those parts
+become UNINSPECTED (`unmatched`).
+
+There are three ways of matching, set by `match` under [camera]:
+
+- ``trigger``: the line triggers the camera. The camera numbers its frames, and the line numbers the triggers that it
+  gave. The first frame of a connection has only one possible trigger, which `edge.cameras.live` makes sure of. The
+  offset between its id and the number of its trigger holds for all later frames of that connection.
+- ``frame-id``: a sensor triggers both the PLC and the camera. The camera numbers its frames, and the PLC its parts. The
+  offset between the two is learned from an isolated part: the only one that the frame can show, however long it took.
+  How long that frame took is learned with it, and later frames are expected after the same delay.
+- ``encoder``: each frame carries the encoder count of the belt. It shows the one part that was triggered within
+  ``window_counts`` of that count.
+
+With the first two, time serves as a check. If a frame's id and its time point to different parts, neither part gets the
+frame, and the offset is learned again.
+
+Some cameras, such as `folder`, say which trigger each frame belongs to. Their frames pass through unchanged.
 """
 
 from __future__ import annotations
@@ -24,24 +39,26 @@ from edge.part.events import Expose
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
 
-REACH = 0.5  # s that a frame is exposed and on its way, at most
-EARLY = 0.002  # s that a frame may seem to be exposed before the trigger that caused it, by two clocks
-UNANSWERED = 2.0  # s after which a part without a frame has its outcome anyway
-KEPT = 256  # newest triggers that a frame may be of
-IDS = 1 << 32  # part ids wrap there
+LONGEST_DELAY = 0.5  # s from a trigger until its frame is here, at most
+CLOCK_ERROR = 0.002  # s that a frame may seem to be exposed before its trigger, since each has a clock of its own
+DECIDED_AFTER = 2.0  # s after its trigger, a part without a frame has its outcome anyway
+KEPT = 256  # newest triggers that a frame is compared with
+ID_CYCLE = 1 << 32  # part ids start again at 0 there
 
 
 @dataclass(eq=False)
-class _Exposure:
-    expose: Expose
-    key: int  # what the frame ids count
-    frame: CameraFrame | None = None  # that was taken for it
+class _Trigger:
+    """A part that was triggered, and the frame that it was given."""
+
+    event: Expose
+    count: int  # its number in the sequence that the frame ids count: triggers given to the camera, or parts
+    frame: CameraFrame | None = None
     unmatched: bool = False
 
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A part that no frame is known to be of, since more than one may be."""
+    """A part that gets no frame, because it is not certain which frame shows it."""
 
     part: int
     trigger: int
@@ -49,245 +66,264 @@ class Unmatched:
 
 
 class Matcher:
-    """Matches frames to parts. `expose` may be called from any thread, all else from one.
+    """Matches the frames of one camera to parts. Any thread may call `expose`; only one thread may call the rest.
 
-    Two frames that may be of one part, or two parts that one frame may be of, are all ``unmatched``. A frame without a part is dropped and
-    counted: its trigger was refused, or never came.
+    If two frames may show one part, or one frame may show two parts, all of those parts become `unmatched`. A frame
+    that shows no known part is dropped and counted: the PLC's trigger was refused or got lost.
     """
 
     def __init__(self, match: Match, *, window_counts: int = 0, window_s: float = 0.0,
                  now: Callable[[], float] = time.monotonic) -> None:
-        """window_counts: a frame's encoder count is off from its trigger's by that at most. window_s: a frame is exposed so long after its
-        trigger at most; less than half the time between two parts."""
+        """window_counts: largest distance between the encoder counts of a frame and its trigger. window_s: longest time
+        from a trigger to its exposure, less than half the time between two parts."""
         self._match, self._window_counts, self._window, self._now = match, window_counts, window_s, now
-        self._inbox: queue.SimpleQueue[Expose] = queue.SimpleQueue()
-        self._exposures: deque[_Exposure] = deque(maxlen=KEPT)
-        self._held: list[tuple[float, CameraFrame]] = []  # until when, frame
-        self._offset: int | None = None  # frame id - key
-        self._lag: float | None = None  # s from a sensor's trigger to what a frame says its exposure was
-        self._newest: int | None = None  # trigger
-        self._session = 0  # of the camera
+        self._new_triggers: queue.SimpleQueue[Expose] = queue.SimpleQueue()
+        self._triggers: deque[_Trigger] = deque(maxlen=KEPT)
+        self._waiting: list[tuple[float, CameraFrame]] = []  # frames whose trigger may still come, and until when
+        self._offset: int | None = None  # frame id - trigger's count; None until it is learned
+        self._delay: float | None = None  # s from a sensor's trigger to its frame's time; None until it is learned
+        self._newest: int | None = None  # the newest trigger
+        self._connection = 0  # of the camera
         self._skipped = 0  # triggers that the camera was not given
-        self._ready: deque[CameraFrame] = deque()
+        self._matched: deque[CameraFrame] = deque()
         self._unmatched: deque[Unmatched] = deque()
-        self._void: set[int] = set()  # triggers
+        self._void: set[int] = set()  # triggers whose frame must not be used
         self._remarks: deque[str] = deque(maxlen=1)
         self.without_part = 0
-        self.unsettled = False  # the camera has to begin anew; whoever lets it resets this
+        self.unsettled = False  # the camera must pause (see `Camera.settle`); the caller resets this
 
     def expose(self, expose: Expose) -> None:
         """A part was triggered."""
-        self._inbox.put(expose)
+        self._new_triggers.put(expose)
 
     @property
     def holds(self) -> bool:
-        """Whether a frame waits for its trigger."""
-        return bool(self._held)
+        """Whether a frame is waiting for its trigger."""
+        return bool(self._waiting)
 
     def frame(self, frame: CameraFrame) -> None:
-        """A frame has come."""
+        """A frame has arrived."""
         if frame.trigger:
             if not frame.exposed:
-                self._skip(frame.trigger)
+                self._skip_trigger(frame.trigger)
             else:
-                self._learn(frame)
-            self._ready.append(frame)
+                self._learn_offset(frame)
+            self._matched.append(frame)
             return
-        self._hear()
-        if frame.session < self._session:
+        self._update()
+        if frame.connection < self._connection:
             self.without_part += 1
             return
-        self._begin(frame.session)
-        if not self._try(frame):
-            self._held.append((self._now() + self._window, frame))
+        self._use_connection(frame.connection)
+        if not self._match_frame(frame):
+            self._waiting.append((self._now() + self._window, frame))
 
     def take(self) -> CameraFrame | None:
-        """The next frame whose part is known: with ``trigger`` and ``part``, and with the trigger's moment as its own."""
-        self._hear()
-        while self._ready:
-            frame = self._ready.popleft()
+        """The next matched frame, or None. Its ``trigger``, ``part`` and ``host_time`` are those of its trigger."""
+        self._update()
+        while self._matched:
+            frame = self._matched.popleft()
             if frame.trigger not in self._void:
                 return frame
         return None
 
     def unmatched(self) -> Unmatched | None:
-        """The next part that cannot be matched, once."""
+        """The next part that cannot be matched, or None. Each part is returned once."""
         return self._unmatched.popleft() if self._unmatched else None
 
     def remark(self) -> str | None:
-        """Why the frame that was dropped last had no part, once."""
+        """Why the last dropped frame shows no part, or None. Each reason is returned once."""
         return self._remarks.popleft() if self._remarks else None
 
     def void(self, trigger: int) -> bool:
-        """Whether the frame that was taken for a trigger may be another part's, as turned out since."""
+        """Whether the frame that was given to this trigger has since turned out to be doubtful."""
         return trigger in self._void
 
-    def _hear(self) -> None:
-        while not self._inbox.empty():
-            expose = self._inbox.get_nowait()
-            if self._newest is not None:  # triggers in between were never exposed: a part id that came twice, an encoder that cannot be
-                self._skipped += max(0, expose.trigger - self._newest - 1)
-            self._newest = expose.trigger
-            exposure = _Exposure(expose, expose.trigger - self._skipped if self._match == "trigger" else expose.part)
-            if len(self._exposures) == KEPT:
-                self._void.discard(self._exposures[0].expose.trigger)
-            self._exposures.append(exposure)
+    def _update(self) -> None:
+        """Take in new triggers, match waiting frames against them, and give up on frames that waited too long."""
+        while not self._new_triggers.empty():
+            event = self._new_triggers.get_nowait()
+            if self._newest is not None:
+                # The line never exposed those in between: a repeated part id, or an impossible encoder count.
+                self._skipped += max(0, event.trigger - self._newest - 1)
+            self._newest = event.trigger
+            trigger = _Trigger(event, event.trigger - self._skipped if self._match == "trigger" else event.part)
+            if len(self._triggers) == KEPT:
+                self._void.discard(self._triggers[0].event.trigger)
+            self._triggers.append(trigger)
             if self._match == "encoder":
-                self._look_back(exposure)
-            self._held = [(until, frame) for until, frame in self._held if not self._try(frame)]
+                self._recheck_matches(trigger)
+            self._waiting = [(until, frame) for until, frame in self._waiting if not self._match_frame(frame)]
         now = self._now()
-        for until, frame in self._held:
+        for until, frame in self._waiting:
             if until <= now:
                 self._give_up(frame)
-        self._held = [(until, frame) for until, frame in self._held if until > now]
+        self._waiting = [(until, frame) for until, frame in self._waiting if until > now]
 
-    def _try(self, frame: CameraFrame) -> bool:
-        """Find the frame's part. False: it is not known yet."""
-        return self._by_encoder(frame) if self._match == "encoder" else self._by_id(frame)
+    def _match_frame(self, frame: CameraFrame) -> bool:
+        """Find the frame's part. Returns False if its trigger may still come."""
+        return self._match_by_encoder(frame) if self._match == "encoder" else self._match_by_id(frame)
 
-    def _skip(self, trigger: int) -> None:
-        """The camera was not given a trigger, and does not count it."""
-        self._hear()
-        self._skipped += 1
-        for exposure in list(self._exposures):
-            if exposure.expose.trigger == trigger:
-                self._exposures.remove(exposure)
-            elif exposure.expose.trigger > trigger:
-                exposure.key -= 1
+    def _assign(self, frame: CameraFrame, trigger: _Trigger) -> None:
+        trigger.frame = frame
+        event = trigger.event
+        self._matched.append(replace(frame, trigger=event.trigger, part=event.part, host_time=event.at))
 
-    def _begin(self, session: int) -> None:
-        if session != self._session:
-            self._session, self._offset = session, None
+    def _mark_unmatched(self, triggers: list[_Trigger], text: str) -> None:
+        for trigger in triggers:
+            if not trigger.unmatched:
+                trigger.unmatched = True
+                event = trigger.event
+                self._void.add(event.trigger)
+                self._unmatched.append(Unmatched(event.part, event.trigger, f"part {event.part}: {text}"))
 
-    def _learn(self, frame: CameraFrame) -> None:
-        """A frame that knows its trigger says what lies between the ids behind it and the triggers."""
-        self._hear()
-        if frame.cause is Cause.UNMATCHED:
-            return
-        self._begin(frame.session)
-        exposure = next((exposure for exposure in self._exposures if exposure.expose.trigger == frame.trigger), None)
-        if exposure is not None:
-            exposure.frame = frame
-            self._offset = (frame.frame_id - exposure.key) % IDS
+    # Encoder. The frame belongs to the trigger within the window, if there is just one and it has no other frame.
 
-    def _give(self, frame: CameraFrame, exposure: _Exposure) -> None:
-        exposure.frame = frame
-        expose = exposure.expose
-        self._ready.append(replace(frame, trigger=expose.trigger, part=expose.part, host_time=expose.at))
+    def _is_near(self, frame: CameraFrame, trigger: _Trigger) -> bool:
+        counts = trigger.event.encoder
+        if frame.encoder is None or counts is None:
+            return False
+        return abs(wrapped(frame.encoder - counts)) <= self._window_counts
 
-    def _lose(self, exposures: list[_Exposure], text: str) -> None:
-        for exposure in exposures:
-            if not exposure.unmatched:
-                exposure.unmatched = True
-                self._void.add(exposure.expose.trigger)
-                self._unmatched.append(Unmatched(exposure.expose.part, exposure.expose.trigger, f"part {exposure.expose.part}: {text}"))
-
-    # By encoder: the one trigger within the window is the frame's, if the frame is the only one within the trigger's.
-
-    def _near(self, frame: CameraFrame, exposure: _Exposure) -> bool:
-        counts = exposure.expose.encoder
-        return frame.encoder is not None and counts is not None and abs(wrapped(frame.encoder - counts)) <= self._window_counts
-
-    def _by_encoder(self, frame: CameraFrame) -> bool:
-        near = [exposure for exposure in self._exposures if self._near(frame, exposure)]
+    def _match_by_encoder(self, frame: CameraFrame) -> bool:
+        near = [trigger for trigger in self._triggers if self._is_near(frame, trigger)]
         if not near:
             return False
+        first = near[0]
         if len(near) > 1:
-            self._lose(near, f"a frame at encoder count {frame.encoder} may be of {len(near)} parts")
-        elif near[0].frame is None and not near[0].unmatched:
-            self._give(frame, near[0])
+            self._mark_unmatched(near, f"the frame at encoder count {frame.encoder} may show any of {len(near)} parts")
+        elif first.frame is None and not first.unmatched:
+            self._assign(frame, first)
             return True
-        elif near[0].frame is not None and near[0].frame.frame_id != frame.frame_id:  # else the camera delivered it twice
-            self._lose(near, f"frames {near[0].frame.frame_id} and {frame.frame_id} may both be of it")
+        elif first.frame is not None and first.frame.frame_id != frame.frame_id:  # not the same frame delivered twice
+            self._mark_unmatched(near, f"frames {first.frame.frame_id} and {frame.frame_id} may both show it")
         self.without_part += 1
         return True
 
-    def _look_back(self, new: _Exposure) -> None:
-        """A frame that was taken for another part may be of this one."""
-        for exposure in self._exposures:
-            if exposure is not new and exposure.frame is not None and self._near(exposure.frame, new):
-                self._lose([exposure, new], f"frame {exposure.frame.frame_id} may be of parts {exposure.expose.part} and {new.expose.part}")
+    def _recheck_matches(self, new: _Trigger) -> None:
+        """A frame that was given to another part may show the part of this new trigger."""
+        for trigger in self._triggers:
+            frame = trigger.frame
+            if trigger is not new and frame is not None and self._is_near(frame, new):
+                text = f"frame {frame.frame_id} may show part {trigger.event.part} or part {new.event.part}"
+                self._mark_unmatched([trigger, new], text)
 
-    # By frame id: ids and keys count the same exposures. The first frame says by its time what lies between them, each further one is
-    # held to its time, and a contradiction lets that begin anew.
+    # Frame ids. Ids and trigger counts number the same exposures, so their difference (the offset) stays the same.
 
-    def _in_time(self, frame: CameraFrame, exposure: _Exposure) -> bool:
-        after = frame.host_time - exposure.expose.at
-        return -EARLY <= after <= self._window if self._match == "trigger" else abs(after - (self._lag or 0.0)) <= self._window
+    def _use_connection(self, connection: int) -> None:
+        if connection != self._connection:
+            self._connection, self._offset = connection, None
 
-    def _by_id(self, frame: CameraFrame) -> bool:
+    def _skip_trigger(self, number: int) -> None:
+        """The camera was not given this trigger and does not count it, so later triggers move up by one."""
+        self._update()
+        self._skipped += 1
+        for trigger in list(self._triggers):
+            if trigger.event.trigger == number:
+                self._triggers.remove(trigger)
+            elif trigger.event.trigger > number:
+                trigger.count -= 1
+
+    def _learn_offset(self, frame: CameraFrame) -> None:
+        """Learn the offset from a frame whose trigger is known."""
+        self._update()
+        if frame.cause is Cause.UNMATCHED:
+            return
+        self._use_connection(frame.connection)
+        trigger = next((trigger for trigger in self._triggers if trigger.event.trigger == frame.trigger), None)
+        if trigger is not None:
+            trigger.frame = frame
+            self._offset = (frame.frame_id - trigger.count) % ID_CYCLE
+
+    def _is_in_time(self, frame: CameraFrame, trigger: _Trigger) -> bool:
+        after = frame.host_time - trigger.event.at
+        if self._match == "trigger":
+            return -CLOCK_ERROR <= after <= self._window
+        return abs(after - (self._delay or 0.0)) <= self._window
+
+    def _match_by_id(self, frame: CameraFrame) -> bool:
         if self._offset is None:
-            if self._match == "trigger" or self._lag is None:
-                return False  # see _learn, _alone
-            near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
-            if not near:
-                return False
-            if len(near) > 1 or near[0].frame is not None or near[0].unmatched:
-                self._lose(near, f"frame {frame.frame_id} came within window_ms of it, and not of it alone")
-                self.without_part += 1
-            else:
-                self._offset = (frame.frame_id - near[0].key) % IDS
-                self._give(frame, near[0])
-            return True
-        key = (frame.frame_id - self._offset) % IDS
-        exposure = next((exposure for exposure in reversed(self._exposures) if exposure.key % IDS == key), None)
-        if exposure is None:
+            return self._match_first(frame)
+        count = (frame.frame_id - self._offset) % ID_CYCLE
+        trigger = next((trigger for trigger in reversed(self._triggers) if trigger.count % ID_CYCLE == count), None)
+        if trigger is None:
             return False
-        after = self._after(exposure)
-        if not math.isnan(frame.host_time) and not self._in_time(frame, exposure):
-            self._contradicted(frame, [exposure])
-        elif self._match == "trigger" and after is not None and after.expose.at <= frame.host_time:
-            self._contradicted(frame, [exposure, after])  # the camera may have ignored a trigger, and counted none
-        elif exposure.frame is None and not exposure.unmatched:
-            self._give(frame, exposure)
+        following = self._following(trigger)
+        if not math.isnan(frame.host_time) and not self._is_in_time(frame, trigger):
+            self._handle_contradiction(frame, [trigger])
+        elif self._match == "trigger" and following is not None and following.event.at <= frame.host_time:
+            # The camera may have ignored a trigger without counting it.
+            self._handle_contradiction(frame, [trigger, following])
+        elif trigger.frame is None and not trigger.unmatched:
+            self._assign(frame, trigger)
         else:  # the camera delivered it twice
             self.without_part += 1
         return True
 
-    def _after(self, exposure: _Exposure) -> _Exposure | None:
-        """The trigger behind one."""
-        later = [other for other in self._exposures if other.expose.trigger > exposure.expose.trigger]
-        return min(later, key=lambda other: other.expose.trigger, default=None)
-
-    def _alone(self, frame: CameraFrame) -> bool:
-        """Whether there was just one part that a frame can be of, however long it took, and it took no longer than the window.
-
-        A shorter look back would do where no frame takes long, which is not known yet; a longer window would take the frame of a trigger
-        that was refused for that of a part whose frame was lost.
-        """
-        near = [exposure for exposure in self._exposures if -self._window <= frame.host_time - exposure.expose.at <= REACH]
-        if len(near) != 1 or near[0].frame is not None or near[0].unmatched or not self._in_time(frame, near[0]):
+    def _match_first(self, frame: CameraFrame) -> bool:
+        """Match a sensor's frame by its time and learn the offset from it. The delay must be known by then."""
+        if self._match == "trigger" or self._delay is None:
             return False
-        self._lag = frame.host_time - near[0].expose.at
-        self._offset = (frame.frame_id - near[0].key) % IDS
-        self._give(frame, near[0])
+        near = [trigger for trigger in self._triggers if self._is_in_time(frame, trigger)]
+        if not near:
+            return False
+        if len(near) > 1 or near[0].frame is not None or near[0].unmatched:
+            text = f"frame {frame.frame_id} came within window_ms, but so did another part or frame"
+            self._mark_unmatched(near, text)
+            self.without_part += 1
+        else:
+            self._offset = (frame.frame_id - near[0].count) % ID_CYCLE
+            self._assign(frame, near[0])
         return True
 
-    def _contradicted(self, frame: CameraFrame, exposures: list[_Exposure]) -> None:
+    def _following(self, trigger: _Trigger) -> _Trigger | None:
+        """The trigger after this one."""
+        later = [other for other in self._triggers if other.event.trigger > trigger.event.trigger]
+        return min(later, key=lambda other: other.event.trigger, default=None)
+
+    def _match_isolated(self, frame: CameraFrame) -> bool:
+        """Match a sensor's frame if only one part can have caused it, and learn the offset and the delay from it.
+
+        `LONGEST_DELAY` must stay this long, since it is not known yet how long a frame takes. And the frame must have
+        come within the window: a later one may belong to a refused trigger, after the frame of this part was lost.
+        """
+        near = [trigger for trigger in self._triggers
+                if -self._window <= frame.host_time - trigger.event.at <= LONGEST_DELAY]
+        if len(near) != 1 or near[0].frame is not None or near[0].unmatched or not self._is_in_time(frame, near[0]):
+            return False
+        self._delay = frame.host_time - near[0].event.at
+        self._offset = (frame.frame_id - near[0].count) % ID_CYCLE
+        self._assign(frame, near[0])
+        return True
+
+    def _handle_contradiction(self, frame: CameraFrame, triggers: list[_Trigger]) -> None:
+        """The frame's id and its time point to different parts: use it for none of them, and learn the offset again."""
         self._offset = None
         if self._match == "trigger":
             self.unsettled = True
-            since = self._now() - UNANSWERED
-            exposures = [*exposures, *(other for other in self._exposures if other.frame is None and other.expose.at > since)]
-        near = [exposure for exposure in self._exposures if self._in_time(frame, exposure)]
-        self._lose([*exposures, *near], f"frame {frame.frame_id} is of another part by its id than by its time")
+            since = self._now() - DECIDED_AFTER
+            triggers = triggers + [other for other in self._triggers if other.frame is None and other.event.at > since]
+        near = [trigger for trigger in self._triggers if self._is_in_time(frame, trigger)]
+        self._mark_unmatched(triggers + near, f"frame {frame.frame_id} shows one part by its id, another by its time")
         self.without_part += 1
 
     def _give_up(self, frame: CameraFrame) -> None:
-        """No part has come for a frame."""
-        if self._match == "frame-id" and self._offset is None and self._lag is None:
-            if not self._alone(frame):
+        """No trigger came for a frame."""
+        if self._match == "frame-id" and self._offset is None and self._delay is None:
+            if not self._match_isolated(frame):
                 self.without_part += 1
-                self._remarks.append(f"frame {frame.frame_id} may be of more than one part, or of none: which frames are of which parts is "
-                                     f"not known before a part comes with nothing for {REACH:g} s before it, and its frame within "
-                                     f"window_ms ({1000 * self._window:g})")
+                self._remarks.append(
+                    f"frame {frame.frame_id} may show more than one part, or none. Matching starts with the first part "
+                    f"that has no other part in the {LONGEST_DELAY:g} s before it and whose frame comes within "
+                    f"window_ms ({1000 * self._window:g})")
             return
         if self._match != "encoder" and self._offset is not None and any(
-                self._in_time(frame, exposure) and exposure.frame is None for exposure in self._exposures):
-            self._contradicted(frame, [])
+                self._is_in_time(frame, trigger) and trigger.frame is None for trigger in self._triggers):
+            self._handle_contradiction(frame, [])
             return
         self.without_part += 1
-        after = [frame.host_time - exposure.expose.at for exposure in self._exposures if exposure.frame is None]
+        after = [frame.host_time - trigger.event.at for trigger in self._triggers if trigger.frame is None]
         if self._match != "encoder" and after and not math.isnan(nearest := min(after, key=abs)):
-            self._remarks.append(f"frame {frame.frame_id} is of no part: it was exposed {1000 * nearest:.0f} ms after the nearest trigger, "
-                                 f"and window_ms under [camera] is {1000 * self._window:g}")
+            self._remarks.append(
+                f"frame {frame.frame_id} shows no part: it was exposed {1000 * nearest:.0f} ms after the nearest "
+                f"trigger, but window_ms under [camera] is {1000 * self._window:g}")

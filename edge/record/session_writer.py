@@ -31,6 +31,7 @@ from edge.record.session import note
 WAITING = 256 << 20  # bytes of frames that wait for the disk; more are skipped
 CLOSE_WAIT = 5.0  # s for the disk to take what is left
 KNOWN = 1024  # newest frames that a verdict may refer to
+RECORDED_NAMES = {"connection": "session", "run_id": "session"}  # fields that have another name in recorded sessions
 
 
 def write_frame(path: Path, frame: Frame) -> None:
@@ -95,7 +96,7 @@ class SessionWriter(NullRecorder):
 
     def frame(self, frame: CameraFrame) -> None:
         """A camera delivered a frame, whichever part it shows."""
-        entry = {name: value for name, value in vars(frame).items() if name != "image"}
+        entry = {RECORDED_NAMES.get(name, name): value for name, value in vars(frame).items() if name != "image"}
         entry |= {"what": "frame", "host_time": None if frame.host_time != frame.host_time else frame.host_time,
                   "came": time.monotonic()}
         image = frame.image
@@ -107,7 +108,7 @@ class SessionWriter(NullRecorder):
                 self.left_out += not fits
                 number = self._frames
                 if fits:
-                    self._numbers[frame.camera, frame.session, frame.frame_id] = number
+                    self._numbers[frame.camera, frame.connection, frame.frame_id] = number
                     if len(self._numbers) > KNOWN:
                         self._numbers.popitem(last=False)
             if not fits:
@@ -120,14 +121,14 @@ class SessionWriter(NullRecorder):
     def judged(self, view: View, run: int) -> None:
         """One camera's view of a part was judged."""
         frame, found = view.frame, view.inspection
-        number = self._numbers.get((frame.camera, frame.session, frame.frame_id)) if found is not None else None
+        number = self._numbers.get((frame.camera, frame.connection, frame.frame_id)) if found is not None else None
         self._put({"what": "judged", "trigger": frame.trigger, "part": frame.part, "camera": frame.camera,
                    "source": frame.source, "file": None if number is None else f"frames/{number:08d}.tif", "run": run,
                    "verdict": view.verdict, "cause": view.cause, "score": None if found is None else found.score})
 
     def ended(self, ended: Ended) -> None:
         """A part has its outcome."""
-        self._put({"what": "ended", **vars(ended)})
+        self._put({"what": "ended", **{RECORDED_NAMES.get(name, name): value for name, value in vars(ended).items()}})
 
     def _fail(self, text: str) -> None:
         if not self._failed:

@@ -1,1 +1,1 @@
-"""Camera `custom`: a driver in a file of the line's own."""
+"""Camera `custom`: a driver that the user wrote."""

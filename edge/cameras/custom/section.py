@@ -17,10 +17,10 @@ class CustomSection(LiveSection):
     key = "driver"
     kind: Literal["custom"]
     driver: str  # FILE.py:CLASS, see docs/cameras.md
-    options: dict[str, Any] = Field(default_factory=dict)  # what its class takes
+    options: dict[str, Any] = Field(default_factory=dict)  # arguments of the class
 
     def make(self, folder: Path) -> LiveCamera:
-        """The camera, not opened yet. Raises CameraError for a driver that cannot be loaded."""
+        """The camera, not yet open. Raises CameraError if the driver cannot be loaded."""
         from edge.cameras.custom.loader import load_driver
 
         return LiveCamera(load_driver(self.driver, self.options, folder), self.trigger, self.window_ms / 1000)

@@ -1,4 +1,4 @@
-"""What a camera says in each frame beside its image (chunk data), and what its own count of frames tells of those it never sent."""
+"""Chunk data: what a camera sends with each image, such as its own count of exposures, which reveals unsent frames."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edge.cameras.frame_ids import RESTARTED
+from edge.cameras.frame_ids import RESTART_STEP
 from edge.cameras.genicam.features import Features
 
 SELECTED = ("FrameID", "Framecounter", "Timestamp", "ExposureTime", "EncoderValue")  # entries of ChunkSelector
-ABSENT = 10  # frames one after the other without a chunk: the camera has none such
+ABSENT = 10  # frames in a row without a chunk, after which it is no longer looked for
 FRAME_ID = ("ChunkFrameID", "ChunkFramecounter")
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """Of one frame. None: the camera does not say."""
+    """The chunk data of one frame. None: the camera does not send it."""
 
     frame_id: int | None = None  # as the camera counts its exposures
     timestamp: int | None = None  # ticks of the camera's clock
@@ -26,7 +26,7 @@ class Chunks:
 
 
 def set_chunks(features: Features, on: bool) -> bool:
-    """Let the camera send chunk data, or not. Returns whether it does. Raises CameraError."""
+    """Turn chunk data on or off. Returns whether the camera sends it now. Raises CameraError."""
     if not features.has("ChunkModeActive"):
         return False
     features.set("ChunkModeActive", on)
@@ -39,12 +39,12 @@ def set_chunks(features: Features, on: bool) -> bool:
 
 
 class ChunkReader:
-    """Reads the chunks of whole frames."""
+    """Reads the chunks of complete frames."""
 
     def __init__(self, parser: Any, error: type[Exception]) -> None:
-        """parser: an Aravis.ChunkParser. error: what it raises for a chunk that is not there."""
+        """parser: an Aravis.ChunkParser. error: what the parser raises for a missing chunk."""
         self._parser, self._error = parser, error
-        self._failed: Counter[str] = Counter()  # reads one after the other, by name
+        self._failed: Counter[str] = Counter()  # failed reads in a row, by name
 
     def read(self, buffer: Any) -> Chunks:
         """The chunks of an Aravis.Buffer."""
@@ -70,24 +70,26 @@ class ChunkReader:
 
 
 class Exposures:
-    """Frame ids that count exposures. A camera counts what it sends; where its chunks count exposures, what it could not send is a gap.
+    """Converts frame ids that count sent frames into ids that count exposures.
 
-    A frame that is not whole has no chunks, and goes on from the one before it.
+    A camera's frame ids count the frames that it sends. If its chunks count exposures, then the exposures that it could
+    not send become gaps in the ids. An incomplete frame has no chunks; it gets the same correction as the frame before
+    it.
     """
 
     def __init__(self, lowest: int, highest: int) -> None:
         self._lowest, self._cycle = lowest, highest - lowest + 1
         self._unsent = 0
-        self._last: tuple[int, int] | None = None  # id, chunk
+        self._last: tuple[int, int] | None = None  # frame id and exposure count of the last frame with chunks
 
     def id_of(self, frame_id: int, chunk: int | None) -> int:
-        """The frame's id, with the frames before it that were exposed and not sent."""
+        """The frame's id, plus the number of frames before it that were exposed but not sent."""
         if chunk is not None:
             if self._last is not None:
                 half = self._cycle // 2
                 sent = (frame_id - self._last[0] + half) % self._cycle - half
                 unsent = chunk - self._last[1] - sent
-                if abs(unsent) < RESTARTED:  # else the chunk's count wrapped
+                if abs(unsent) < RESTART_STEP:  # otherwise the chunk's count wrapped
                     self._unsent += unsent
             self._last = frame_id, chunk
         return self._lowest + (frame_id - self._lowest + self._unsent) % self._cycle

@@ -1,4 +1,4 @@
-"""Camera `genicam`: GigE Vision and USB3 Vision cameras, by Aravis."""
+"""Camera `genicam`: the driver for GigE Vision and USB3 Vision cameras, on top of Aravis."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from edge.images.frames import Frame
 if TYPE_CHECKING:
     from edge.cameras.genicam.section import GenicamSection
 
-SOCKET_BUFFER = 4 << 20  # bytes; Aravis' automatic size lost a fifth of the frames
-RETENTION = 100_000  # us after the last packet of a frame that is not whole, until it is given up
-SILENCE = 1.0  # s without a frame, after which a camera without a heartbeat is asked whether it is there
+SOCKET_BUFFER = 4 << 20  # bytes; with the automatic size of Aravis, a fifth of the frames got lost
+RETENTION = 100_000  # us after the last packet of an incomplete frame, until Aravis gives up on it
+SILENCE = 1.0  # s without a frame, after which a camera without a heartbeat is asked for a sign of life
 IMAGE = 1  # of Aravis.BufferPartDataType
-STATISTICS = ("completed_buffers", "failures", "underruns", "timeouts", "missing_frames", "size_mismatch_errors", "missing_packets",
-              "error_packets", "resend_requests", "resent_packets", "duplicated_packets")
+STATISTICS = ("completed_buffers", "failures", "underruns", "timeouts", "missing_frames", "size_mismatch_errors",
+              "missing_packets", "error_packets", "resend_requests", "resent_packets", "duplicated_packets")
 
 
 class GenicamDriver:
-    """A camera of a `GenicamSection`; see `edge.cameras.driver.Driver`."""
+    """The driver for a `GenicamSection`; see `edge.cameras.driver.Driver`."""
 
     def __init__(self, section: GenicamSection) -> None:
         self._section = section
@@ -38,7 +38,7 @@ class GenicamDriver:
         self._connection: _Connection | None = None
 
     def connect(self) -> None:
-        """Find the camera, set it up and let it run. Raises CameraError."""
+        """Find the camera, configure it and start it. Raises CameraError."""
         self.disconnect()
         self._connection = _Connection(self._section, self.name)
         self.ids = self._connection.ids
@@ -48,19 +48,19 @@ class GenicamDriver:
         self._open().trigger()
 
     def grab(self, timeout: float) -> Grabbed | None:
-        """The next frame, or None after ``timeout`` s. Its image is a view of the stream's memory where the pixel format allows it.
+        """The next frame, or None after ``timeout`` s. Its image is a view of the stream's memory if the format allows.
 
-        Raises CameraError when the camera is gone.
+        Raises CameraError if the camera is gone.
         """
         return self._open().grab(timeout)
 
     def statistics(self) -> dict[str, int]:
-        """Aravis' counts of frames and packets since the camera was connected."""
+        """The frame and packet counts of Aravis since the camera was connected."""
         connection = self._connection
         return {} if connection is None else connection.statistics()
 
     def disconnect(self) -> None:
-        """Let go of the camera. Frames that were handed out stay as they are."""
+        """Free the camera. Frames that were already delivered stay valid."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -73,22 +73,23 @@ class GenicamDriver:
 
 
 class _Connection:
-    """An open camera that runs."""
+    """An open, running camera."""
 
     def __init__(self, section: GenicamSection, name: str) -> None:
         self._name = name
         self._aravis, self._glib = load_aravis()
-        self._lost = threading.Event()  # the camera does not answer
+        self._lost = threading.Event()  # set when the camera does not answer
         self._stream: Any = None
         self._pool: BufferPool | None = None
-        self._heard = time.monotonic()
-        self._missing = 0  # packets
+        self._last_sign = time.monotonic()  # of life
+        self._missing = 0  # packets so far
         try:
             self._camera = self._aravis.Camera.new(find_device(section.serial))
         except self._glib.Error as error:
-            raise CameraError(f"{name} cannot be opened", got=error.message, next="Perhaps another program holds it.") from error
+            raise CameraError(f"{name} cannot be opened", got=error.message,
+                              next="Another program may be using it.") from error
         self._device = self._camera.get_device()
-        self._handler = self._device.connect("control-lost", _Setter(self._lost))
+        self._handler = self._device.connect("control-lost", _EventSetter(self._lost))
         try:
             self._start(section)
         except self._glib.Error as error:
@@ -102,9 +103,10 @@ class _Connection:
         camera, aravis = self._camera, self._aravis
         self._gige = camera.is_gv_device()
         if self._gige and not self._device.is_controller():
-            self._lost.set()  # it answers another program alone
-            raise CameraError(f"{self._name} is held by another program", next="End that one, such as the vendor's viewer.")
-        with suppress(self._glib.Error):  # it may still run for a program that died
+            self._lost.set()  # it answers only the other program
+            raise CameraError(f"{self._name} is held by another program",
+                              next="Close that program, such as the vendor's viewer.")
+        with suppress(self._glib.Error):  # it may still be running for a program that crashed
             camera.stop_acquisition()
         features = Features(self._device, self._name)
         self._format = set_up(features, section, self._name)
@@ -116,18 +118,18 @@ class _Connection:
         self.ids = self._find_ids(features)
         self._exposures = Exposures(*self.ids)
         if self._gige:
-            # Aravis' packet sockets need CAP_NET_RAW, pass a firewall by, and deliver nothing, silently, when they listen at another
-            # interface than the packets come in by, as with a camera of this machine.
+            # The packet sockets of Aravis need CAP_NET_RAW and bypass the firewall. They also silently deliver nothing
+            # if the packets arrive at another interface, as with a simulated camera on this machine.
             camera.gv_set_stream_options(aravis.GvStreamOption.PACKET_SOCKET_DISABLED)
         payload = camera.get_payload()
         self._stream = camera.create_stream(None, None)
         if self._stream is None:
-            raise CameraError(f"{self._name} gives no stream")
+            raise CameraError(f"{self._name} provides no stream")
         if self._gige:
             self._stream.set_property("socket-buffer", aravis.GvStreamSocketBuffer.FIXED)
             self._stream.set_property("socket-buffer-size", max(SOCKET_BUFFER, min(4 * payload, 1 << 30)))
-            self._stream.set_property("packet-resend",
-                                      aravis.GvStreamPacketResend.ALWAYS if section.resend else aravis.GvStreamPacketResend.NEVER)
+            resend = aravis.GvStreamPacketResend
+            self._stream.set_property("packet-resend", resend.ALWAYS if section.resend else resend.NEVER)
             self._stream.set_property("frame-retention", RETENTION)
         self._pool = BufferPool(aravis, self._stream, payload)
         camera.start_acquisition()
@@ -153,54 +155,55 @@ class _Connection:
             raise CameraError(f"{self._name} does not answer any more", got="control lost")
         buffer = self._stream.timeout_pop_buffer(int(1e6 * timeout))
         if buffer is None:
-            self._look()
+            self._check_alive()
             return None
-        self._heard = time.monotonic()
+        self._last_sign = time.monotonic()
         status = buffer.get_status()
         statuses = self._aravis.BufferStatus
         if status == statuses.SUCCESS:
-            return self._whole(buffer)
+            return self._complete(buffer)
         frame_id, timestamp = buffer.get_frame_id(), buffer.get_timestamp()
         self._give_back(buffer)
-        if frame_id == UNKNOWN_ID or status in (statuses.ABORTED, statuses.CLEARED):  # which frame it was, the next one's id tells
-            return None
+        if frame_id == UNKNOWN_ID or status in (statuses.ABORTED, statuses.CLEARED):
+            return None  # the id of the next frame will show that this one is missing
         text = status.value_nick.replace("-", " ")
         if status == statuses.MISSING_PACKETS:
-            text = f"up to {self._packets()} packets are missing"
+            text = f"up to {self._missing_packets()} packets are missing"
         return Grabbed(None, self._exposures.id_of(frame_id, None), timestamp / 1e9 or None, text=text)
 
-    def _look(self) -> None:
-        """GigE Vision has a heartbeat; others are asked whether they are there when they are silent."""
-        if not self._gige and time.monotonic() - self._heard > SILENCE:
-            self._heard = time.monotonic()
+    def _check_alive(self) -> None:
+        """GigE Vision has a heartbeat. Any other camera is asked to answer after a period of silence."""
+        if not self._gige and time.monotonic() - self._last_sign > SILENCE:
+            self._last_sign = time.monotonic()
             try:
                 self._device.read_register(0)
             except self._glib.Error as error:
                 self._lost.set()
                 raise CameraError(f"{self._name} does not answer any more", got=error.message) from error
 
-    def _packets(self) -> int:
-        """How many are missing since this was asked last; Aravis counts from the first gap of a frame to its end."""
-        before, self._missing = self._missing, self._stream.get_info_uint64_by_name("n_missing_packets") if self._gige else 0
+    def _missing_packets(self) -> int:
+        """Packets that went missing since the last call. Aravis counts all from a frame's first gap to its end."""
+        before = self._missing
+        self._missing = self._stream.get_info_uint64_by_name("n_missing_packets") if self._gige else 0
         return self._missing - before
 
-    def _whole(self, buffer: Any) -> Grabbed:
+    def _complete(self, buffer: Any) -> Grabbed:
         chunks = self._reader.read(buffer) if self._reader is not None else Chunks()
         ticks = chunks.timestamp if chunks.timestamp and not buffer.get_timestamp() else None
         device_time = buffer.get_timestamp() / 1e9 if ticks is None else ticks / (self._ticks or 1e9)
         frame_id = self._exposures.id_of(buffer.get_frame_id(), chunks.frame_id)
         try:
             image, text = self._image(buffer), ""
-        except ValueError as error:  # fewer bytes than its size says
+        except ValueError as error:  # fewer bytes than its size needs
             image, text = None, str(error)
         return Grabbed(image, frame_id, device_time or None, chunks.encoder, chunks.exposure_us, text)
 
     def _image(self, buffer: Any) -> Frame:
-        """A frame of a whole buffer, which the stream gets back at once, or when the frame is a view of it and gone."""
+        """The frame in a complete buffer. The stream gets the buffer back at once, or with the last view of it."""
         assert self._pool is not None
         form, (width, height), padding = self._format, self._size, 0
         try:
-            if buffer.get_n_parts() and int(buffer.get_part_data_type(0)) == IMAGE:  # chunk data alone say no size
+            if buffer.get_n_parts() and int(buffer.get_part_data_type(0)) == IMAGE:  # chunk data has no size
                 form, width, height, padding = self._part(buffer)
         except ValueError:
             self._give_back(buffer)
@@ -216,7 +219,7 @@ class _Connection:
 
     @staticmethod
     def _part(buffer: Any) -> tuple[PixelFormat, int, int, int]:
-        """Format, width, height and bytes behind each row of the first image."""
+        """Format, width, height and padding bytes after each row of the first image."""
         code = buffer.get_part_pixel_format(0)
         if code not in FORMATS:
             raise ValueError(f"it has pixel format 0x{code:08x}")
@@ -234,7 +237,7 @@ class _Connection:
         return {name: stream.get_info_uint64_by_name(f"n_{name}") for name in STATISTICS if f"n_{name}" in there}
 
     def close(self) -> None:
-        """Stop, and leave the camera to others. One that does not answer is not waited for."""
+        """Stop the camera and leave it to others. Does not wait for a camera that does not answer."""
         camera, self._camera = self._camera, None
         device, self._device = self._device, None
         stream, self._stream = self._stream, None
@@ -250,7 +253,7 @@ class _Connection:
             with suppress(self._glib.Error):
                 device.leave_control()
         last = [pool, camera, device, stream]
-        del pool, camera, device, stream  # from here on `last` alone keeps them
+        del pool, camera, device, stream  # now only `last` refers to them
         if answers:
             _free(last)
         else:
@@ -258,13 +261,13 @@ class _Connection:
 
 
 def _free(last: list[Any]) -> None:
-    """Free the last references from the end on, the stream first. Aravis tries for seconds to take leave of a camera that is dead."""
+    """Free the stream, then the rest, in reverse order. Aravis takes seconds to say goodbye to a dead camera."""
     while last:
         last.pop()
 
 
-class _Setter:
-    """Called by Aravis' own thread. Knows no camera, or the camera would never be freed."""
+class _EventSetter:
+    """A callback for the thread of Aravis. It must not refer to the camera, or the camera would never be freed."""
 
     def __init__(self, event: threading.Event) -> None:
         self._event = event

@@ -1,4 +1,4 @@
-"""A camera's features by their SFNC names, checked against the camera's own limits before they are set."""
+"""A camera's features by their SFNC names. Values are checked against the camera's own limits before they are set."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Features:
         self._device, self._camera = device, camera
 
     def has(self, name: str) -> bool:
-        """Whether the camera has a feature of just this name, and it can be used now."""
+        """Whether the camera has a feature of exactly this name that can be used now."""
         try:
             return bool(self._device.is_feature_available(name))
         except self._glib.Error:
             return False
 
     def name_of(self, name: str) -> str | None:
-        """What the camera calls a feature: its SFNC name, or that of an older camera. None where it has none."""
+        """The camera's name for a feature: its SFNC name or one from older cameras. None if it has no such feature."""
         names = next((group for group in ALIASES if name in group), ())
         return next((other for other in (name, *names) if self.has(other)), None)
 
     def names(self) -> list[str]:
-        """All that the camera has."""
+        """The names of all features."""
         found: list[str] = []
         waiting = ["Root"]
         while waiting:
@@ -58,25 +58,25 @@ class Features:
         return sorted(set(found))
 
     def entries(self, name: str) -> dict[str, int]:
-        """The entries of an enumeration that can be chosen now, with their numbers. Raises CameraError."""
-        with self._telling(name):
+        """The entries of an enumeration that can be chosen now, with their values. Raises CameraError."""
+        with self._translated(name):
             return dict(zip(self._device.dup_available_enumeration_feature_values_as_strings(name),
                             self._device.dup_available_enumeration_feature_values(name), strict=True))
 
     def number(self, name: str) -> float:
         """The value of a number. Raises CameraError."""
-        with self._telling(name):
+        with self._translated(name):
             if isinstance(self._device.get_feature(name), self._aravis.GcFloat):
                 return float(self._device.get_float_feature_value(name))
             return int(self._device.get_integer_feature_value(name))
 
     def text(self, name: str) -> str:
         """The value of an enumeration or a string. Raises CameraError."""
-        with self._telling(name):
+        with self._translated(name):
             return str(self._device.get_string_feature_value(name))
 
     def limits(self, name: str) -> tuple[float, float, float]:
-        """The least and the greatest value of a number, and the step between two; infinite, and 0, where the camera does not say."""
+        """Lowest value, highest value and step of a number. If the camera does not say: infinite limits, step 0."""
         kind = "float" if isinstance(self._device.get_feature(name), self._aravis.GcFloat) else "integer"
         found = []
         for what in ("bounds", "increment"):
@@ -89,17 +89,17 @@ class Features:
         return low, high, step
 
     def set(self, name: str, value: Value, key: str = "") -> None:
-        """Set a feature, or execute a command by True.
+        """Set a feature, or execute a command with True.
 
-        key: the line file's for it; one of `features` unless given. Raises CameraError that names what was expected: the limits, the
-        entries, the type, the nearest name.
+        key: the key of the line file that sets it, if it is not an entry of `features`. Raises CameraError that names
+        what was expected: the limits, the entries, the type, or the nearest name.
         """
         known = self.name_of(name)
         shown = f"`{key}` ({name})" if key else f"feature {name}"
         if known is None:
             raise self._unknown(name, shown)
         node = self._device.get_feature(known)
-        with self._telling(known, f"{shown} cannot be set", value):
+        with self._translated(known, f"{shown} cannot be set", value):
             if self._device.get_feature_access_mode(known) == self._aravis.GcAccessMode.RO:
                 raise CameraError(f"{self._camera}: {shown} can only be read", got=f"{value!r} to set")
             if isinstance(node, self._aravis.GcCommand):
@@ -110,7 +110,8 @@ class Features:
                 self._device.set_boolean_feature_value(known, value)
             elif isinstance(node, self._aravis.GcEnumeration):
                 entries = self.entries(known)
-                self._expect(isinstance(value, str) and value in entries, shown, value, "one of " + ", ".join(entries))
+                known_entry = isinstance(value, str) and value in entries
+                self._expect(known_entry, shown, value, "one of " + ", ".join(entries))
                 self._device.set_string_feature_value(known, value)
             elif isinstance(node, self._aravis.GcFloat):
                 self._device.set_float_feature_value(known, float(self._number(known, shown, value)))
@@ -127,7 +128,8 @@ class Features:
             raise self._wrong(shown, value, f"a number, {wanted}")
         whole = isinstance(self._device.get_feature(known), self._aravis.GcFloat) or value == int(value)
         self._expect(whole, shown, value, f"a whole number, {wanted}")
-        self._expect(low <= value <= high and (step <= 1 or not (value - low) % step), shown, value, wanted)
+        on_step = step <= 1 or not (value - low) % step
+        self._expect(low <= value <= high and on_step, shown, value, wanted)
         return value
 
     def _expect(self, holds: bool, shown: str, value: Value, wanted: str) -> None:
@@ -135,19 +137,22 @@ class Features:
             raise self._wrong(shown, value, wanted)
 
     def _wrong(self, shown: str, value: Value, wanted: str) -> CameraError:
-        return CameraError(f"{self._camera}: {shown} cannot be set so", got=repr(value), expected=wanted, next="Mend it under [camera].")
+        return CameraError(f"{self._camera}: {shown} does not accept this value", got=repr(value), expected=wanted,
+                           next="Fix it under [camera].")
 
     def _unknown(self, name: str, shown: str) -> CameraError:
         names = self.names()
         if name in names:
-            return CameraError(f"{self._camera}: {shown} cannot be used now", next="Another feature turns it off.")
+            return CameraError(f"{self._camera}: {shown} cannot be used now", next="Another feature disables it.")
         close = difflib.get_close_matches(name, names, 3, 0.6)
-        return CameraError(f"{self._camera} has no {shown}", expected="perhaps " + " or ".join(close) if close else "one of its features",
-                           next="`arv-tool-0.8 features` lists them.")
+        return CameraError(f"{self._camera} has no {shown}", next="`arv-tool-0.8 features` lists them.",
+                           expected="perhaps " + " or ".join(close) if close else "one of its features")
 
     @contextmanager
-    def _telling(self, name: str, what: str = "", value: object = None) -> Iterator[None]:
+    def _translated(self, name: str, what: str = "", value: object = None) -> Iterator[None]:
+        """Turn errors of Aravis into a CameraError."""
         try:
             yield
         except self._glib.Error as error:
-            raise CameraError(f"{self._camera}: {what or f'feature {name} cannot be read'}: {error.message}", got=value) from error
+            text = what or f"feature {name} cannot be read"
+            raise CameraError(f"{self._camera}: {text}: {error.message}", got=value) from error

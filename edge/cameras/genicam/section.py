@@ -20,43 +20,44 @@ class GenicamSection(LiveSection):
 
     key = "serial"
     kind: Literal["genicam"]
-    serial: str = ""  # of the camera, or its id or IP address; may be left out where there is one
+    serial: str = ""  # of the camera, or its id or IP address; not needed with a single camera
     trigger_source: str = "Line1"  # trigger = "hardware"
     exposure_us: float | None = Field(default=None, gt=0)
     gain: float | None = None
     pixel_format: str | None = None
     roi: list[int] | None = Field(default=None, min_length=4, max_length=4)  # x, y, width, height in px
-    frame_rate: float | None = Field(default=None, gt=0)  # frames a second, trigger = "off"
-    packet_size: int = Field(default=0, ge=0, le=16_000)  # bytes; 0: the largest that the network carries
-    bandwidth_mb_s: float = Field(default=0, ge=0)  # of this camera; 0: as the camera has it
-    resend: bool = True  # ask for lost packets again
-    chunks: bool = True  # frame id, time, exposure and encoder count in each frame, where the camera has them
-    features: dict[str, bool | int | float | str] = Field(default_factory=dict)  # any other, by SFNC names
+    frame_rate: float | None = Field(default=None, gt=0)  # frames per second, trigger = "off"
+    packet_size: int = Field(default=0, ge=0, le=16_000)  # bytes; 0: the largest that the network can carry
+    bandwidth_mb_s: float = Field(default=0, ge=0)  # limit of this camera; 0: unchanged
+    resend: bool = True  # request lost packets again
+    chunks: bool = True  # send frame id, time, exposure and encoder count with each frame, if the camera can
+    features: dict[str, bool | int | float | str] = Field(default_factory=dict)  # any others, by SFNC name
 
     def make(self, folder: Path) -> LiveCamera:
-        """The camera, not opened yet."""
+        """The camera, not yet open."""
         from edge.cameras.genicam.driver import GenicamDriver
 
         return LiveCamera(GenicamDriver(self), self.trigger, self.window_ms / 1000)
 
     @property
     def no_frame_advice(self) -> str | None:
-        """What to look at when no frame came."""
+        """What to check when no frame came."""
         if self.trigger != "hardware":
             return None
-        return (f"no frame came: nothing triggered the camera. Does the sensor reach {self.trigger_source}, as `trigger_source` says? "
-                "--free lets the camera run without it")
+        return (f"no frame came: nothing triggered the camera. Is the sensor connected to {self.trigger_source}, as "
+                "`trigger_source` says? --free lets the camera run without it")
 
     def loss_advice(self, counters: Mapping[str, int]) -> str:
-        """Why frames were lost and what to change."""
+        """Why frames were lost, and what to change."""
         packets = ""
         if "missing_packets" in counters:
-            packets = f"{counters['missing_packets']} packets lost, {counters.get('resent_packets', 0)} sent again; "
-        size = "allow jumbo frames (ip link set DEV mtu 9000) and leave packet_size at 0" if self.packet_size else \
-            "allow jumbo frames at card, switch and camera (ip link set DEV mtu 9000)"
+            packets = f"{counters['missing_packets']} packets lost, {counters.get('resent_packets', 0)} resent; "
+        size = "allow jumbo frames on network card, switch and camera (ip link set DEV mtu 9000)"
+        if self.packet_size:
+            size = "allow jumbo frames (ip link set DEV mtu 9000) and leave packet_size at 0"
         resend = "" if self.resend else ", set resend = true"
-        return (f"{packets}{size}{resend}, raise the socket's buffer (sudo sysctl -w net.core.rmem_max=33554432), and give each camera its "
-                "share of the wire by bandwidth_mb_s")
+        return (f"{packets}{size}{resend}, enlarge the socket buffer (sudo sysctl -w net.core.rmem_max=33554432), and "
+                "divide the bandwidth between the cameras with bandwidth_mb_s")
 
     @classmethod
     def discover(cls) -> list[FoundCamera]:
@@ -73,5 +74,6 @@ class GenicamSection(LiveSection):
             import_module("gi").require_version("Aravis", "0.8")
             yield Finding("Aravis", "ok", "0.8: GigE Vision and USB3 Vision cameras can be used")
         except (ImportError, ValueError) as error:
-            yield Finding("Aravis", "improvable", str(error), "GigE Vision and USB3 Vision cameras need it: sudo apt-get install "
-                          "gir1.2-aravis-0.8, then pip install 'lineside[genicam]'")
+            yield Finding("Aravis", "improvable", str(error),
+                          "GigE Vision and USB3 Vision cameras need it: sudo apt-get install gir1.2-aravis-0.8, then "
+                          "pip install 'lineside[genicam]'")

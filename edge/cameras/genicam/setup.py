@@ -1,4 +1,4 @@
-"""Setting a GenICam camera up by what the line file says, before it runs."""
+"""Configures a GenICam camera from the line file, before the camera starts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def set_up(features: Features, section: GenicamSection, camera: str) -> PixelFormat:
-    """Set all features of a section: those of `features` first, in their order, then those with keys of their own.
+    """Set all features of a section: first those in `features`, in their order, then those with keys of their own.
 
     Returns the pixel format. Raises CameraError.
     """
     if features.has("TriggerSelector") and "FrameStart" in features.entries("TriggerSelector"):
-        features.set("TriggerSelector", "FrameStart")  # TriggerActivation and the like are of it
+        features.set("TriggerSelector", "FrameStart")  # TriggerActivation and the like then apply to it
     for name, value in section.features.items():
         features.set(name, value)
     if features.has("AcquisitionMode"):
@@ -48,35 +48,39 @@ def _set_if_there(features: Features, **values: str) -> None:
 
 
 def choose_format(features: Features, wanted: str | None, camera: str) -> PixelFormat:
-    """Set the pixel format, or keep the camera's own for None. Raises CameraError that lists those which frames can be made of."""
+    """Set the pixel format; None keeps the camera's own. Raises CameraError that lists the usable formats."""
     entries = features.entries("PixelFormat")
     usable = {FORMATS[code].name: entry for entry, code in entries.items() if code in FORMATS}
     entry = features.text("PixelFormat") if wanted is None else usable.get(wanted, wanted)
     form = FORMATS.get(entries.get(entry, 0))
     if form is None:
-        raise CameraError(f"{camera}: `pixel_format` cannot be used", got=entry + ("" if wanted else ", as the camera has it"),
+        raise CameraError(f"{camera}: `pixel_format` cannot be used",
+                          got=entry + ("" if wanted else ", the camera's own setting"),
                           expected="one of " + ", ".join(usable), next="Set `pixel_format` under [camera].")
     features.set("PixelFormat", entry, "pixel_format")
     return form
 
 
 def set_region(features: Features, roi: list[int], camera: str) -> None:
-    """Set the region of interest: x, y, width, height in px. Raises CameraError that names the sensor's size and the steps."""
+    """Set the region of interest: x, y, width, height in px. Raises CameraError with the limits and steps."""
     sides = (("x", "OffsetX", "width", "Width", ("WidthMax", "SensorWidth"), roi[0], roi[2]),
              ("y", "OffsetY", "height", "Height", ("HeightMax", "SensorHeight"), roi[1], roi[3]))
     for offset_name, offset, size_name, size, whole, at, length in sides:
         if features.has(offset):
-            features.set(offset, 0)  # else it limits the size
+            features.set(offset, 0)  # otherwise it limits the size
         low, high, step = features.limits(size)
         full = next((features.number(name) for name in whole if features.has(name)), high)
         high = min(high, full)
         if not low <= length <= high or (length - low) % max(1, step):
-            raise CameraError(f"{camera}: `roi` has a wrong {size_name}", got=length, expected=_range(low, high, step), next="Mend it.")
+            raise CameraError(f"{camera}: `roi` has a wrong {size_name}", got=length, expected=_range(low, high, step),
+                              next="Fix `roi` under [camera].")
         offset_step = features.limits(offset)[2] if features.has(offset) else 0
         most = high - length if features.has(offset) else 0
         if not 0 <= at <= most or at % max(1, offset_step):
-            raise CameraError(f"{camera}: `roi` has a wrong {offset_name}", got=f"{at}, with a {size_name} of {length} px",
-                              expected=_range(0, most, offset_step) + f", on a sensor of {full:g} px", next="Mend it.")
+            raise CameraError(f"{camera}: `roi` has a wrong {offset_name}",
+                              got=f"{at}, with a {size_name} of {length} px",
+                              expected=_range(0, most, offset_step) + f", on a sensor of {full:g} px",
+                              next="Fix `roi` under [camera].")
         features.set(size, length, "roi")
         if features.has(offset):
             features.set(offset, at, "roi")
@@ -87,7 +91,7 @@ def _range(low: float, high: float, step: float) -> str:
 
 
 def set_trigger(features: Features, section: GenicamSection, camera: str) -> None:
-    """Let the frame's start wait for the line, a sensor or nothing, and nothing else wait. Raises CameraError."""
+    """Let the line, a sensor or nothing trigger a frame's start. All other triggers are off. Raises CameraError."""
     selectors = features.entries("TriggerSelector") if features.has("TriggerSelector") else {}
     for selector in selectors or [""]:
         if selector:
@@ -97,8 +101,10 @@ def set_trigger(features: Features, section: GenicamSection, camera: str) -> Non
     if section.trigger == "off":
         return
     if not features.has("TriggerMode") or (section.trigger == "software" and not features.has("TriggerSoftware")):
-        raise CameraError(f"{camera} cannot be triggered by {'the line' if section.trigger == 'software' else 'a sensor'}",
-                          got="no feature TriggerSoftware" if features.has("TriggerMode") else "no feature TriggerMode",
+        by, missing = "the line" if section.trigger == "software" else "a sensor", "TriggerMode"
+        if features.has("TriggerMode"):
+            missing = "TriggerSoftware"
+        raise CameraError(f"{camera} cannot be triggered by {by}", got=f"no feature {missing}",
                           expected='trigger = "off" under [camera]')
     if selectors:
         features.set("TriggerSelector", "FrameStart", "trigger")
@@ -109,7 +115,7 @@ def set_trigger(features: Features, section: GenicamSection, camera: str) -> Non
 
 
 def set_network(features: Features, camera: Any, section: GenicamSection, name: str, error: type[Exception]) -> None:
-    """Set packets and bandwidth of an open Aravis.Camera. ``error`` is what Aravis raises. Raises CameraError."""
+    """Set the packet size and the bandwidth of an open Aravis.Camera. error: what Aravis raises. Raises CameraError."""
     gige = camera.is_gv_device()
     try:
         if gige and section.packet_size:
@@ -129,9 +135,9 @@ def set_network(features: Features, camera: Any, section: GenicamSection, name: 
             raise CameraError(f"{name} cannot limit its bandwidth", got="no feature DeviceLinkThroughputLimit",
                               expected="no `bandwidth_mb_s` under [camera]")
     except error as failure:
-        raise CameraError(f"{name}: its packets cannot be set up: {failure}") from failure
+        raise CameraError(f"{name}: packet size and bandwidth cannot be set: {failure}") from failure
 
 
 def packet_delay_ns(packet: int, bandwidth: float, link: float) -> int:
-    """The pause between two packets of so many bytes, for a bandwidth in MB/s on a link of so many Mbit/s."""
+    """The pause between two packets, in ns. packet: bytes. bandwidth: wanted, in MB/s. link: speed in Mbit/s."""
     return max(0, round(1000 * packet / bandwidth - 8000 * packet / link))

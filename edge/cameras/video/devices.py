@@ -1,4 +1,4 @@
-"""The V4L2 devices of a machine."""
+"""Lists the V4L2 devices of a machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def find_devices(root: Path = Path("/")) -> list[FoundCamera]:
         if _read(node / "index") not in ("", "0"):
             texts.append("not the first node of its camera: metadata, or another stream")
         if not os.access(device, os.R_OK | os.W_OK):
-            texts.append("this user may not open it: sudo usermod -aG video $USER, and log in anew")
-        found.append(FoundCamera("video", f"/dev/{device.name}", _read(bus.parent / "manufacturer"), _read(node / "name"),
-                                 bus.name if bus.exists() else "", "; ".join(texts)))
+            texts.append("this user may not open it: sudo usermod -aG video $USER, then log in again")
+        vendor, model = _read(bus.parent / "manufacturer"), _read(node / "name")
+        address = bus.name if bus.exists() else ""
+        found.append(FoundCamera("video", f"/dev/{device.name}", vendor, model, address, "; ".join(texts)))
     return found
 
 

@@ -23,8 +23,8 @@ class VideoSection(CameraSection):
     kind: Literal["video"]
     source: str  # /dev/video0, rtsp://..., a file, or a GStreamer pipeline
     backend: Literal["auto", "v4l2", "ffmpeg", "gstreamer"] = "auto"
-    loop: bool = False  # a file: begin again at its end
-    grey: bool = False  # colour becomes grey
+    loop: bool = False  # a file: start again at its end
+    grey: bool = False  # convert colour to grey
     properties: dict[str, float] = Field(default_factory=dict)  # FRAME_WIDTH and the like, as OpenCV names them
 
     @model_validator(mode="after")
@@ -35,11 +35,11 @@ class VideoSection(CameraSection):
 
     @property
     def is_file(self) -> bool:
-        """Whether it plays a file, one frame for each trigger. A device, a stream or a pipeline runs free."""
+        """Whether it plays a file, one frame per trigger. Devices, streams and pipelines run free."""
         return "://" not in self.source and " ! " not in self.source and not self.source.startswith("/dev/")
 
     def make(self, folder: Path) -> Camera:
-        """The camera, not opened yet."""
+        """The camera, not yet open."""
         from edge.cameras.video.opencv import VideoDriver, VideoFile
 
         if self.is_file:
@@ -48,7 +48,7 @@ class VideoSection(CameraSection):
 
     @property
     def line_triggers(self) -> bool:
-        """Whether the camera takes a frame because the line triggers it."""
+        """Whether the line triggers the camera."""
         return self.is_file
 
     @property
@@ -57,7 +57,7 @@ class VideoSection(CameraSection):
         return not self.is_file
 
     def endless(self) -> Self:
-        """The same camera without an end."""
+        """The same camera, but a file repeats."""
         return self.model_copy(update={"loop": True})
 
     @classmethod
@@ -67,16 +67,18 @@ class VideoSection(CameraSection):
 
     @classmethod
     def doctor(cls, root: Path = Path("/")) -> Iterator[Finding]:
-        """Whether OpenCV has GStreamer, which CSI cameras and pipelines need."""
+        """Whether OpenCV was built with GStreamer, which CSI cameras and pipelines need."""
         import cv2
 
         jetson = is_jetson(root)
-        lines = [line.partition(":")[2].strip() for line in cv2.getBuildInformation().splitlines() if "GStreamer:" in line]
+        lines = [line.partition(":")[2].strip() for line in cv2.getBuildInformation().splitlines()
+                 if "GStreamer:" in line]
         version = lines[0] if lines else "NO"
         if not version.startswith("NO"):
             yield Finding("OpenCV with GStreamer", "ok", version)
             return
         what = "CSI cameras need" if jetson else "A pipeline as `source` of a video needs"
-        yield Finding("OpenCV with GStreamer", "improvable", version, f"{what} the system's OpenCV: pip uninstall opencv-python-headless, "
-                      "sudo apt-get install python3-opencv, and a virtual environment with --system-site-packages."
+        yield Finding("OpenCV with GStreamer", "improvable", version,
+                      f"{what} the system's OpenCV: pip uninstall opencv-python-headless, sudo apt-get install "
+                      "python3-opencv, and a virtual environment with --system-site-packages."
                       + (" See docs/jetson.md." if jetson else ""))

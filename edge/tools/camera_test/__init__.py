@@ -1,1 +1,1 @@
-"""`lineside camera-test`: what a camera delivers, measured and shown."""
+"""`lineside camera-test`: measures what a camera delivers, and shows it."""

@@ -1,4 +1,4 @@
-"""What the images of a camera look like: exposure and focus of each, and the few that are worth showing."""
+"""Measures exposure and focus of each image of a camera, and keeps the few images that are worth showing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from edge.images.frames import Frame
 
 BOX = (256, 192)  # px, width and height that a picture fits into
-EVEN = 6  # pictures over the whole time that are shown
-KEPT = 8 * EVEN  # of which they are taken
+EVEN = 6  # number of pictures shown from the whole test, evenly spaced
+KEPT = 8 * EVEN  # pictures kept to choose those from
 AT_255, AT_0 = (255, 40, 40), (40, 110, 255)  # RGB of clipped pixels
-DIM = 32.0  # grey levels; in images below that, noise would be taken for sharpness
-MARKED = 0.1  # share of clipped pixels under one of the picture from which it is marked
+DIM = 32.0  # grey levels; below this mean, noise would look like sharpness
+MARKED = 0.1  # share of clipped pixels under one picture pixel from which that pixel is coloured
 
 
 @dataclass(frozen=True)
@@ -23,43 +23,44 @@ class Look:
     """Exposure and focus of one image."""
 
     level: float  # mean grey level, 0..255
-    low: float  # share of pixels at 0; in colour, of the channel that has fewest: a strong colour leaves another channel at 0
-    high: float  # share of pixels at 255; in colour, of the channel that has most
+    low: float  # share of pixels at 0; in colour, of the channel with the fewest, as strong colours have a channel at 0
+    high: float  # share of pixels at 255; in colour, of the channel with the most
     focus: float  # see `focus_measure`
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in small, uint8 RGB ``[h, w, 3]``, its clipped pixels coloured."""
+    """A small copy of an image with its clipped pixels coloured."""
 
     number: int  # of the image, from 0
-    at: float  # s since the first one
+    at: float  # s since the first image
     look: Look
-    small: Frame
+    small: Frame  # uint8 RGB [h, w, 3]
 
 
 def grey_of(image: Frame) -> NDArray[np.uint8]:
-    """uint8 ``[H, W]`` of a frame."""
+    """A frame in grey, uint8 ``[H, W]``."""
     return image[:, :, 0] if image.shape[2] == 1 else np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
 def focus_measure(grey: NDArray[np.uint8]) -> float:
-    """Variance of the Laplacian of a grey image ``[H, W]``, divided by the square of its mean, or of `DIM` where that is more.
+    """Variance of the Laplacian of a grey image ``[H, W]``, divided by the square of its mean (or of `DIM`, if larger).
 
-    Exposure alone does not change it. It compares images of one scene by one camera: other textures and more noise have other values.
-    Pech-Pacheco, Cristóbal, Chamorro-Martínez, Fernández-Valdivia: Diatom autofocusing in brightfield microscopy: a comparative study.
-    ICPR 2000 (its variance of the Laplacian).
+    Exposure alone does not change it. Compare only images of one scene from one camera: texture and noise matter too.
+    Pech-Pacheco, Cristóbal, Chamorro-Martínez, Fernández-Valdivia: Diatom autofocusing in brightfield microscopy: a
+    comparative study. ICPR 2000 (its variance of the Laplacian).
     """
     _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     return float(deviation[0, 0] ** 2 / max(DIM, float(cv2.mean(grey)[0])) ** 2)
 
 
 def look_at(image: Frame) -> tuple[Look, NDArray[np.float64]]:
-    """Look at a whole frame. With it, the number of pixels of each grey level, float64 ``[256]``."""
+    """Measure a frame. Also returns its histogram: pixels per grey level, float64 ``[256]``."""
     grey = grey_of(image)
     counts = _histogram(grey, 0)
     channels = [counts] if image.shape[2] == 1 else [_histogram(image, channel) for channel in range(3)]
-    low, high = (float(pick(channel[level] for channel in channels)) / grey.size for pick, level in ((min, 0), (max, 255)))
+    low = float(min(channel[0] for channel in channels)) / grey.size
+    high = float(max(channel[255] for channel in channels)) / grey.size
     return Look(float(counts @ np.arange(256)) / grey.size, low, high, focus_measure(grey)), counts
 
 
@@ -68,7 +69,7 @@ def _histogram(image: NDArray[np.uint8], channel: int) -> NDArray[np.float64]:
 
 
 def shrink(image: Frame) -> Frame:
-    """A frame in small, as of `Picture`."""
+    """The small copy of a frame for a `Picture`."""
     height, width = image.shape[:2]
     scale = min(BOX[0] / width, BOX[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -87,19 +88,19 @@ def shrink(image: Frame) -> Frame:
 
 @dataclass
 class Album:
-    """What all images looked like, and the few that are shown. Keeps one frame whole, the newest."""
+    """The figures of all images, and the pictures to show. Only the newest frame is kept in full size."""
 
-    looks: list[tuple[float, Look]] = field(default_factory=list)  # s since the first one
-    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(256))  # pixels of each grey level, of all images
+    looks: list[tuple[float, Look]] = field(default_factory=list)  # with the time, s since the first image
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(256))  # histogram of all images together
     size: tuple[int, ...] = ()  # height, width, channels
     _named: dict[str, Picture] = field(default_factory=dict)
     _even: list[Picture] = field(default_factory=list)
-    _step: int = 1  # images from one of `_even` to the next
+    _step: int = 1  # images between two of `_even`
     _start: float = 0.0
     _newest: Frame | None = None
 
     def add(self, image: Frame, at: float) -> None:
-        """Look at an image that came at ``at``, in s of any clock."""
+        """Measure an image that came at ``at`` (s, of any clock)."""
         look, counts = look_at(image)
         number = len(self.looks)
         if number == 0:
@@ -120,7 +121,7 @@ class Album:
                 self._even, self._step = self._even[::2], 2 * self._step
 
     def pictures(self) -> dict[str, Picture]:
-        """Those worth showing, by what they are."""
+        """The pictures that stand out, by name."""
         if self._newest is None:
             return {}
         at, look = self.looks[-1]
@@ -128,7 +129,7 @@ class Album:
                 **{name: picture for name, picture in self._named.items() if name != "first"}}
 
     def evenly(self) -> list[Picture]:
-        """At most `EVEN` that are about as far apart as can be."""
+        """At most `EVEN` pictures, evenly spaced over the test."""
         places = np.unique(np.linspace(0, len(self._even) - 1, min(EVEN, len(self._even))).round().astype(int))
         return [self._even[place] for place in places]
 

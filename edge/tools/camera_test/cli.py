@@ -1,4 +1,4 @@
-"""``lineside cameras`` and ``lineside camera-test``: what cameras there are, and whether a line's are right."""
+"""``lineside cameras`` lists cameras. ``lineside camera-test`` tests those of a line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command()
 def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the cameras as JSON.")] = False) -> None:
-    """List the cameras that this machine sees, with what the line file needs to know of each."""
+    """List the cameras that this machine sees, each with its section for the line file."""
     from dataclasses import asdict
 
     from rich.console import Console
@@ -36,20 +36,22 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
     if found:
         table = Table("kind", "key", "vendor", "model", "address", "")
         for camera in found:
-            table.add_row(*(escape(text) for text in (camera.kind, camera.key, camera.vendor, camera.model, camera.address, camera.text)))
+            cells = (camera.kind, camera.key, camera.vendor, camera.model, camera.address, camera.text)
+            table.add_row(*(escape(text) for text in cells))
         console.print(table)
         for camera in found:
             key = load_kind(CAMERAS, camera.kind).key
             print(f'\n[camera]\nkind = "{camera.kind}"\n{key} = "{camera.key}"')
     else:
-        print("no camera found: look at power and cable. A GigE Vision camera has to be in this machine's network, 169.254.x.x on both "
-              "sides or addresses of one range (ip address), and no firewall may hold back its answers; a USB camera is seen by lsusb")
+        print("no camera found: check power and cable. A GigE Vision camera must be in the same network as this "
+              "machine: both have 169.254.x.x addresses, or addresses of one range (see `ip address`). No firewall may "
+              "block its answers. `lsusb` shows USB cameras")
     for kind, text in missing:
-        print(f"not looked for: {kind}: {text}")
+        print(f"not searched: {kind}: {text}")
 
 
 def _find() -> tuple[list[FoundCamera], list[tuple[str, str]]]:
-    """What is found, and the kinds that cannot be looked for, with what they lack."""
+    """The cameras found, and the kinds that cannot be searched with the reason."""
     from edge.base.errors import CameraError
     from edge.base.kinds import load_kind
     from edge.cameras.kinds import CAMERAS
@@ -66,14 +68,18 @@ def _find() -> tuple[list[FoundCamera], list[tuple[str, str]]]:
 
 @app.command("camera-test")
 def camera_test(
-    line: Annotated[Path, typer.Argument(help="The line file. The line must not run.", metavar="LINE.toml")],
-    seconds: Annotated[float, typer.Option(help="How long; Ctrl-C ends it early.", min=0.1)] = 10,
-    rate: Annotated[float, typer.Option(help="Triggers a second, where the line triggers the camera.", min=0.01, max=10_000)] = 10,
-    free: Annotated[bool, typer.Option("--free", help="Let cameras run free that a sensor or the line triggers.")] = False,
+    line: Annotated[Path, typer.Argument(help="The line file. The line must not be running.", metavar="LINE.toml")],
+    seconds: Annotated[float, typer.Option(help="How long to test; Ctrl-C ends it early.", min=0.1)] = 10,
+    rate: Annotated[float, typer.Option(help="Triggers per second, if the line triggers the camera.", min=0.01,
+                                        max=10_000)] = 10,
+    free: Annotated[bool, typer.Option("--free", help="Let the cameras run free, without any trigger.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the contact sheet.", metavar="DIR")] = Path("out/camera-test"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Try a line's cameras: rate, jitter, losses, exposure, focus, a contact sheet, what to change. Exit code 1 where frames were lost."""
+    """Test a line's cameras: rate, jitter, losses, exposure, focus. Draws a contact sheet and says what to change.
+
+    Exit code 1 means that frames were lost.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -107,23 +113,26 @@ def camera_test(
 
 
 def _rows(report: CameraReport) -> list[tuple[str, str]]:
-    """A camera's figures, as a person reads them."""
+    """A camera's figures as rows of a table."""
     def times(spread: Spread | None) -> str:
         return "-" if spread is None else f"{spread.p50:.2f} / {spread.p99:.2f} / {spread.max:.2f}"
 
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    lost = {"never came": report.gaps, "incomplete": report.incomplete, "unanswered": report.unanswered, "dropped": report.dropped,
-            "overtaken": report.overtaken, "doubled": report.doubled, "disconnects": report.disconnects}
+    lost = {"never came": report.gaps, "incomplete": report.incomplete, "unanswered": report.unanswered,
+            "dropped": report.dropped, "overtaken": report.overtaken, "doubled": report.doubled,
+            "disconnects": report.disconnects}
+    triggers = "" if report.triggers is None else f", {report.triggers} triggers"
     clipped, focus = report.clipped, report.focus
     known = {"frames", "lost", "unasked", *lost}
     return [
-        ("frames", f"{report.frames} in {report.seconds:.1f} s" + ("" if report.triggers is None else f", {report.triggers} triggers")),
-        ("rate", f"{number(report.rate, '.2f')} a second"),
+        ("frames", f"{report.frames} in {report.seconds:.1f} s{triggers}"),
+        ("rate", f"{number(report.rate, '.2f')} per second"),
         ("jitter ms p50 / p99 / max", times(report.jitter_ms) + (" (camera's clock)" if report.device_times else "")),
-        ("trigger to frame ms", times(report.trigger_to_frame_ms)), ("trigger to exposure ms", times(report.trigger_to_exposure_ms)),
-        ("window_ms to set", number(report.window_ms, "g")),
+        ("trigger to frame ms", times(report.trigger_to_frame_ms)),
+        ("trigger to exposure ms", times(report.trigger_to_exposure_ms)),
+        ("recommended window_ms", number(report.window_ms, "g")),
         ("lost", ", ".join(f"{value} {name}" for name, value in lost.items() if value) or "none"),
         ("driver", ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in report.counters.items()
                              if value and name not in known) or "-"),
@@ -132,5 +141,5 @@ def _rows(report: CameraReport) -> list[tuple[str, str]]:
         ("mean level", number(report.level, ".0f")),
         ("focus median / lowest / highest", " / ".join(f"{value:.3g}" for value in focus.values()) or "-"),
         ("exposure_us", number(report.exposure_us, "g")),
-        ("looked at", f"{report.measured} of {report.frames}"),
+        ("measured", f"{report.measured} of {report.frames}"),
     ]

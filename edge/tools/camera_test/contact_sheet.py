@@ -1,4 +1,4 @@
-"""The contact sheet of a trial: what stands out, pictures over the time, histogram, intervals, focus and level. To be read at a glance."""
+"""Draws the contact sheet of a camera test: pictures, histogram, intervals, focus and level at a glance."""
 
 from __future__ import annotations
 
@@ -24,34 +24,35 @@ WIDTH = 2 * MARGIN + EVEN * BOX[0] + (EVEN - 1) * GAP
 CAPTION, PLOT = 46, 190  # px high
 GROUND, PANEL, GRID = (22, 24, 29), (34, 37, 44), (58, 62, 71)
 INK, FAINT, GOOD, WARN, BAD = (234, 236, 240), (152, 159, 170), (92, 200, 140), (245, 184, 76), AT_255
-TOLD = 5  # lines of advice
+ADVICE_LINES = 5  # at most
 
 
 def write_sheet(path: Path, tried: Sequence[Tried]) -> None:
-    """Write the sheet of all cameras, one below the other, as a PNG. Raises InputError where that cannot be written."""
+    """Write one PNG with the sheets of all cameras below each other. Raises InputError if it cannot be written."""
     sheet = np.concatenate([_draw_camera(one) for one in tried])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_image(path, sheet)
     except OSError as error:
         raise InputError(f"cannot write {path}", got=error.strerror, expected="a writable folder with room",
-                         next="Give another --out.") from error
+                         next="Choose another --out.") from error
 
 
 def _draw_camera(tried: Tried) -> Canvas:
     report = tried.report
-    told = [("", text) for text in report.advice] or [("ok", "nothing to change")]
+    advice = report.advice or ["nothing to change"]
     rows = [("What stands out", [(name, picture) for name, picture in tried.album.pictures().items()]),
-            ("Over the time", [("", picture) for picture in tried.album.evenly()])]
+            ("Over time", [("", picture) for picture in tried.album.evenly()])]
     rows = [(title, pictures) for title, pictures in rows if pictures]
-    height = MARGIN + 74 + 24 * min(TOLD, len(told)) + 12 + len(rows) * (30 + BOX[1] + CAPTION + GAP) + 34 + PLOT + 40 + MARGIN
+    head, row = 74 + 24 * min(ADVICE_LINES, len(advice)) + 12, 30 + BOX[1] + CAPTION + GAP
+    height = MARGIN + head + len(rows) * row + 34 + PLOT + 40 + MARGIN
     canvas = np.full((height, WIDTH, 3), GROUND, np.uint8)
-    y = _draw_head(canvas, tried, told)
+    y = _draw_head(canvas, tried, advice)
     for title, pictures in rows:
         _write(canvas, title, (MARGIN, y + 16), 0.55, FAINT)
         for place, (name, picture) in enumerate(pictures):
             _draw_picture(canvas, (MARGIN + place * (BOX[0] + GAP), y + 30), name, picture)
-        y += 30 + BOX[1] + CAPTION + GAP
+        y += row
     wide = (WIDTH - 2 * MARGIN - 2 * GAP) // 3
     areas = [(MARGIN + place * (wide + GAP), y + 34, wide, PLOT) for place in range(3)]
     _draw_histogram(canvas, areas[0], tried.album.counts)
@@ -60,9 +61,12 @@ def _draw_camera(tried: Tried) -> Canvas:
     return canvas
 
 
-def _draw_head(canvas: Canvas, tried: Tried, told: Sequence[tuple[str, str]]) -> int:
+def _draw_head(canvas: Canvas, tried: Tried, advice: Sequence[str]) -> int:
+    """Returns the y at which the head ends."""
     report = tried.report
-    colour, word = (BAD, "FRAMES LOST") if report.fails else (WARN, "SEE BELOW") if report.advice else (GOOD, "GOOD")
+    colour, word = (WARN, "SEE BELOW") if report.advice else (GOOD, "GOOD")
+    if report.fails:
+        colour, word = BAD, "FRAMES LOST"
     size = ""
     if tried.album.size:
         height, width, channels = tried.album.size
@@ -70,11 +74,12 @@ def _draw_head(canvas: Canvas, tried: Tried, told: Sequence[tuple[str, str]]) ->
     x = _write(canvas, f"Camera {report.camera}", (MARGIN, MARGIN + 22), 0.95, INK, 2)
     _write(canvas, f"{report.kind}   {report.name}   {size}", (x + 24, MARGIN + 21), 0.62, FAINT)
     (wide, _), _ = cv2.getTextSize(word, cv2.FONT_HERSHEY_SIMPLEX, 0.6, 2)
-    cv2.rectangle(canvas, (WIDTH - MARGIN - wide - 28, MARGIN - 4), (WIDTH - MARGIN, MARGIN + 28), colour, -1, cv2.LINE_AA)
-    _write(canvas, word, (WIDTH - MARGIN - wide - 14, MARGIN + 18), 0.6, GROUND, 2)
+    right = WIDTH - MARGIN
+    cv2.rectangle(canvas, (right - wide - 28, MARGIN - 4), (right, MARGIN + 28), colour, -1, cv2.LINE_AA)
+    _write(canvas, word, (right - wide - 14, MARGIN + 18), 0.6, GROUND, 2)
     facts = [f"{report.frames} frames in {report.seconds:.1f} s"]
     if report.rate is not None:
-        facts.append(f"{report.rate:.2f} a second")
+        facts.append(f"{report.rate:.2f} per second")
     if report.jitter_ms is not None:
         facts.append(f"jitter p99 {report.jitter_ms.p99:.2f} ms")
     if report.trigger_to_frame_ms is not None:
@@ -85,9 +90,10 @@ def _draw_head(canvas: Canvas, tried: Tried, told: Sequence[tuple[str, str]]) ->
         facts.append(f"exposure {report.exposure_us:g} us")
     _write(canvas, "     ".join(facts), (MARGIN, MARGIN + 56), 0.58, INK)
     y = MARGIN + 74
-    for mark, text in told[:TOLD]:
-        cv2.circle(canvas, (MARGIN + 5, y + 11), 4, GOOD if mark else WARN, -1, cv2.LINE_AA)
-        _write(canvas, text, (MARGIN + 20, y + 16), 0.5, GOOD if mark else WARN, room=WIDTH - 2 * MARGIN - 20)
+    colour = WARN if report.advice else GOOD
+    for text in advice[:ADVICE_LINES]:
+        cv2.circle(canvas, (MARGIN + 5, y + 11), 4, colour, -1, cv2.LINE_AA)
+        _write(canvas, text, (MARGIN + 20, y + 16), 0.5, colour, room=WIDTH - 2 * MARGIN - 20)
         y += 24
     return y + 12
 
@@ -108,7 +114,7 @@ def _draw_picture(canvas: Canvas, corner: tuple[int, int], name: str, picture: P
             end = _write(canvas, f"{100 * share:.1f}%", (end + 21, y + BOX[1] + 37), 0.43, colour)
 
 
-def _draw_frame(canvas: Canvas, area: Area, title: str) -> None:
+def _draw_axes(canvas: Canvas, area: Area, title: str) -> None:
     x, y, width, height = area
     _write(canvas, title, (x, y - 12), 0.55, FAINT)
     cv2.rectangle(canvas, (x, y), (x + width - 1, y + height - 1), PANEL, -1)
@@ -117,9 +123,9 @@ def _draw_frame(canvas: Canvas, area: Area, title: str) -> None:
 
 
 def _draw_histogram(canvas: Canvas, area: Area, counts: NDArray[np.float64]) -> None:
-    """Heights are the roots of the numbers of pixels, so that few clipped ones are seen."""
+    """The height is the square root of the number of pixels, so that even a few clipped ones can be seen."""
     x, y, width, height = area
-    _draw_frame(canvas, area, "Grey levels of all images (height: root of pixels)")
+    _draw_axes(canvas, area, "Grey levels of all images (height: square root of pixels)")
     roots = np.sqrt(counts)
     tops = (y + height - 1 - (height - 8) * roots / max(1e-9, float(roots.max()))).astype(int)
     edges = (x + 8 + np.arange(257) * (width - 16) / 256).astype(int)
@@ -138,10 +144,10 @@ def _draw_histogram(canvas: Canvas, area: Area, counts: NDArray[np.float64]) -> 
 
 def _draw_intervals(canvas: Canvas, area: Area, tried: Tried) -> None:
     x, y, width, height = area
-    taken = tried.taken if tried.report.triggers is None else tried.taken[1:]  # the first trigger is given alone
+    taken = tried.taken if tried.report.triggers is None else tried.taken[1:]  # the first trigger was given alone
     apart = intervals(taken)
-    by = "the camera's clock" if tried.report.device_times else "arrival here"
-    _draw_frame(canvas, area, f"Interval between two frames, by {by}")
+    clock = "the camera's clock" if tried.report.device_times else "arrival"
+    _draw_axes(canvas, area, f"Interval between two frames, by {clock}")
     if not apart:
         _write(canvas, "no two frames in a row", (x + 12, y + height // 2), 0.5, FAINT)
         return
@@ -153,7 +159,8 @@ def _draw_intervals(canvas: Canvas, area: Area, tried: Tried) -> None:
     values = np.array([1000 * interval for _, interval in apart])
     middle = float(np.median(values))
     low, high = min(float(values.min()), 0.9 * middle), max(float(values.max()), 1.1 * middle)
-    _draw_line(canvas, area, [(at - start) / max(1e-9, end - start) for at, _ in apart], (values - low) / (high - low), GOOD)
+    across = [(at - start) / max(1e-9, end - start) for at, _ in apart]
+    _draw_line(canvas, area, across, (values - low) / (high - low), GOOD)
     level = y + height - 5 - round((height - 10) * (middle - low) / (high - low))
     for left in range(x + 4, x + width - 4, 12):
         cv2.line(canvas, (left, level), (left + 5, level), INK, 1)
@@ -167,7 +174,7 @@ def _draw_intervals(canvas: Canvas, area: Area, tried: Tried) -> None:
 
 def _draw_course(canvas: Canvas, area: Area, tried: Tried) -> None:
     x, y, _, height = area
-    _draw_frame(canvas, area, "Focus and mean level over the time")
+    _draw_axes(canvas, area, "Focus and mean level over time")
     looks = tried.album.looks
     if looks:
         ats = np.array([at for at, _ in looks])
@@ -175,12 +182,12 @@ def _draw_course(canvas: Canvas, area: Area, tried: Tried) -> None:
         focus = np.array([look.focus for _, look in looks])
         _draw_line(canvas, area, ats.tolist(), np.array([look.level for _, look in looks]) / 255, WARN)
         _draw_line(canvas, area, ats.tolist(), focus / max(1e-12, float(focus.max())), GOOD)
-    end = _write(canvas, "focus, of the best image's", (x, y + height + 20), 0.48, GOOD)
+    end = _write(canvas, "focus, relative to the best image", (x, y + height + 20), 0.48, GOOD)
     _write(canvas, "mean level, of 255", (end + 24, y + height + 20), 0.48, WARN)
 
 
 def _draw_line(canvas: Canvas, area: Area, across: Sequence[float], up: NDArray[np.float64], colour: Colour) -> None:
-    """A line through points with x and y in 0..1."""
+    """Draw a line through points with x and y from 0 to 1."""
     x, y, width, height = area
     points = np.stack([x + 4 + (width - 9) * np.asarray(across), y + height - 5 - (height - 10) * up], axis=1)
     cv2.polylines(canvas, [np.round(points * 16).astype(np.int32)], False, colour, 1, cv2.LINE_AA, 4)
@@ -189,8 +196,9 @@ def _draw_line(canvas: Canvas, area: Area, across: Sequence[float], up: NDArray[
             cv2.circle(canvas, (int(at[0]), int(at[1])), 2, colour, -1, cv2.LINE_AA)
 
 
-def _write(canvas: Canvas, text: str, at: tuple[int, int], scale: float, colour: Colour, weight: int = 1, room: int | None = None) -> int:
-    """Write a line, cut off where it is wider than ``room`` px; returns where it ends. OpenCV has no letters but those of ASCII."""
+def _write(canvas: Canvas, text: str, at: tuple[int, int], scale: float, colour: Colour, weight: int = 1,
+           room: int | None = None) -> int:
+    """Write a line of text, cut off at ``room`` px, and return the x at which it ends. OpenCV can only draw ASCII."""
     text = text.encode("ascii", "replace").decode()
 
     def wide(text: str) -> int:

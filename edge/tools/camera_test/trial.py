@@ -1,4 +1,4 @@
-"""A trial of a line's cameras without its PLC: opened and exposed as by the line, each frame noted, and looked at where time allows."""
+"""Tests a line's cameras without its PLC: triggers them as the line does, counts frames, and measures images."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from edge.tools.camera_test.advice import advise
 from edge.tools.camera_test.album import Album
 from edge.tools.camera_test.report import CameraReport, Taken, report_camera
 
-POLL = 0.1  # s
-SETTLE = 2.0  # s that the first frame may take
-STRAGGLE = 1.0  # s that the last frames may take, and that a live camera needs to know which ones are lost
-WAITING = 4  # frames that are yet to be looked at; what comes then is counted, and not looked at
-GIVES_WAY = 5  # niceness of looking, so that grabbing goes first
-TOLD_ERRORS = 5
+NEXT_TIMEOUT = 0.1  # s that the grab thread waits for a frame before it checks whether the test is over
+ERROR_PAUSE = 0.1  # s after an error, before the camera is asked again
+PROGRESS_EVERY = 0.1  # s
+FIRST_FRAME = 2.0  # s that the first frame may take
+LAST_FRAMES = 1.0  # s that the last frames may take, and that a live camera needs to know which ones are lost
+TO_MEASURE = 4  # frames that may wait to be measured; more are only counted
+NICENESS = 5  # of the measuring thread, so that the grab thread goes first
+LISTED_ERRORS = 5
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of one camera's trial."""
+    """The results of one camera."""
 
     report: CameraReport
     album: Album
@@ -41,10 +43,10 @@ class Tried:
 
 
 class CameraTrial:
-    """One camera: a thread that grabs, and one that looks."""
+    """One camera, with a thread that grabs frames and a thread that measures them."""
 
     def __init__(self, number: int, section: CameraSection, folder: Path, free: bool) -> None:
-        """number: from 1. free: let a camera run free that the line or a sensor would trigger."""
+        """number: from 1. free: let the camera run free even if the line or a sensor normally triggers it."""
         freed = section.freed() if free else None
         self._freed = freed is not None
         section = freed or section.endless()
@@ -52,24 +54,24 @@ class CameraTrial:
         self._camera = make_camera([section], folder)
         self.triggered = section.line_triggers
         if isinstance(self._camera, LiveCamera):
-            self._camera.hand_out_all()
+            self._camera.deliver_all()
         self._triggers: list[float] = []
         self._taken: list[Taken] = []
         self._errors: list[str] = []
         self._album = Album()
-        self._to_look_at: queue.Queue[tuple[Frame, float] | None] = queue.Queue(WAITING)
+        self._to_measure: queue.Queue[tuple[Frame, float] | None] = queue.Queue(TO_MEASURE)
         self._closing = threading.Event()
         self._threads = [threading.Thread(target=work, name=f"camera-{number} {name}", daemon=True)
-                         for name, work in (("grab", self._grab), ("look", self._look))]
+                         for name, work in (("grab", self._grab), ("measure", self._measure))]
 
     def open(self) -> None:
-        """Raises CameraError."""
+        """Open the camera. Raises CameraError."""
         self._camera.open()
         for thread in self._threads:
             thread.start()
 
     def expose(self) -> None:
-        """Trigger the camera, if the line would."""
+        """Trigger the camera, if the line would trigger it."""
         if self.triggered:
             at = time.monotonic()
             self._triggers.append(at)
@@ -91,50 +93,51 @@ class CameraTrial:
     def _grab(self) -> None:
         while not self._closing.is_set():
             try:
-                frame = self._camera.next(POLL)
-            except Exception as error:  # a connection that is lost; it comes back by itself
-                self._complain(str(error))
-                self._closing.wait(POLL)
+                frame = self._camera.next(NEXT_TIMEOUT)
+            except Exception as error:  # such as a lost connection, which the camera restores by itself
+                self._add_error(str(error))
+                self._closing.wait(ERROR_PAUSE)
                 continue
             if frame is not None:
-                self._note(frame, time.monotonic())
-        self._to_look_at.put(None)
+                self._take(frame, time.monotonic())
+        self._to_measure.put(None)
 
-    def _note(self, frame: CameraFrame, now: float) -> None:
+    def _take(self, frame: CameraFrame, now: float) -> None:
         self._taken.append(Taken(now, replace(frame, image=None), frame.image is not None))
         if frame.image is None:
-            self._complain(frame.text)
+            self._add_error(frame.text)
         else:
             with contextlib.suppress(queue.Full):
-                self._to_look_at.put_nowait((frame.image, now if math.isnan(frame.host_time) else frame.host_time))
+                self._to_measure.put_nowait((frame.image, now if math.isnan(frame.host_time) else frame.host_time))
 
-    def _complain(self, text: str) -> None:
-        if len(self._errors) < TOLD_ERRORS and text not in self._errors:
+    def _add_error(self, text: str) -> None:
+        if len(self._errors) < LISTED_ERRORS and text not in self._errors:
             self._errors.append(text)
 
-    def _look(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), GIVES_WAY)  # of this thread alone, on Linux
-        while (given := self._to_look_at.get()) is not None:
-            self._album.add(*given)
+    def _measure(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)  # on Linux, of this thread only
+        while (waiting := self._to_measure.get()) is not None:
+            self._album.add(*waiting)
 
     def finish(self, seconds: float, rate: float) -> Tried:
-        """Close the camera, and say what was found. ``rate``: triggers a second."""
+        """Close the camera and return the results. ``rate``: triggers per second during the test."""
         self.close()
         counters = self._camera.counters()
         section = self._section
         name = self._camera.name if isinstance(self._camera, LiveCamera) else section.name
-        report = report_camera(self._number, section.kind, name, self._taken, self._triggers if self.triggered else None,
+        triggers = self._triggers if self.triggered else None
+        report = report_camera(self._number, section.kind, name, self._taken, triggers,
                                [look for _, look in self._album.looks], counters, seconds, self._errors)
-        if self._freed:  # the line takes its frames in another way
+        if self._freed:  # the line does not run this camera free, so it needs another window
             report = replace(report, window_ms=None)
         return Tried(replace(report, advice=advise(report, section, rate)), self._album, self._taken)
 
 
 def try_cameras(sections: Sequence[CameraSection], folder: Path, *, seconds: float, rate: float, free: bool,
                 progress: Progress = lambda *_: None) -> list[Tried]:
-    """Try the cameras of a line file in ``folder``, all at once, for so many ``seconds``, with ``rate`` triggers a second.
+    """Test all cameras of a line file in ``folder`` at once. rate: triggers per second.
 
-    SIGINT ends it early. Raises CameraError for a camera that cannot be opened.
+    SIGINT ends the test early. Raises CameraError if a camera cannot be opened.
     """
     trials = [CameraTrial(number, section, folder, free) for number, section in enumerate(sections, 1)]
     with contextlib.ExitStack() as opened:
@@ -144,20 +147,20 @@ def try_cameras(sections: Sequence[CameraSection], folder: Path, *, seconds: flo
         start = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
             _expose(trials, start, seconds, rate, progress)
-        _wait(trials, time.monotonic() + STRAGGLE)
+        _wait(trials, time.monotonic() + LAST_FRAMES)
         elapsed = time.monotonic() - start
         opened.pop_all()
         return [trial.finish(elapsed, rate) for trial in trials]
 
 
 def _expose(trials: Sequence[CameraTrial], start: float, seconds: float, rate: float, progress: Progress) -> None:
-    """The first trigger alone, to see which frame answers it, then the others at their rate."""
+    """Give one trigger and wait for its frame, so that it is clear which trigger it answers. Then give the rest."""
     _expose_all(trials)
-    _wait(trials, min(start + SETTLE, start + seconds))
+    _wait(trials, min(start + FIRST_FRAME, start + seconds))
     first, number = time.monotonic(), 0
     while (due := first + number / rate) < start + seconds:
         while (left := due - time.monotonic()) > 0:
-            time.sleep(min(left, POLL))
+            time.sleep(min(left, PROGRESS_EVERY))
             progress("testing the cameras", round(1000 * (time.monotonic() - start)), round(1000 * seconds))
         _expose_all(trials)
         number += 1

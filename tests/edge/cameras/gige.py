@@ -1,4 +1,4 @@
-"""What tests of real cameras need: Aravis, and a network of their own. Where either is missing, a test says so loudly."""
+"""What GigE Vision tests need: Aravis and a network namespace. Without either, a test warns loudly and is skipped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def namespace() -> list[str]:
     need_aravis()
     for words in (["unshare", "-n"], ["unshare", "-rn"]):
         try:
-            if subprocess.run([*words, "ip", "link", "set", "lo", "up"], capture_output=True, timeout=20).returncode == 0:
+            tried = subprocess.run([*words, "ip", "link", "set", "lo", "up"], capture_output=True, timeout=20)
+            if tried.returncode == 0:
                 return words
         except OSError:
             continue

@@ -55,14 +55,14 @@ def by_id():
     return Bench("frame-id", window_s=0.03)
 
 
-def test_a_frame_that_knows_its_trigger_is_taken_as_it_is():
+def test_a_frame_that_names_its_trigger_passes_unchanged():
     bench = Bench("trigger")
     bench.matcher.frame(replace(CameraFrame(7, 3, 1, 0.0, IMAGE), source="a.png"))
     frame = bench.matcher.take()
     assert (frame.trigger, frame.part, frame.source) == (7, 3, "a.png") and bench.matcher.take() is None
 
 
-def test_the_one_trigger_within_the_window_is_the_frames_whichever_comes_first():
+def test_a_frame_gets_the_only_trigger_in_its_window_whichever_comes_first():
     bench = by_encoder()
     bench.trigger(1, 0.0, 1000)
     bench.frame(50, 0.01, 1015)
@@ -80,7 +80,7 @@ def test_encoder_counts_wrap():
     assert bench.taken() == [(1, 1)]
 
 
-def test_a_frame_that_may_be_of_two_parts_leaves_both_without_a_match():
+def test_a_frame_that_may_show_two_parts_leaves_both_unmatched():
     bench = by_encoder()
     bench.trigger(1, 0.0, 1000)
     bench.trigger(2, 0.03, 1030)
@@ -88,7 +88,7 @@ def test_a_frame_that_may_be_of_two_parts_leaves_both_without_a_match():
     assert bench.taken() == [] and bench.lost() == [1, 2]
 
 
-def test_a_trigger_that_comes_later_takes_the_match_of_the_part_before_it_back():
+def test_a_later_trigger_can_undo_the_match_of_the_part_before_it():
     bench = by_encoder()
     bench.trigger(1, 0.0, 1000)
     bench.frame(1, 0.01, 1015)
@@ -96,7 +96,7 @@ def test_a_trigger_that_comes_later_takes_the_match_of_the_part_before_it_back()
     assert bench.taken() == [] and bench.lost() == [1, 2] and bench.matcher.void(1) and bench.matcher.void(2)
 
 
-def test_two_frames_that_may_be_of_one_part_leave_it_without_a_match():
+def test_two_frames_that_may_show_one_part_leave_it_unmatched():
     bench = by_encoder()
     bench.trigger(1, 0.0, 1000)
     bench.frame(1, 0.01, 1005)
@@ -112,7 +112,7 @@ def test_a_frame_without_a_part_is_dropped_and_counted():
         assert bench.taken() == [] and not bench.matcher.holds and bench.matcher.without_part == 1
 
 
-def test_what_lies_between_the_ids_is_learned_from_the_first_frame_and_holds_over_losses_and_refused_triggers():
+def test_the_offset_is_learned_from_the_first_frame_and_survives_losses_and_refused_triggers():
     bench = by_id()
     bench.trigger(10, 0.0, trigger=1)
     bench.frame(65_400, 0.01)
@@ -127,7 +127,7 @@ def test_what_lies_between_the_ids_is_learned_from_the_first_frame_and_holds_ove
     assert bench.taken() == [(65_404, 14), (65_403, 13)] and bench.lost() == []
 
 
-def test_a_frame_whose_id_and_time_contradict_each_other_matches_neither_part_and_the_ids_are_learned_anew():
+def test_if_id_and_time_disagree_neither_part_gets_the_frame_and_the_offset_is_learned_again():
     bench = by_id()
     bench.trigger(1, 0.0)
     bench.frame(1, 0.0)
@@ -142,7 +142,7 @@ def test_a_frame_whose_id_and_time_contradict_each_other_matches_neither_part_an
     assert bench.taken() == [(3, 4)]
 
 
-def test_an_id_of_no_part_at_the_time_of_one_lets_that_go():
+def test_an_unknown_id_at_the_time_of_a_part_leaves_that_part_unmatched():
     bench = by_id()
     bench.trigger(1, 0.0)
     bench.frame(1, 0.0)
@@ -153,8 +153,11 @@ def test_an_id_of_no_part_at_the_time_of_one_lets_that_go():
     assert bench.taken() == [] and bench.lost() == [2]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["fine", "lost", "doubled", "refused", "late"]), st.integers(-15, 15), st.booleans()),
-                min_size=1, max_size=40), st.sampled_from(["encoder", "frame-id"]))
+FATES = st.sampled_from(["fine", "lost", "doubled", "refused", "late"])
+
+
+@given(st.lists(st.tuples(FATES, st.integers(-15, 15), st.booleans()), min_size=1, max_size=40),
+       st.sampled_from(["encoder", "frame-id"]))
 def test_no_frame_is_given_to_another_part(parts, match):
     bench = by_encoder() if match == "encoder" else by_id()
     events = []
@@ -186,7 +189,7 @@ def test_no_frame_is_given_to_another_part(parts, match):
 
 @pytest.mark.parametrize("late", [0.005, 0.02, 0.043, 0.055, 0.11])
 @pytest.mark.parametrize("pitch", [0.05, 0.06])
-def test_frames_of_a_sensor_that_take_longer_than_the_window_or_the_pitch_are_never_another_parts(pitch, late):
+def test_slow_frames_of_a_sensor_triggered_camera_never_go_to_another_part(pitch, late):
     bench = Bench("frame-id", window_s=0.01)
     events = [(number * pitch, "trigger", number) for number in range(1, 30)]
     events += [(number * pitch + late, "frame", number) for number in range(1, 30)]
@@ -203,13 +206,13 @@ def test_frames_of_a_sensor_that_take_longer_than_the_window_or_the_pitch_are_ne
     assert bool(taken) == (late <= 0.01)
 
 
-def test_a_sensors_frames_are_not_told_apart_before_a_part_was_alone():
+def test_sensor_triggered_frames_are_matched_only_after_an_isolated_part():
     bench = by_id()
     for number in (1, 2):
         bench.trigger(number, number / 10)
     bench.frame(2, 0.2)  # the first one's was lost
     bench.now = 0.3
-    assert bench.taken() == [] and "nothing for 0.5 s before it" in bench.matcher.remark()
+    assert bench.taken() == [] and "no other part in the 0.5 s before it" in bench.matcher.remark()
     bench.trigger(9, 1.0)
     bench.frame(9, 1.02)
     bench.now = 1.1
@@ -237,7 +240,7 @@ class Triggered:
         self.matcher.frame(CameraFrame(0, 0, id, at, IMAGE, **more))
 
     def first(self, number, id, **more):
-        """A frame that knows its trigger, as the first of a session."""
+        """A frame that knows its trigger, such as the first of a connection."""
         self.matcher.frame(CameraFrame(number, 100 + number, id, self.at[number], IMAGE, **more))
 
     def skip(self, number, at):
@@ -258,7 +261,7 @@ def test_frames_are_counted_against_the_triggers_that_the_camera_was_given():
     assert bench.taken() == [(500, 1), (0, 2), (501, 3)] and bench.matcher.unmatched() is None
 
 
-def test_a_trigger_that_was_skipped_shifts_those_behind_it_that_are_known_already():
+def test_a_skipped_trigger_shifts_the_later_ones():
     bench = Triggered()
     bench.trigger(1, 0.0)
     bench.first(1, 500)
@@ -269,20 +272,20 @@ def test_a_trigger_that_was_skipped_shifts_those_behind_it_that_are_known_alread
     assert bench.taken() == [(500, 1), (0, 2), (501, 3)]
 
 
-def test_a_new_session_learns_its_ids_anew_and_frames_of_the_old_one_are_dropped():
+def test_a_new_connection_learns_its_offset_again_and_frames_of_the_old_one_are_dropped():
     bench = Triggered()
     bench.trigger(1, 0.0)
     bench.first(1, 500)
     bench.trigger(2, 0.1)  # lost with its camera
     bench.trigger(3, 1.0)
-    bench.first(3, 1, session=1)
-    bench.frame(501, 0.105, session=0)
+    bench.first(3, 1, connection=1)
+    bench.frame(501, 0.105, connection=0)
     bench.trigger(4, 1.1)
-    bench.frame(2, 1.105, session=1)
+    bench.frame(2, 1.105, connection=1)
     assert bench.taken() == [(500, 1), (1, 3), (2, 4)] and bench.matcher.without_part == 1
 
 
-def test_a_trigger_that_the_camera_ignored_moves_no_frame_to_another_part_even_where_the_window_is_too_wide():
+def test_a_trigger_that_the_camera_ignored_moves_no_frame_to_another_part_even_with_too_wide_a_window():
     bench = Triggered()
     bench.trigger(1, 0.0)
     bench.first(1, 7)
@@ -293,7 +296,7 @@ def test_a_trigger_that_the_camera_ignored_moves_no_frame_to_another_part_even_w
     assert [bench.matcher.unmatched().part for _ in range(2)] == [102, 103]
 
 
-def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
+def test_a_frame_that_names_its_trigger_sets_the_offset_for_later_ids():
     bench = Triggered()
     for number in (1, 2, 3):
         bench.trigger(number, number / 100)  # all of them within the window of each
@@ -301,13 +304,13 @@ def test_a_frame_that_knows_its_trigger_says_what_the_ids_behind_it_count():
     bench.frame(8, 0.025)
     bench.trigger(4, 1.0)  # is lost with its camera
     bench.trigger(5, 1.01)
-    bench.first(5, 1, session=1)
+    bench.first(5, 1, connection=1)
     bench.trigger(6, 1.02)
-    bench.frame(2, 1.03, session=1)
+    bench.frame(2, 1.03, connection=1)
     assert bench.taken() == [(7, 1), (8, 2), (1, 5), (2, 6)] and bench.matcher.unmatched() is None
 
 
-def test_a_lost_frame_has_no_time_and_is_known_by_its_id():
+def test_a_lost_frame_is_matched_by_its_id_without_a_time():
     bench = Triggered()
     for number in (1, 2, 3):
         bench.trigger(number, number / 10)
@@ -317,7 +320,7 @@ def test_a_lost_frame_has_no_time_and_is_known_by_its_id():
     assert bench.taken() == [(500, 1), (502, 3), (501, 2)]
 
 
-def test_a_frame_that_is_late_lets_the_camera_settle_and_no_frame_is_matched_by_its_time():
+def test_a_late_frame_makes_the_camera_settle_and_no_frame_is_matched_by_time_alone():
     bench = Triggered()
     bench.trigger(1, 0.0)
     bench.first(1, 1)
@@ -332,9 +335,9 @@ def test_a_frame_that_is_late_lets_the_camera_settle_and_no_frame_is_matched_by_
     bench.trigger(5, 1.0)
     bench.skip(5, 1.0)
     bench.trigger(6, 1.5)
-    bench.first(6, 5, session=1)
+    bench.first(6, 5, connection=1)
     bench.trigger(7, 1.6)
-    bench.frame(6, 1.605, session=1)
+    bench.frame(6, 1.605, connection=1)
     assert bench.taken() == [(0, 5), (5, 6), (6, 7)]
 
 
@@ -347,9 +350,9 @@ def test_triggers_that_were_never_exposed_shift_nothing():
     assert bench.taken() == [(500, 1), (501, 4)]
 
 
-def test_a_lost_frame_of_a_new_session_is_no_parts():
+def test_a_lost_frame_of_a_new_connection_shows_no_part():
     bench = Triggered()
     bench.trigger(1, 0.0)
-    bench.frame(7, math.nan, session=1)
+    bench.frame(7, math.nan, connection=1)
     bench.now = 1.0
     assert bench.taken() == [] and bench.matcher.without_part == 1 and bench.matcher.remark() is None

@@ -1,4 +1,4 @@
-"""A camera by a scripted driver: ids, clocks, triggers, lost connections. The driver is a fake; real ones are in test_gige.py."""
+"""`LiveCamera` with a scripted, fake driver: ids, clocks, triggers, lost connections. test_gige.py has a real one."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import edge.cameras.live as live
 from edge.base.errors import CameraError
 from edge.cameras.driver import Grabbed
-from edge.cameras.frame_ids import DRIFT, STRAGGLE, TOLD_GAP, DeviceClock, FrameIds
-from edge.cameras.live import QUIET, LiveCamera
+from edge.cameras.frame_ids import DRIFT, LISTED_LOST, REORDER_WAIT, DeviceClock, FrameIds
+from edge.cameras.live import SETTLE_PAUSE, LiveCamera
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
 
@@ -65,7 +65,7 @@ class Script:
 @pytest.fixture
 def camera(monkeypatch):
     """A live camera over a script, open: make(trigger, window) returns both."""
-    monkeypatch.setattr(live, "RECONNECT", 0.02)
+    monkeypatch.setattr(live, "RECONNECT_EVERY", 0.02)
     opened = []
 
     def make(trigger="software", window=FOREVER):
@@ -100,60 +100,61 @@ def wait_until(condition) -> None:
 
 # Frame ids
 
-def test_ids_go_on_after_the_highest_one():
+def test_ids_continue_after_the_highest_one():
     ids = FrameIds(1, 65535)
     assert [ids.take(id, 0.0) for id in (65534, 65535, 1, 2)] == [(65534, 0), (65535, 0), (65536, 0), (65537, 0)]
 
 
-def test_a_camera_that_counts_anew_is_noticed_by_its_clock_or_by_ids_that_rise():
+def test_a_camera_that_starts_counting_again_is_noticed_by_its_clock_or_by_ids_that_rise():
     ids = FrameIds(1, 65535)
     ids.take(900, 0.0, 9.0)
     assert ids.take(900, 0.0, 9.0) is None
-    with pytest.raises(ValueError, match="counts anew"):
+    with pytest.raises(ValueError, match="started counting again"):
         ids.take(1, 1.0, 10.0)
     ids = FrameIds(1, 65535)
     ids.take(900, 0.0)
     assert [ids.take(id, 1.0) for id in (1, 2)] == [None, None]
-    with pytest.raises(ValueError, match="counts anew"):
+    with pytest.raises(ValueError, match="started counting again"):
         ids.take(3, 1.0)
 
 
 def test_a_clock_that_was_set_is_noticed():
     clock = DeviceClock()
-    clock.moment(100.0, 5.0)
+    clock.to_host(100.0, 5.0)
     with pytest.raises(ValueError, match="jumped"):
-        clock.moment(50.0, 6.0)
+        clock.to_host(50.0, 6.0)
 
 
-def test_a_gap_is_told_with_the_frame_behind_it_and_its_frames_once_they_are_overdue():
+def test_a_gap_is_reported_with_the_next_frame_and_its_frames_once_they_are_overdue():
     ids = FrameIds(1, 65535)
     ids.take(65533, 0.0)
     assert ids.take(2, 1.0) == (65537, 3)
-    assert ids.overdue(1.0 + STRAGGLE) == []
-    assert ids.overdue(1.01 + STRAGGLE) == [65534, 65535, 65536] and ids.overdue(9.0) == []
+    assert ids.overdue(1.0 + REORDER_WAIT) == []
+    assert ids.overdue(1.01 + REORDER_WAIT) == [65534, 65535, 65536] and ids.overdue(9.0) == []
 
 
-def test_an_overtaken_frame_has_its_own_number_and_one_that_came_already_has_none():
+def test_an_overtaken_frame_has_its_own_number_and_a_repeated_one_has_none():
     ids = FrameIds(1, 65535)
     assert [ids.take(id, 0.0) for id in (10, 12, 11, 11, 12)] == [(10, 0), (12, 1), (11, -1), None, None]
     assert ids.overdue(9.0) == []
 
 
-def test_a_camera_that_counts_anew_is_told():
+def test_a_camera_that_starts_counting_again_is_reported():
     ids = FrameIds(1, 65535)
     ids.take(5000, 0.0)
     with pytest.raises(ValueError, match="frame id 1 after 5000"):
         ids.take(1, 0.0)
 
 
-def test_of_a_long_gap_the_newest_are_told_one_by_one():
+def test_only_the_newest_ids_of_a_long_gap_are_listed():
     ids = FrameIds(0, (1 << 64) - 1)
     ids.take(0, 0.0)
     assert ids.take(1001, 0.0) == (1001, 1000)
-    assert ids.overdue(9.0) == list(range(1001 - TOLD_GAP, 1001))
+    assert ids.overdue(9.0) == list(range(1001 - LISTED_LOST, 1001))
 
 
-@given(first=st.integers(1, 65535), steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
+@given(first=st.integers(1, 65535),
+       steps=st.lists(st.tuples(st.sampled_from(["comes", "lost", "overtaken", "doubled"])), max_size=200))
 def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first, steps):
     ids = FrameIds(1, 65535)
     arrivals, held = [0], None  # frame by frame, one may be overtaken by the next
@@ -182,17 +183,17 @@ def test_each_frame_gets_its_number_whatever_is_lost_doubled_or_overtaken(first,
 
 # Clocks
 
-def test_a_frame_was_exposed_when_the_camera_says_and_the_shortest_way_is_the_truest():
+def test_the_exposure_time_is_the_cameras_and_the_fastest_frame_sets_the_offset():
     clock = DeviceClock()
-    assert clock.moment(5.0, 100.5) == 100.5
-    assert clock.moment(6.0, 101.2) == 101.2  # 0.3 s less on its way
-    assert clock.moment(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
+    assert clock.to_host(5.0, 100.5) == 100.5
+    assert clock.to_host(6.0, 101.2) == 101.2  # 0.3 s less on its way
+    assert clock.to_host(7.0, 102.9) == pytest.approx(102.2, abs=DRIFT * 2)
 
 
-def test_a_clock_that_runs_slow_is_followed():
+def test_a_slow_clock_is_followed():
     clock = DeviceClock()
     for second in range(1000):
-        assert abs(clock.moment(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
+        assert abs(clock.to_host(second * (1 - DRIFT / 2), float(second)) - second) < 1e-3
 
 
 # Triggered by the line
@@ -208,7 +209,7 @@ def test_a_trigger_is_passed_on_and_its_frame_comes_with_its_number(camera):
     assert frame.image is IMAGE and frame.complete and frame.exposed and next_frame(one).frame_id == 65536
 
 
-def test_the_first_frame_of_a_session_is_of_the_only_trigger_however_late_it_comes(camera):
+def test_the_first_frame_of_a_connection_belongs_to_the_only_trigger_however_late_it_comes(camera):
     one, script = camera()
     at = time.monotonic() - 5
     one.expose(1, 11, None, at)
@@ -220,7 +221,7 @@ def test_the_first_frame_of_a_session_is_of_the_only_trigger_however_late_it_com
     assert next_frame(one).trigger == 0
 
 
-def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
+def test_a_first_frame_that_may_belong_to_two_triggers_is_given_to_neither(camera):
     one, script = camera()
     for trigger in (1, 2):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
@@ -231,33 +232,35 @@ def test_a_first_frame_that_may_be_of_two_triggers_says_none(camera):
     one.expose(3, 13, None, time.monotonic())  # no trigger is given before none of their frames can come any more
     frame = next_frame(one)
     assert (frame.trigger, frame.cause, frame.exposed) == (3, Cause.UNMATCHED, False) and script.triggers == 2
-    time.sleep(QUIET)
+    time.sleep(SETTLE_PAUSE)
     script.frames.put(Grabbed(IMAGE, 10))
     frame = next_frame(one)
     one.expose(4, 14, None, time.monotonic())
     wait_until(lambda: script.triggers == 3)
     script.frames.put(Grabbed(IMAGE, 11))
     again = next_frame(one)
-    assert (frame.trigger, again.trigger, again.session - frame.session) == (0, 4, 1)
+    assert (frame.trigger, again.trigger, again.connection - frame.connection) == (0, 4, 1)
 
 
-def test_a_trigger_that_is_too_old_is_not_given_to_the_camera(camera):
+def test_a_trigger_that_is_too_old_is_not_given(camera):
     one, script = camera(window=0.1)
     one.expose(1, 11, None, time.monotonic() - 1)
     frame = next_frame(one)
-    assert (frame.trigger, frame.part, frame.cause, frame.exposed) == (1, 11, Cause.CAMERA, False) and script.triggers == 0
+    assert (frame.trigger, frame.part, frame.cause, frame.exposed) == (1, 11, Cause.CAMERA, False)
+    assert script.triggers == 0
     assert "not triggered within 50 ms" in frame.text and one.counters()["untriggered"] == 1
 
 
-def test_what_is_not_whole_has_no_image(camera):
+def test_an_incomplete_frame_has_no_image(camera):
     one, script = camera()
     script.frames.put(Grabbed(None, 5, text="3 packets are missing"))
     frame = next_frame(one)
-    assert (frame.complete, frame.image, frame.cause) == (False, None, Cause.INCOMPLETE) and "3 packets are missing" in frame.text
+    assert (frame.complete, frame.image, frame.cause) == (False, None, Cause.INCOMPLETE)
+    assert "3 packets are missing" in frame.text
     assert math.isnan(frame.host_time) and one.counters()["incomplete"] == 1
 
 
-def test_a_frame_that_never_came_is_told(camera):
+def test_a_frame_that_never_came_is_reported(camera):
     one, script = camera()
     script.frames.put(Grabbed(IMAGE, 5))
     script.frames.put(Grabbed(IMAGE, 7))
@@ -277,7 +280,7 @@ def test_doubled_and_overtaken_frames_are_counted(camera):
 
 # Lost connections
 
-def test_a_lost_camera_is_told_once_connected_again_and_counted(camera):
+def test_a_lost_camera_is_reported_once_reconnected_and_counted(camera):
     one, script = camera()
     script.refuse = CameraError("still away")
     script.frames.put(CameraError("cable pulled"))
@@ -291,12 +294,12 @@ def test_a_lost_camera_is_told_once_connected_again_and_counted(camera):
     script.refuse = None
     wait_until(lambda: one.counters()["reconnects"] == 1)
     script.frames.put(Grabbed(IMAGE, 1))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
     counters = one.counters()
     assert counters["disconnects"] == 1 and counters["resent_packets"] == 6  # of both connections
 
 
-def test_a_trigger_that_fails_begins_a_new_session(camera):
+def test_a_trigger_that_fails_begins_a_new_connection(camera):
     one, script = camera()
     script.fail = CameraError("no answer")
     one.expose(1, 11, None, time.monotonic())
@@ -305,26 +308,26 @@ def test_a_trigger_that_fails_begins_a_new_session(camera):
     script.fail = None
     wait_until(lambda: one.counters()["reconnects"] == 1)
     script.frames.put(Grabbed(IMAGE, 1))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
 
 
-def test_a_camera_that_counts_anew_begins_a_new_session(camera):
+def test_a_camera_that_starts_counting_again_begins_a_new_connection(camera):
     one, script = camera()
     script.frames.put(Grabbed(IMAGE, 30000))
-    assert next_frame(one).session == 0
+    assert next_frame(one).connection == 0
     script.frames.put(Grabbed(IMAGE, 1))
     wait_until(lambda: script.connects == 2)
     script.frames.put(Grabbed(IMAGE, 2))
-    assert next_frame(one).session == 1
+    assert next_frame(one).connection == 1
 
 
-def test_what_a_closed_camera_counted_is_still_told(camera):
+def test_a_closed_camera_keeps_its_counts(camera):
     one, script = camera()
     one.close()
     assert one.counters()["resent_packets"] == 3 and script.disconnects == 1
 
 
-def test_a_camera_that_cannot_be_opened_is_let_go_of():
+def test_a_camera_that_cannot_be_opened_is_freed():
     script = Script()
     script.refuse = CameraError("not there")
     with pytest.raises(CameraError, match="not there"):
@@ -334,7 +337,7 @@ def test_a_camera_that_cannot_be_opened_is_let_go_of():
 
 # Not triggered by the line
 
-def test_frames_of_a_sensors_triggers_come_as_they_are(camera):
+def test_sensor_triggered_frames_are_delivered_unchanged(camera):
     one, script = camera("hardware")
     one.expose(1, 11, None, time.monotonic())
     script.frames.put(Grabbed(IMAGE, 9))
@@ -354,16 +357,17 @@ def test_the_first_frame_after_a_trigger_is_taken_and_no_other(camera):
     wait_until(lambda: one.counters()["unasked"] == 2)
 
 
-def test_two_parts_that_one_frame_may_be_of_are_unmatched(camera):
+def test_two_parts_that_one_frame_may_show_are_unmatched(camera):
     one, script = camera("off")
     for trigger in (1, 2):
         one.expose(trigger, 10 + trigger, None, time.monotonic())
     script.frames.put(Grabbed(IMAGE, 1))
     frames = [next_frame(one), next_frame(one)]
-    assert [(frame.part, frame.cause, frame.image) for frame in frames] == [(11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
+    assert [(frame.part, frame.cause, frame.image) for frame in frames] == [
+        (11, Cause.UNMATCHED, None), (12, Cause.UNMATCHED, None)]
 
 
-def test_a_part_that_no_frame_came_for_is_told(camera):
+def test_a_part_without_a_frame_is_reported(camera):
     one, _ = camera("off", window=0.05)
     one.expose(1, 11, None, time.monotonic())
     frame = next_frame(one)

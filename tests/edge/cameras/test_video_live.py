@@ -30,7 +30,7 @@ def opened(folder, source: str, **keys):
     return camera
 
 
-def test_devices_and_streams_that_are_not_there_do_not_start(tmp_path):
+def test_missing_devices_and_streams_do_not_start(tmp_path):
     with pytest.raises(CameraError, match="no camera at /dev/video77"):
         opened(tmp_path, "/dev/video77")
     with pytest.raises(CameraError) as told:
@@ -38,7 +38,7 @@ def test_devices_and_streams_that_are_not_there_do_not_start(tmp_path):
     assert "cannot open rtsp://127.0.0.1:1/x" in str(told.value) and "secret" not in str(told.value)
 
 
-def test_an_opencv_without_gstreamer_says_how_to_get_one_that_has_it(tmp_path, monkeypatch):
+def test_without_gstreamer_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda number: number != cv2.CAP_GSTREAMER)
     for keys in ({"source": "videotestsrc ! appsink"}, {"source": "http://127.0.0.1:1/x", "backend": "gstreamer"}):
         with pytest.raises(CameraError, match=r"without GSTREAMER.*apt-get install python3-opencv"):
@@ -47,7 +47,8 @@ def test_an_opencv_without_gstreamer_says_how_to_get_one_that_has_it(tmp_path, m
 
 @pytest.mark.skipif(not HAS_GSTREAMER, reason="this OpenCV has no GStreamer; Debian's python3-opencv has")
 def test_a_gstreamer_pipeline_runs_free(tmp_path):
-    source = "videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1,format=GRAY8 ! appsink drop=true max-buffers=1"
+    source = ("videotestsrc is-live=true ! video/x-raw,width=320,height=240,framerate=30/1,format=GRAY8 ! "
+              "appsink drop=true max-buffers=1")
     camera = opened(tmp_path, source, window_ms=5000)
     camera.expose(1, 1, None, time.monotonic())
     assert camera.next(10.0).image.shape == (240, 320, 1)
@@ -67,7 +68,8 @@ def test_video_devices_are_found_with_their_names(tmp_path):
         (node / "device").symlink_to(usb / "1-2:1.0")
         (tmp_path / f"dev/video{number}").touch()
     second, first = find_devices(tmp_path)
-    assert (first.kind, first.key, first.vendor, first.model, first.address) == ("video", "/dev/video10", "Acme", "Acme Eye", "1-2:1.0")
+    assert (first.kind, first.key) == ("video", "/dev/video10")
+    assert (first.vendor, first.model, first.address) == ("Acme", "Acme Eye", "1-2:1.0")
     assert first.text == "" and second.key == "/dev/video2" and "metadata" in second.text
     assert find_devices(tmp_path / "nowhere") == []
 
@@ -96,7 +98,8 @@ class Connection(http.server.BaseHTTPRequestHandler):
         data = cv2.imencode(".jpg", np.full((*SIZE, 3), 90, np.uint8))[1].tobytes()
         try:
             while self.server.alive:
-                self.wfile.write(b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data + b"\r\n")
+                head = b"--next\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+                self.wfile.write(head + data + b"\r\n")
                 time.sleep(0.02)
         except OSError:
             self.close_connection = True
@@ -121,7 +124,7 @@ def next_of(camera, trigger: int):
     raise AssertionError("waited in vain")
 
 
-def test_a_stream_runs_free_and_is_found_again_after_it_was_gone(tmp_path):
+def test_a_stream_runs_free_and_reconnects_after_a_loss(tmp_path):
     stream = Stream()
     camera = opened(tmp_path, f"http://127.0.0.1:{stream.server_port}/x.mjpg", window_ms=10_000)
     wait_for(lambda: camera.counters()["unasked"] > 10)  # it reads on, though nobody asks
@@ -134,7 +137,7 @@ def test_a_stream_runs_free_and_is_found_again_after_it_was_gone(tmp_path):
     stream = Stream(stream.server_port)
     wait_for(lambda: camera.counters()["reconnects"] == 1)
     frame, _ = next_of(camera, 3)
-    assert frame.image is not None and frame.session == 1 and camera.counters()["disconnects"] == 1
+    assert frame.image is not None and frame.connection == 1 and camera.counters()["disconnects"] == 1
     camera.close()
     stream.kill()
 
@@ -160,7 +163,7 @@ class FakeCapture:
         self.released = True
 
 
-def test_a_device_that_is_gone_is_not_read_again_and_again(tmp_path, monkeypatch):
+def test_a_lost_device_is_not_read_in_a_busy_loop(tmp_path, monkeypatch):
     captures: list[FakeCapture] = []
 
     def once(section, source):
@@ -179,7 +182,7 @@ def test_a_device_that_is_gone_is_not_read_again_and_again(tmp_path, monkeypatch
     assert captures[0].reads == 5 and captures[0].released and camera.counters()["frames"] == 3
 
 
-def test_only_v4l2_tells_when_a_frame_was_taken(monkeypatch):
+def test_only_v4l2_has_device_times(monkeypatch):
     capture = FakeCapture()
     monkeypatch.setattr(video, "open_capture", lambda section, source: capture)
     driver = video.VideoDriver(VideoSection(kind="video", source=os.devnull))
