@@ -49,8 +49,8 @@ def test_a_killed_runtime_costs_the_parts_without_a_verdict_and_comes_back(rig):
 
 
 def test_a_killed_line_control_is_back_within_two_seconds_and_its_parts_are_uninspected(rig):
-    made = rig(loop=True, travel=1200)
-    plc = made.plc(60, 20)
+    made = rig(loop=True, travel=1500)
+    plc = made.plc(70, 20)
     line = made.run()
     wait_for(lambda: len(made.rows()) > 10)
     pids = children(line)
