@@ -104,7 +104,9 @@ class SessionWriter:
 
     def ended(self, ended: Ended) -> None:
         """A part has its outcome."""
-        self._put({"what": "ended", **vars(ended)})
+        outcome = {**vars(ended), "session": ended.run_id}  # the name that recorded sessions have for it
+        del outcome["run_id"]
+        self._put({"what": "ended", **outcome})
 
     def _fail(self, text: str) -> None:
         if not self._failed:
