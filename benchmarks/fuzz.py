@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from edge.plc.wire import PLC_CODES, Decoder
-from edge.plc.wire import Frame as LineFrame
+from edge.plc.wire import PLC_CODES, Decoder, Message
 from simulation.plc.wire import CODES, FROM_LINE, Frame, Reader
 
 BORROWED = b"L"  # a frame that lost just this last byte of its borrows the next frame's first: docs/plc-frames.md, Resynchronising
@@ -30,7 +29,7 @@ BORROWED = b"L"  # a frame that lost just this last byte of its borrows the next
 def line_frame(draw: random.Random) -> bytes:
     """A frame that a PLC sends."""
     kind = draw.choice(list(PLC_CODES))
-    return LineFrame(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
+    return Message(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16), draw.getrandbits(32),
                      draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 

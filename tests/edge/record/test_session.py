@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from edge.line_control.messages import Heard, Written, decode, encode
+from edge.line_control.messages import JournalWritten, ProcessEvent, decode, encode
 from edge.part.events import Alarm, Challenge, Clear, FaultOver, PartVerdict, RuntimeReady, Stop
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause, Verdict
@@ -289,8 +289,10 @@ def test_frames_that_the_disk_is_too_slow_for_are_left_out_and_told_once(tmp_pat
 
 
 def test_all_that_line_control_hears_survives_the_tape():
-    heard = [Heard.CONNECTED, RuntimeReady(), PartVerdict(3, Verdict.REJECT, None, 0.1 + 0.2, 7), Written([1, 2]), Alarm(2, "ä\n"),
-             PartVerdict(4, Verdict.UNINSPECTED, Cause.INCOMPLETE, None, 8), FaultOver(2), Clear(), Challenge(), Stop(), Heard.CLOSED]
+    heard = [ProcessEvent.CONNECTED, RuntimeReady(), PartVerdict(3, Verdict.REJECT, None, 0.1 + 0.2, 7),
+             JournalWritten([1, 2]), Alarm(2, "ä\n"),
+             PartVerdict(4, Verdict.UNINSPECTED, Cause.INCOMPLETE, None, 8), FaultOver(2), Clear(),
+             Challenge(), Stop(), ProcessEvent.CLOSED]
     again = decode(json.loads(json.dumps(encode(heard))))
     assert again == heard and [type(item) for item in again] == [type(item) for item in heard]
 
