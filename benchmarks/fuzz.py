@@ -30,7 +30,7 @@ def line_frame(draw: random.Random) -> bytes:
     """A random message of a PLC."""
     kind = draw.choice(list(PLC_CODES))
     return Message(kind, draw.randint(0, PLC_CODES[kind]), draw.getrandbits(16), draw.getrandbits(16),
-                     draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
+                   draw.getrandbits(32), draw.getrandbits(32) - (1 << 31), draw.getrandbits(32)).encode()
 
 
 def plc_frame(draw: random.Random) -> bytes:

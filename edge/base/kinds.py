@@ -22,8 +22,9 @@ def load_kind(registry: Registry, name: str) -> Any:
 
 
 class OneOf:
-    """Annotation of a settings field that holds a section of one of several kinds: its ``kind`` names the class in
-    ``registry``.
+    """Annotation of a settings field that holds a section of one of several kinds.
+
+    The section's key ``kind`` names its class in ``registry``.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -52,5 +53,5 @@ def find_one_of(annotation: Any) -> OneOf | None:
     parts = [*getattr(annotation, "__metadata__", ()), *getattr(annotation, "__args__", ())]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return None
-    return next((found for part in parts if (found := part if isinstance(part, OneOf)
-                                             else find_one_of(part)) is not None), None)
+    found = (part if isinstance(part, OneOf) else find_one_of(part) for part in parts)
+    return next((one_of for one_of in found if one_of is not None), None)

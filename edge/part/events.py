@@ -101,8 +101,7 @@ class Clear:
 
 @dataclass(frozen=True)
 class Challenge:
-    """The next part is a challenge part, known to be bad: the line must prove that it rejects, ejects and confirms it.
-    """
+    """The next part is a challenge part, known to be bad: the line must reject it, eject it and see it leave."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The fault codes that the line sends to the PLC, over every kind of link. `docs/plc-frames.md` lists them for PLC programmers."""
+"""The fault codes that the line sends to the PLC, the same on every kind of link. docs/plc-frames.md lists them."""
 
 from __future__ import annotations
 

@@ -23,9 +23,8 @@ Value = TypeVar("Value")
 MAX_WAITING = 64 << 20  # bytes that wait for the process that writes them to the disk; with more, the recording ends
 PIPE_SIZE = 1 << 20  # bytes
 F_SETPIPE_SZ = 1031
-RAISED = {kind.__name__: kind for kind in (serial.SerialException, serial.SerialTimeoutException,
-                                           serial.PortNotOpenError, BlockingIOError,
-                                           ValueError, TypeError)}
+RAISED = {kind.__name__: kind for kind in (
+    serial.SerialException, serial.SerialTimeoutException, serial.PortNotOpenError, BlockingIOError, ValueError, TypeError)}
 
 
 class Tape(Protocol):

@@ -1,7 +1,7 @@
 """Runs the sample PLC programs: IEC 61131-3 Structured Text, parsed by tree-sitter, to Python classes and functions.
 
-Just what the samples use, and as strict as a PLC's compiler: both sides of an operator are of one type, and numbers wrap as that does.
-Whatever else comes raises SyntaxError, and a slip TypeError.
+It knows just what the samples use, and is as strict as a PLC's compiler: both sides of an operator have one type, and
+numbers wrap as that type does. Anything else raises SyntaxError, and a wrong type TypeError.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SIGNED, STRINGS = ("INT", "DINT"), ("BOOL", "BYTE", "WORD", "DWORD")
 LOGIC = {"AND": "&", "OR": "|", "XOR": "^"}
 COMPARE = {"=": "==", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 ARITHMETIC = {"+": "+", "-": "-", "*": "*", "/": "//", "MOD": "%"}
-KEYWORDS = {*BITS, "AT", "BIT", "BY", "DATE", "LEN", "LIMIT", "MAX", "MIN", "PRIORITY", "STEP", "STRING", "TASK", "TIME", "TYPE", "WITH"}
+KEYWORDS = {*BITS, "AT", "BIT", "BY", "DATE", "LEN", "LIMIT", "MAX", "MIN", "PRIORITY", "STEP", "STRING", "TASK",
+            "TIME", "TYPE", "WITH"}
 SECTIONS = {"var_input", "var_output", "var_in_out", "var_block"}
 
 
@@ -90,7 +91,8 @@ class _Unit:
             code, kind = self.expression(node.named_children[0])
             return f"({code})", kind
         if node.type == "identifier":
-            return self.variable(text(node)), self.result if text(node) == self.name else self.types.get(text(node), "?")
+            kind = self.result if text(node) == self.name else self.types.get(text(node), "?")
+            return self.variable(text(node)), kind
         if node.type == "index_expression":
             array = text(node.child_by_field_name("object"))
             index, _ = self.expression(self._field(node, "index"))
@@ -128,7 +130,8 @@ class _Unit:
             return self._wrap(f"({left} {LOGIC[operator]} {right})", kind, STRINGS), kind
         if not kind:
             return f"({left} {ARITHMETIC[operator]} {right})", kind
-        return self._wrap(f"({left} {ARITHMETIC[operator]} {right})", kind, [name for name in BITS if name not in STRINGS]), kind
+        return self._wrap(f"({left} {ARITHMETIC[operator]} {right})", kind,
+                          [name for name in BITS if name not in STRINGS]), kind
 
     def _call(self, node: Node) -> tuple[str, str]:
         name = text(node.child_by_field_name("function"))
@@ -145,7 +148,8 @@ class _Unit:
         if name not in self.functions:
             raise SyntaxError(f"{self.name}: {name}()")
         kinds, result = self.functions[name]
-        if len(kinds) != len(arguments) or any(kind not in ("", wanted) for (_, kind), wanted in zip(arguments, kinds, strict=True)):
+        if len(kinds) != len(arguments) or any(
+                kind not in ("", wanted) for (_, kind), wanted in zip(arguments, kinds, strict=True)):
             raise TypeError(f"{self.name}: {text(node)}")
         return f"{name}({', '.join(code for code, _ in arguments)})", result
 
@@ -154,7 +158,8 @@ class _Unit:
         return lines or ["    " * depth + "pass"]
 
     def statement(self, node: Node, depth: int) -> list[str]:
-        indent, body = "    " * depth, self.statements(node.children_by_field_name("body"), depth + 1) if node.type != "comment" else []
+        indent = "    " * depth
+        body = self.statements(node.children_by_field_name("body"), depth + 1) if node.type != "comment" else []
         if node.type in ("empty_statement", "comment"):
             return []
         if node.type == "assignment_statement":
@@ -163,7 +168,8 @@ class _Unit:
                 raise TypeError(f"{self.name}: {kind} := {other} in {text(node)}")
             return [f"{indent}{target} = {value if other else self._wrap(value, kind)}"]
         if node.type == "if_statement":
-            lines = [f"{indent}if {self._condition(node)}:", *self.statements(node.children_by_field_name("consequence"), depth + 1)]
+            lines = [f"{indent}if {self._condition(node)}:",
+                     *self.statements(node.children_by_field_name("consequence"), depth + 1)]
             for clause in node.children:
                 if clause.type in ("elsif_clause", "else_clause"):
                     head = f"elif {self._condition(clause)}:" if clause.type == "elsif_clause" else "else:"
@@ -179,7 +185,8 @@ class _Unit:
             for clause in node.children:
                 if clause.type == "case_clause":
                     values = [number(text(value)) for value in clause.named_children if value.type == "case_value"]
-                    lines += [f"{indent}{word} chosen in {values}:", *self.statements(clause.children_by_field_name("body"), depth + 1)]
+                    lines += [f"{indent}{word} chosen in {values}:",
+                              *self.statements(clause.children_by_field_name("body"), depth + 1)]
                     word = "elif"
                 elif clause.type == "else_clause":
                     lines += [f"{indent}else:", *self.statements(clause.children_by_field_name("body"), depth + 1)]
@@ -204,7 +211,8 @@ class _Unit:
             local = [f"    {name} = {self.values[name]}" for name in own if name not in self.parameters]
             return "\n".join([f"def {self.name}({', '.join(self.parameters)}):", f"    {self.name} = 0", *local, *body,
                               f"    return {self.name}"])
-        return "\n".join([f"class {self.name}:", "    def __init__(self):", *(f"        self.{name} = {self.values[name]}" for name in own),
+        return "\n".join([f"class {self.name}:", "    def __init__(self):",
+                          *(f"        self.{name} = {self.values[name]}" for name in own),
                           "    def __call__(self, **given):",
                           f"        for name in given: assert name in {self.parameters}, name",
                           "        vars(self).update(given)", *body])

@@ -80,7 +80,7 @@ class FramesLink:
         if not path.exists():
             return "no such port"
         if not stat.S_ISCHR(path.stat().st_mode):
-            return "a path that is not a serial port"
+            return "a path that is no serial port"
         if "exclusively lock" in str(error) or "busy" in str(error).lower():
             return "a port that another line or program has open"
         return str(error)

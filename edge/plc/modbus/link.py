@@ -234,8 +234,9 @@ class ModbusLink:
         if self._loop.is_closed():
             return
         deadline = self._now() + CLOSE_WAIT
-        while self._up and not (self._all_written and not self._master.mailbox.busy) and (rest := deadline
-                                                                                          - self._now()) > 0:
+        while self._up and (not self._all_written or self._master.mailbox.busy):
+            if (rest := deadline - self._now()) <= 0:
+                break
             self._run(min(rest, CLOSE_STEP))
         if self._polling is not None:
             while not self._polling.done():

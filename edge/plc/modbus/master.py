@@ -1,5 +1,6 @@
-"""The Modbus side of the PLC link `modbus`: reads and writes the PLC's registers with pymodbus, in an asyncio loop that
-the link runs.
+"""The Modbus side of the PLC link `modbus`: polls and writes the PLC's registers with pymodbus.
+
+It is asynchronous; the link runs its event loop.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Wiring(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """How many entries of each ring were saved or refused, modulo 65536, since the PLC's start of this number."""
+    """How many entries of each ring were saved or refused since the PLC started; modulo 65536."""
 
     connection: int  # the PLC's register `session`
     triggers: int

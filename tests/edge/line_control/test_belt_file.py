@@ -18,7 +18,7 @@ from edge.part.verdict import Cause, Verdict
 RUN, OTHER = "0123456789abcdef", "fedcba9876543210"
 
 
-class Told:
+class SentMessages:
     """In place of the runtime's connection: takes what it is sent."""
 
     def __init__(self, messages: list[object]) -> None:
@@ -101,7 +101,7 @@ def test_a_file_of_another_version_is_kept_under_another_name_and_told(tmp_path,
         assert belt.set_aside.read_bytes() == content
     told: list[object] = []
     # type: ignore[arg-type]
-    control = LineControl(None, LineState(BeltTiming(1.0, 0.1)), belt, Told(told), pulse_ms=10, realtime=True)
+    control = LineControl(None, LineState(BeltTiming(1.0, 0.1)), belt, SentMessages(told), pulse_ms=10, realtime=True)
     control._act(control._restore())
     assert [f"renamed to {belt.set_aside}" in message.text for message in told] == [True]  # type: ignore[attr-defined]
 

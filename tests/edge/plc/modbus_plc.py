@@ -9,17 +9,6 @@ from pathlib import Path
 
 import pytest
 
-MOCKS = Path(__file__).parents[2] / "mocks"
-
-
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("modbus")
-    subprocess.run(["gcc", "-O1", MOCKS / "paced_wire.c", "-o", folder / "paced_wire"], check=True)
-    subprocess.run(["gcc", "-O1", "-I/usr/include/modbus", MOCKS / "modbus_plc.c", "-o", folder / "modbus_plc",
-                    "-lmodbus"], check=True)
-    return folder
-
 
 class Plc:
     """A PLC at the other end of a cable. `log` holds what it executed: (what, part, code, value, time, clock)."""

@@ -7,7 +7,6 @@ import mmap
 import os
 import signal
 import struct
-import subprocess
 import termios
 import threading
 import time
@@ -31,15 +30,7 @@ from edge.plc.link import LineStatus
 from tests.rig import finish, replay, rig, wait_for
 
 __all__ = ["rig"]
-SOURCE = Path(__file__).parents[2] / "mocks" / "modem_lines.c"
 SIZE = 16 + 4096 * 16
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory) -> Path:
-    library = tmp_path_factory.mktemp("lines") / "modem_lines.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", SOURCE, "-o", library, "-ldl"], check=True)
-    return library
 
 
 class Wires:
@@ -84,8 +75,8 @@ def wires(tmp_path):
     os.close(far)
 
 
-def preloaded(tmp_path, shim) -> dict[str, str]:
-    return {**os.environ, "LD_PRELOAD": str(shim), "MODEM_DIR": str(tmp_path / "modem")}
+def preloaded(tmp_path, modem_lines) -> dict[str, str]:
+    return {**os.environ, "LD_PRELOAD": str(modem_lines), "MODEM_DIR": str(tmp_path / "modem")}
 
 
 @pytest.fixture
@@ -246,12 +237,12 @@ class FourWires(threading.Thread):
             time.sleep(self.pitch / 2)
 
 
-def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, shim, wires, tmp_path):
+def test_a_line_on_four_wires_fires_for_just_the_parts_that_are_not_good(rig, modem_lines, wires, tmp_path):
     line = rig(loop=True)
     path = line.folder / "line.toml"
-    path.write_text(path.read_text().replace('kind = "frames"',
-                                             'kind = "lines"\ndsr = "none"').replace("[belt]", "[belt]\npulse_ms = 10"))
-    process = line.run("--out", str(line.folder / "session"), command="record", env=preloaded(tmp_path, shim))
+    text = path.read_text().replace('kind = "frames"', 'kind = "lines"\ndsr = "none"')
+    path.write_text(text.replace("[belt]", "[belt]\npulse_ms = 10"))
+    process = line.run("--out", str(line.folder / "session"), command="record", env=preloaded(tmp_path, modem_lines))
     wait_for(lambda: len(wires.outputs()) > 0)
     assert wires.outputs()[0][1:] == (True, True)  # the driver raises both
     plc = FourWires(wires, 25, 0.6, 8)

@@ -28,10 +28,10 @@ from edge.part.events import (
 from edge.part.verdict import Cause, Verdict
 from edge.plc.link import LineStatus
 from edge.plc.modbus.link import ModbusLink
-from tests.edge.plc.modbus_plc import Plc, plc, programs
+from tests.edge.plc.modbus_plc import Plc, plc
 from tests.rig import finish, replay, rig, wait_for
 
-__all__ = ["plc", "programs", "rig"]
+__all__ = ["plc", "rig"]
 
 
 class Line:
@@ -92,8 +92,8 @@ def test_a_part_from_its_trigger_to_its_confirmation(plc, line):
     assert kinds(events, VerdictDelivered) == [VerdictDelivered(4294967295)] and not kinds(events, OrderFailed)
     assert kinds(events, Encoder)[-1].count == 4294967290
     reject, told, fault = plc.log
-    assert reject[:4] == ("reject", 4294967295, 0,
-                          20) and told[:4] == ("verdict", 4294967295, 1, 5000) and fault[:3] == ("fault", 0, 4)
+    assert reject[:4] == ("reject", 4294967295, 0, 20)
+    assert told[:4] == ("verdict", 4294967295, 1, 5000) and fault[:3] == ("fault", 0, 4)
     # ms of the PLC's clock, over its wrap
     assert abs((reject[4] - plc.triggered()[4294967295] - 5000 + 2**31) % 2**32 - 2**31) <= 2
     plc.tell("confirm 4294967295", "clear", "belt 0")

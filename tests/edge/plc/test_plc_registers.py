@@ -56,8 +56,8 @@ def test_what_is_encoded_is_decoded(data):
 
 
 def test_the_high_word_comes_first_and_negative_numbers_are_in_twos_complement():
-    assert Block(("part", 2), ("value", 2)).encode({"part": 0x12345678,
-                                                    "value": -2}) == [0x1234, 0x5678, 0xFFFF, 0xFFFE]
+    block = Block(("part", 2), ("value", 2))
+    assert block.encode({"part": 0x12345678, "value": -2}) == [0x1234, 0x5678, 0xFFFF, 0xFFFE]
 
 
 @given(known=st.integers(0, 0xFFFF), new=st.integers(0, 100))
@@ -137,8 +137,8 @@ def test_a_plc_that_began_anew_gets_no_command_of_before_but_the_fault():
         box.command(command)
     box.next(0.0, 0)
     box.abandon()
-    assert {(settled.type, settled.part, settled.ack)
-            for settled in box.ended()} == {(Type.REJECT, 2, None), (Type.VERDICT, 1, None)}
+    ended = {(settled.type, settled.part, settled.ack) for settled in box.ended()}
+    assert ended == {(Type.REJECT, 2, None), (Type.VERDICT, 1, None)}
     assert box.next(0.0, 0).type is Type.FAULT
 
 

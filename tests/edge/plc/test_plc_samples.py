@@ -194,8 +194,8 @@ def both(request):
     tty.setraw(far)
     plc = FramesPlc(near) if request.param == "frames" else ModbusPlc(near)
     plc.start()
-    link = FramesLink(os.ttyname(far),
-                      115200) if request.param == "frames" else ModbusLink(os.ttyname(far), timeout_ms=150)
+    port = os.ttyname(far)
+    link = FramesLink(port, 115200) if request.param == "frames" else ModbusLink(port, timeout_ms=150)
     link.open()
     line = Line(link, outcome)
     line.start()
@@ -256,7 +256,10 @@ def test_what_the_wire_loses_or_adds_changes_nothing(both):
         plc.drop, plc.drop_kind = 1, (2, 4)[number % 2]  # a TRIGGER, the ACK of a VERDICT or a REJECT
         plc.garbage = b"" if isinstance(plc, ModbusPlc) else b"LS\x81\x00LSL" * (number % 3)
         plc.pulse("camera")
-        time.sleep(0.3)
+        wait_for(lambda part=number + 1: part in line.parts(Trigger))
+        if outcome(number + 1) is Verdict.PASS:
+            wait_for(lambda part=number + 1: part in line.parts(VerdictDelivered))
+        time.sleep(0.1)  # the moment of each ejection tells its part
     wait_for(lambda: time.monotonic() > plc.came[8] + TRAVEL / 1000 + 0.2)
     assert line.parts(Trigger) == list(range(1, 9))
     assert plc.ejected() == [part for part in range(1, 9) if outcome(part) is not Verdict.PASS]
@@ -293,8 +296,8 @@ def test_a_plc_that_starts_again_takes_another_session():
     for session in (0xFFFE, 0xFFFF):
         block = units["LINESIDE_MODBUS"]()
         block(clock=5, camera=0, leaving=0, reset=0, says=says, told=told, session=session)
-        assert block.session == (session
-                                 + 1) & 0xFFFF == says[1] and says[0] == 1 and not any(told) and not any(says[7:])
+        assert block.session == (session + 1) & 0xFFFF == says[1]
+        assert says[0] == 1 and not any(told) and not any(says[7:])
     block(clock=6, camera=0, leaving=0, reset=0, says=says, told=told)
     assert says[1] == 0
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import pytest
 
 from edge.base.errors import InputError
 from edge.line_file import read_line_file
 from edge.plc.kinds import LINKS
-from simulation.render.surface import Surface
 from tests.rig import Rig, finish
 from tests.toys.plc import ToySection
 
@@ -65,14 +64,9 @@ def test_an_unregistered_kind_is_refused_with_those_that_there_are(tmp_path):
         read_line_file(line_file(tmp_path))
 
 
-def test_a_line_runs_on_the_new_kind(tmp_path):
-    rig = Rig(tmp_path, ROOT / "simulation" / "demo_bundle", camera=tmp_path)
-    (tmp_path / "frames").mkdir()
-    for part in range(1, PARTS + 1):
-        image = Surface("woven", 7).part(100_000 + part).frame
-        if part % 3 == 0:
-            image[20:80, 20:80] = 10  # a dark spot
-        cv2.imwrite(str(tmp_path / "frames" / f"{part}.png"), image)
+def test_a_line_runs_on_the_new_kind(tmp_path, frames):
+    rig = Rig(tmp_path, ROOT / "simulation" / "demo_bundle", camera=frames)
+    shutil.copytree(frames, tmp_path / "frames")
     line = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "run", str(line_file(tmp_path)), "--parts", str(PARTS), "--json"], cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -308,8 +308,9 @@ def test_frames_that_the_disk_is_too_slow_for_are_skipped_and_reported_once(tmp_
 
 
 def test_all_that_line_control_hears_survives_the_tape():
-    heard = [ProcessEvent.CONNECTED, RuntimeReady(), PartVerdict(3, Verdict.REJECT, None, 0.1 + 0.2, 7), JournalWritten([1, 2]),
-             Alarm(2, "ä\n"), PartVerdict(4, Verdict.UNINSPECTED, Cause.INCOMPLETE, None, 8), FaultOver(2), Clear(),
+    heard = [ProcessEvent.CONNECTED, RuntimeReady(), PartVerdict(3, Verdict.REJECT, None, 0.1 + 0.2, 7),
+             JournalWritten([1, 2]), Alarm(2, "ä\n"),
+             PartVerdict(4, Verdict.UNINSPECTED, Cause.INCOMPLETE, None, 8), FaultOver(2), Clear(),
              Challenge(), Stop(), ProcessEvent.CLOSED]
     again = decode(json.loads(json.dumps(encode(heard))))
     assert again == heard and [type(item) for item in again] == [type(item) for item in heard]
