@@ -6,14 +6,14 @@ import queue
 
 from edge.part.frame import CameraFrame
 
-CAPACITY = 64  # frames
+WAITING = 64  # frames that may wait at most
 
 
 class FrameQueue:
     """A full queue drops its oldest frame and counts it, and that frame's part is late. For any thread."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[CameraFrame | Exception] = queue.Queue(CAPACITY)
+        self._queue: queue.Queue[CameraFrame | Exception] = queue.Queue(WAITING)
         self.dropped = 0
 
     def put(self, frame: CameraFrame | Exception) -> None:
