@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors.detector import Detector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 
@@ -51,7 +51,8 @@ def relight(part: NDArray[np.float32], strength: float, rng: np.random.Generator
     return np.asarray(lit ** np.float32(np.exp(rng.uniform(-0.1, 0.1) * strength)), dtype=np.float32)
 
 
-def make_batch(network: Any, phase: Phase, pixels: NDArray[np.uint8], natural: NaturalImages, seed: tuple[int, ...]) -> Batch:
+def make_batch(network: Detector, phase: Phase, pixels: NDArray[np.uint8], natural: NaturalImages,
+               seed: tuple[int, ...]) -> Batch:
     """A batch of ``phase`` from uint8 images ``[N, H, W, C]``: a function of ``seed`` (seed, phase, step) alone."""
     rng = np.random.default_rng(seed)
     clean, images, masks = [], [], []

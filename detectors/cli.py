@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detectors.registry import DETECTORS
+
 if TYPE_CHECKING:
     from detectors.run import RunRecord
 
@@ -17,7 +19,7 @@ DEFAULT_MINUTES = 10.0
 
 @app.command()
 def fit(
-    detector: Annotated[str, typer.Argument(help="ndp-net, fim-net, sidn, local-occ or aw-ssim.")],
+    detector: Annotated[str, typer.Argument(help=f"One of {', '.join(DETECTORS)}.")],
     data: Annotated[Path, typer.Option(help="Folder with train/good/, or a plain folder of good images.")],
     out: Annotated[Path, typer.Option(help="The run to write; must not exist yet.")],
     minutes: Annotated[float | None, typer.Option(help=f"How long to fit; {DEFAULT_MINUTES:g} unless --steps is given.")] = None,
@@ -29,8 +31,8 @@ def fit(
     tile: Annotated[int | None, typer.Option(help="Side in px of square tiles that the images are cut into, for frames much larger than "
                                              "the network's input; whole images unless given.")] = None,
     backbone_weights: Annotated[Path | None, typer.Option(
-        help="State dict of the paper's ImageNet network (ndp-net: VGG-16, local-occ: ResNet-18, aw-ssim: AlexNet); "
-             "the packaged EfficientNet-Lite0 unless given.",
+        help="State dict of the ImageNet network that the detector's paper uses (see docs/detectors.md); the packaged "
+             "EfficientNet-Lite0 unless given.",
     )] = None,
     natural_images: Annotated[Path | None, typer.Option(
         help="Folder of photographs to cut artificial defects from; those inside scikit-image unless given.")] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import shutil
@@ -24,10 +23,10 @@ from torch import Tensor, nn
 from detectors.backbones import load_backbone
 from detectors.batches import Prefetch, make_batch
 from detectors.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
+from detectors.detector import Detector
 from detectors.images import load_good_images, positions_differ
-from detectors.light import evened_pixels, light_varies
 from detectors.natural import NaturalImages
-from detectors.phases import Phase
+from detectors.phases import Batch, Phase
 from detectors.registry import detector_class
 from detectors.run import RunRecord, claim_folder, write_run
 from edge.base.errors import InputError
@@ -114,12 +113,12 @@ def bfloat16_is_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]]:
+def network_arguments(cls: type[Detector], settings: Settings) -> tuple[int, dict[str, Any]]:
     """The image size and all arguments of the constructor that the settings mean. Raises InputError for those out of range."""
     if settings.preset not in cls.presets:
         raise InputError("there is no such preset", got=repr(settings.preset), expected=" or ".join(cls.presets))
     preset = cls.presets[settings.preset]
-    size = preset["size"] if settings.size is None else settings.size
+    size = preset.size if settings.size is None else settings.size
     if size < 64 or size % cls.stride:
         raise InputError("the image size does not fit the network", got=f"{size} px", expected=f"a multiple of {cls.stride}, at least 64")
     if settings.tile is not None and settings.tile < 64:
@@ -130,8 +129,7 @@ def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]
         raise InputError("the seed is out of range", got=settings.seed, expected="0 to 4294967295")
     if settings.backbone_weights is not None and cls.backbone is None:
         raise InputError(f"{settings.detector} uses no backbone", got=f"--backbone-weights {settings.backbone_weights}", expected="none")
-    arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    arguments |= {name: value for name, value in preset.items() if name != "size"}
+    arguments = cls.defaults() | dict(preset.arguments)
     if settings.width is not None:
         arguments["width"] = settings.width
     if "size" in arguments:
@@ -162,8 +160,8 @@ def fit(settings: Settings, data: Path, out: Path, budget: Budget, *, resume: bo
 class _Fit:
     """One run of the loop: the network, where it stands, and its steps."""
 
-    def __init__(self, cls: Any, settings: Settings, size: int, arguments: dict[str, Any], data: Path, out: Path, temporary: Path,
-                 budget: Budget, checkpoint: Checkpoint | None, report: Callable[[Progress], None]) -> None:
+    def __init__(self, cls: type[Detector], settings: Settings, size: int, arguments: dict[str, Any], data: Path, out: Path,
+                 temporary: Path, budget: Budget, checkpoint: Checkpoint | None, report: Callable[[Progress], None]) -> None:
         self.settings, self.size, self.arguments, self.data = settings, size, arguments, data
         self.out, self.temporary, self.budget, self.report = out, temporary, budget, report
         self.natural = NaturalImages(settings.natural_images)
@@ -174,22 +172,17 @@ class _Fit:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
         torch.manual_seed(settings.seed)
-        if "even_light" in arguments and arguments["even_light"] is None:
-            arguments["even_light"] = light_varies(self.good.pixels)
-        if arguments.get("even_light"):
-            self.good = replace(self.good, pixels=evened_pixels(self.good.pixels))
-        if hasattr(cls, "settle"):
-            cls.settle(arguments, self.good.pixels)
-        self.fixture = settings.tile is None and positions_differ(self.good.pixels)
         self.backbone: str | None = None
         backbone = None
         if cls.backbone is not None:
             backbone, self.backbone = load_backbone(cls.backbone, settings.backbone_weights)
-            if "backbone" in arguments:
-                arguments["backbone"] = backbone.name
-        self.network: Any = cls(**arguments).to(memory_format=torch.channels_last)
+        cls.settle(arguments, self.good.pixels, backbone)
+        self.network = cls(**arguments)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this form
         if backbone is not None:
             self.network.use_backbone(backbone)
+        self.good = replace(self.good, pixels=self.network.prepare(self.good.pixels))
+        self.fixture = settings.tile is None and positions_differ(self.good.pixels)
         self.phases: list[Phase] = self.network.phases(size)
         self.low_precision = bfloat16_is_fast()
         identity = {"detector": settings.detector, "arguments": arguments, "size": size, "seed": settings.seed,
@@ -218,9 +211,8 @@ class _Fit:
             raise InputError(f"the fit was interrupted in phase {state.phase + 1} of {len(self.phases)}, before it can tell defects",
                              got=f"{len(state.history)} steps", expected="its last phase", next="Go on with the same command and --resume.")
         self.network.eval()
-        if hasattr(self.network, "finish"):
-            with torch.no_grad():
-                self.network.finish(self.good.pixels)
+        with torch.no_grad():
+            self.network.finish(self.good.pixels)
         record = RunRecord(
             self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint, self.settings.seed,
             len(state.history), round(state.seconds / 60, 3), interrupted, "bfloat16" if self.low_precision else "float32", self.threads,
@@ -249,7 +241,7 @@ class _Fit:
 
         phase = replace(phase, views=replace(phase.views, mirror=False) if self.fixture else replace(phase.views, grid=1))
 
-        def make(step: int) -> Any:
+        def make(step: int) -> Batch:
             return make_batch(self.network, phase, self.good.pixels, self.natural, (self.settings.seed, state.phase, step))
 
         prefetch = Prefetch(make, state.phase_step)

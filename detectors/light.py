@@ -7,11 +7,15 @@ Local OCC does without: its features are about the image's own mean already.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
+
+from detectors.backbones import Backbone
+from detectors.detector import Detector
 
 MEAN = 0.4  # of an evened image
 DARKEST = 0.02  # an image with a lower mean shows nothing that could be made visible
@@ -36,11 +40,11 @@ def light_varies(pixels: NDArray[np.uint8]) -> bool:
     return bool(means.std() > VARIES * means.mean())
 
 
-class LitNetwork(nn.Module, ABC):
-    """A network whose ``forward`` gives the `anomaly_map` of an image, in even light where that is asked for."""
+class EvenLightDetector(Detector):
+    """A detector that may bring every image to the same mean before it looks at it. Subclasses define `anomaly_map`."""
 
     def __init__(self, even_light: bool | None) -> None:
-        """even_light: whether images are evened; None, before the fit has decided: they are not."""
+        """even_light: whether images are brought to the same mean; None counts as no, until `settle` has decided."""
         super().__init__()
         self.even_light = bool(even_light)
 
@@ -49,4 +53,12 @@ class LitNetwork(nn.Module, ABC):
 
     @abstractmethod
     def anomaly_map(self, image: Tensor) -> Tensor:
-        """Image ``[N, C, H, W]`` in 0..1 -> anomaly map ``[N, 1, H, W]``, 0 or more."""
+        """`Detector.forward` of an image whose light is settled."""
+
+    @classmethod
+    def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8], backbone: Backbone | None) -> None:
+        if arguments["even_light"] is None:
+            arguments["even_light"] = light_varies(pixels)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return evened_pixels(pixels) if self.even_light else pixels

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from detectors.detector import Detector
 from detectors.images import GoodImage
 from detectors.registry import detector_class
 from edge.base.errors import InputError
@@ -96,7 +97,7 @@ def plot_losses(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     figure.savefig(path, dpi=110)
 
 
-def read_run(folder: Path) -> tuple[RunRecord, nn.Module]:
+def read_run(folder: Path) -> tuple[RunRecord, Detector]:
     """The record of a run and its network with its weights, in evaluation mode. Raises InputError for a damaged run."""
     try:
         data = json.loads((folder / "run.json").read_text())
@@ -104,7 +105,7 @@ def read_run(folder: Path) -> tuple[RunRecord, nn.Module]:
         for key in ("fitted", "held_out"):
             data[key] = [GoodImage(**image) for image in data[key]]
         record = RunRecord(**data)
-        network: nn.Module = detector_class(record.detector)(**record.arguments)
+        network = detector_class(record.detector)(**record.arguments)
         network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     except InputError:
         raise

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.artificial_defects import Image, gaussian_noise_defects
-from detectors.light import LitNetwork
+from detectors.detector import Preset
+from detectors.light import EvenLightDetector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, cell_maps
@@ -103,19 +104,24 @@ def segmentation_loss(texture_logits: Tensor, defect_logits: Tensor, mask: Tenso
     return -(texture + defect).mean()
 
 
-class Sidn(LitNetwork):
+class Sidn(EvenLightDetector):
     """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 16."""
 
     channels = 1
     stride = 16
-    backbone = None
-    presets: ClassVar = {"paper": {"size": 256, "width": 16, "typical": False, "even_light": False}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {
+        "paper": Preset(256, {"width": 16, "typical": False, "even_light": False}),
+        "edge": Preset(256, {"width": 16}),
+    }
     ablations: ClassVar = {
         "without clustering": {"clustering_weight": 0.0}, "without centre separation": {"centre_weight": 0.0},
         "without GSRM": {"global_relation": False}, "without the typical map": {"typical": False},
         "in the light as it came": {"even_light": False},
     }
     post_filter = ("median:5", "threshold", "open:5")
+    published: ClassVar = {
+        "carpet": (0.990,), "grid": (0.983,), "leather": (0.996,), "tile": (0.964,), "wood": (0.956,),
+    }
 
     def __init__(
         self, width: int = 16, clusters: int = 12, background_weight: float = 0.1,

@@ -212,7 +212,7 @@ def test_exactly_two_encoder_stages_reach_the_decoder_past_the_bottleneck():
 
 
 def test_the_encoder_halves_four_times_to_eight_widths_each_stage_with_batch_norm_and_activation():
-    net = AwSsim(**{"width": AwSsim.presets["paper"]["width"]})
+    net = AwSsim(AwSsim.presets["paper"].arguments["width"])
     x, shapes = torch.zeros(2, 3, 64, 64), []
     for stage in net.encoder:
         x = stage(x)

@@ -181,7 +181,7 @@ TABLE_1 = {  # operation, kernel, stride, padding, channels, batch norm, activat
 
 @pytest.mark.parametrize("part", TABLE_1)
 def test_the_layers_are_those_of_table_1(part):
-    net = FimNet(**{"width": FimNet.presets["paper"]["width"]})
+    net = FimNet(FimNet.presets["paper"].arguments["width"])
     rows = []
     for layer in getattr(net, part).modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -200,13 +200,13 @@ def test_the_layers_are_those_of_table_1(part):
 
 
 def test_the_setup_is_the_papers():
-    net = FimNet(**{"width": 32})
+    net = FimNet(32)
     assert net.memory.items.shape == (100, 512)
     assert (net.reconstruction_weight, net.sparsity_weight) == (50, 0.01)
     z = net.encoder(torch.zeros(2, 3, 64, 64))
     assert z.shape == (2, 512, 1, 1)
     assert net.decode(z.flatten(1)).shape == (2, 3, 64, 64)
-    for phase in net.phases(FimNet.presets["paper"]["size"]):
+    for phase in net.phases(FimNet.presets["paper"].size):
         assert phase.batch_size * (phase.views.crop // 64) ** 2 == 512
         assert phase.betas[0] == 0.5
 

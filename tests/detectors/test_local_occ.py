@@ -137,7 +137,7 @@ def test_the_first_layer_is_that_of_the_whitened_features(backbone, turned, whit
 
 
 def test_the_papers_preset_adds_nothing_to_the_distance(backbone, turned):
-    net = LocalOcc(**{**LocalOcc.presets["paper"], "size": 128, "width": 4}, align=False).eval()
+    net = LocalOcc(**{**LocalOcc.presets["paper"].arguments, "size": 128, "width": 4}, align=False).eval()
     net.use_backbone(backbone)
     net.set_centres(turned)
     image = as_input(turned[:2])
@@ -211,8 +211,8 @@ def test_matching_is_read_off_the_good_images(turned):
     assert [positions_differ(pixels) for pixels in (fixed, grain)] == [True, False]
     for pixels, given, settled in ((grain, None, False), (turned, None, True), (turned, False, False)):
         arguments = {"align": given}
-        LocalOcc.settle(arguments, pixels)
-        assert arguments["align"] == settled
+        LocalOcc.settle(arguments, pixels, None)
+        assert arguments == {"align": settled}
 
 
 def test_artificial_defects_change_what_their_mask_says():

@@ -17,6 +17,7 @@ from torch import nn
 from detectors import registry
 from detectors.batches import Batch
 from detectors.checkpoint import checkpoint_path, read_checkpoint
+from detectors.detector import Detector, Preset
 from detectors.fit import Budget, Settings, fit
 from detectors.phases import Phase, Views
 from detectors.run import read_run
@@ -27,14 +28,12 @@ SIDN = Settings("sidn", seed=4, size=64, width=1)
 SIDN_STEPS = 8
 
 
-class Toy(nn.Module):
+class Toy(Detector):
     """Three phases: the body learns, then head and scale, then all; the second begins with a look at the good images."""
 
     channels = 1
     stride = 16
-    backbone = None
-    presets: ClassVar = {"edge": {"size": 64, "width": 3}}
-    ablations: ClassVar = {}
+    presets: ClassVar = {"edge": Preset(64, {"width": 3})}
     post_filter = ("threshold",)
     looked_at: ClassVar[list[tuple[int, ...]]] = []
     made: ClassVar[list[Toy]] = []
