@@ -173,7 +173,7 @@ def test_a_damaged_run_is_refused(fitted_run, tmp_path, lineside, name):
     data = (tmp_path / "run" / name).read_bytes()
     (tmp_path / "run" / name).write_bytes(data[: len(data) // 2])
     code, _, err = lineside("export", tmp_path / "run", "--out", tmp_path / "bundle")
-    assert code == 2 and "not a whole run" in err and not (tmp_path / "bundle").exists()
+    assert code == 2 and "not a complete run" in err and not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("size", [144, 208])

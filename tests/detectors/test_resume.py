@@ -250,12 +250,12 @@ def test_a_damaged_checkpoint_is_refused(stopped, tmp_path, lineside, damage):
     else:
         path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "noise": os.urandom(1000)}[damage])
     code, _, err = lineside(*stopped, "--resume")
-    assert code == 2 and "not a whole checkpoint" in err and "Remove it" in err and path.exists()
+    assert code == 2 and "not a complete checkpoint" in err and "Remove it" in err and path.exists()
 
 
 def test_there_must_be_a_stopped_fit_to_resume(cloth, tmp_path, lineside):
     code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", 2, "--resume")
-    assert code == 2 and "no stopped fit" in err and "Leave --resume out" in err and list(tmp_path.iterdir()) == []
+    assert code == 2 and "no stopped fit" in err and "Omit --resume" in err and list(tmp_path.iterdir()) == []
 
 
 def test_a_stopped_fit_is_not_forgotten(stopped, tmp_path, lineside):
