@@ -200,11 +200,13 @@ class ResNet18(Backbone):
             block: Any
             for index, block in enumerate(list(stage.children())[-2:]):
                 where = f"layer{layer}.{index}"
-                pairs += [(block.conv1, f"{where}.conv1", f"{where}.bn1"), (block.conv2, f"{where}.conv2", f"{where}.bn2")]
+                pairs += [(block.conv1, f"{where}.conv1", f"{where}.bn1"),
+                          (block.conv2, f"{where}.conv2", f"{where}.bn2")]
                 if block.down is not None:
                     pairs.append((block.down, f"{where}.downsample.0", f"{where}.downsample.1"))
         for conv, weight, norm in pairs:
-            parts = [_entry(state, f"{norm}.{part}", path) for part in ("weight", "bias", "running_mean", "running_var")]
+            parts = [_entry(state, f"{norm}.{part}", path)
+                     for part in ("weight", "bias", "running_mean", "running_var")]
             kernel = _entry(state, f"{weight}.weight", path)
             if {part.shape for part in parts} != {kernel.shape[:1]}:
                 raise InputError(f"{path}: {norm} does not fit", got=[list(part.shape) for part in parts],
@@ -258,7 +260,8 @@ def _read_state(path: Path | None) -> dict[str, Tensor]:
 def _entry(state: dict[str, Tensor], key: str, path: Path | None) -> Tensor:
     if not isinstance(state.get(key), Tensor):
         raise InputError(f"{path} has no weights called {key!r}", got=", ".join(list(state)[:3]) + " ...",
-                         expected="the usual public state dict of the paper's backbone", next="See `lineside fit --help`.")
+                         expected="the usual public state dict of the paper's backbone",
+                         next="See the table in docs/detectors.md.")
     return state[key]
 
 

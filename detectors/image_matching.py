@@ -29,8 +29,8 @@ class ImageMatching(nn.Module):
         nn.init.zeros_(self.n_r[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, template_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Image ``[N, 3, H, W]`` and N_P of the template ``[1, 64, h, w]`` -> shifts ``[N, 2]`` in half sides, and turns
-        ``[N]`` in rad.
+        """Image ``[N, 3, H, W]`` and N_P of the template ``[1, 64, h, w]`` -> shifts ``[N, 2]`` in half sides, and
+        turns ``[N]`` in rad.
         """
         features = self.n_p(image - 0.5)
         joined = torch.cat([features, template_features.to(features.dtype).expand_as(features)], 1)
@@ -82,7 +82,8 @@ def parts_come_moved(pixels: NDArray[np.uint8], sample: int = 16) -> bool:
     """Whether good images uint8 ``[N, H, W, C]`` show one object, shifted or turned.
 
     They do if a rigid motion makes most of the ``sample`` images far more similar to the typical one. A periodic
-    texture is no such object: moved by less than a period, it reaches a similarity of 0.7 to 0.82; rendered objects reach 0.99.
+    texture is no such object: moved by less than a period, it reaches a similarity of 0.7 to 0.82; rendered objects
+    reach 0.99.
     """
     small = miniatures(pixels)
     template = small[most_typical(small)]

@@ -131,7 +131,7 @@ def cut(frame: Frame, tile: int | None) -> list[Frame]:
 
 def load_good_images(data: Path, height: int, width: int, channels: int, seed: int,
                      tile: int | None = None) -> GoodImages:
-    """Read all good images of ``data``, drop exact copies, split them, and prepare the fitted ones as uint8 ``[N, H, W, C]``.
+    """Read the good images of ``data``, drop exact copies, split them, and prepare the fitted ones: ``[N, H, W, C]``.
 
     tile: side in px of the square tiles that the network sees instead of whole images; N then counts tiles.
     Raises InputError for a missing or empty folder, an unreadable image, mixed grey and colour, or fewer than 4 images.
@@ -158,8 +158,8 @@ def load_good_images(data: Path, height: int, width: int, channels: int, seed: i
             prepare_frame(view, out)
         pixels.append(list(prepared))
         if sum(map(len, pixels)) * prepared[0].nbytes > MOST_BYTES:
-            raise InputError("the tiles of the good images do not fit into memory", got=f"more than {MOST_BYTES / 1e9:g} GB",
-                             next="Give larger tiles, or fewer images.")
+            raise InputError("the tiles of the good images do not fit into memory", 
+                             got=f"more than {MOST_BYTES / 1e9:g} GB", next="Give larger tiles, or fewer images.")
         spectra.append(phase_spectrum(frame))
     if len(images) < 4:
         raise InputError(f"too few good images in {folder}", got=f"{len(images)} different ones",

@@ -232,9 +232,9 @@ def test_artificial_defects_change_what_their_mask_says():
 @pytest.mark.parametrize("arguments", [{}, *LocalOcc.ablations.values(), {"align": True}], ids=str)
 def test_every_variant_fits_exports_and_agrees(cloth, tmp_path, arguments):
     fit(Settings("local-occ", size=64, width=4, arguments=arguments), cloth, tmp_path / "run", Budget(steps=4))
+    if arguments not in ({}, {"align": True}, {"whiten": False}, {"untaught": False}):
+        return  # the graph is the whole method's, or has less than that
     bundle, _ = export_run(tmp_path / "run", tmp_path / "bundle")
-    if arguments not in ({}, {"align": True}):
-        return
     import onnxruntime
 
     from detectors.run import read_run

@@ -194,7 +194,7 @@ def test_artificial_defects_are_equation_1_with_natural_images_outside_which_not
 
 @pytest.mark.parametrize("arguments", [{}, *NdpNet.ablations.values()], ids=str)
 def test_every_variant_fits_exports_and_agrees(cloth, tmp_path, arguments):
-    fit(Settings("ndp-net", size=64, width=2, arguments=arguments), cloth, tmp_path / "run", Budget(steps=30))
+    fit(Settings("ndp-net", size=64, width=2, arguments=arguments), cloth, tmp_path / "run", Budget(steps=6))
     if arguments not in ({}, {"segmentation": False}):  # the others' graphs have less than the whole
         return
     _, difference = export_run(tmp_path / "run", tmp_path / "bundle")

@@ -71,6 +71,16 @@ class Toy(Detector):
         return np.where(mask > 0, 1 - image, image).astype(np.float32), mask
 
 
+@pytest.fixture(scope="module")
+def whole(cloth, tmp_path_factory):
+    """The toy's run of a fit without a stop."""
+    out = tmp_path_factory.mktemp("toy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
+        fit(Settings("toy", seed=3), cloth, out, Budget(steps=STEPS))
+    return out
+
+
 @pytest.fixture
 def toy(monkeypatch) -> Settings:
     monkeypatch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
@@ -112,12 +122,11 @@ def sidn_run(cloth, tmp_path_factory):
 
 
 @pytest.mark.parametrize("at", [2, 4, 6, 8, 11])  # inside each phase, and between them
-def test_a_resumed_fit_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, toy, at):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_resumed_fit_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, whole, toy, at):
     stop(toy, cloth, tmp_path / "run", STEPS, at)
     record = fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert record.steps == STEPS and not record.interrupted and same_runs(tmp_path / "whole", tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert record.steps == STEPS and not record.interrupted and same_runs(whole, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(("at", "written"), [(2, False), (6, False), (8, False), (11, True)])
@@ -126,13 +135,12 @@ def test_a_stop_leaves_a_run_in_the_last_phase_alone(cloth, tmp_path, toy, at, w
     assert (tmp_path / "run" / "weights.pt").exists() == written and checkpoint_path(tmp_path / "run").exists()
 
 
-def test_a_fit_can_be_stopped_again_and_again(cloth, tmp_path, toy):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_fit_can_be_stopped_again_and_again(cloth, tmp_path, whole, toy):
     stop(toy, cloth, tmp_path / "run", STEPS, 1)
     for at in (3, 5, 9):
         stop(toy, cloth, tmp_path / "run", STEPS, at, resume=True)
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert same_runs(tmp_path / "whole", tmp_path / "run")
+    assert same_runs(whole, tmp_path / "run")
 
 
 def test_a_resumed_sidn_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, sidn_run):
@@ -149,14 +157,13 @@ def test_a_phase_begins_once_over_a_resume(cloth, tmp_path, toy, at):
     assert Toy.looked_at == [(len(record.fitted), 64, 64, 1)]
 
 
-def test_a_phase_begins_once_when_it_is_stopped_at_that(cloth, tmp_path, toy, monkeypatch):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_phase_begins_once_when_it_is_stopped_at_that(cloth, tmp_path, whole, toy, monkeypatch):
     with monkeypatch.context() as patch:
         look = Toy.look
         patch.setattr(Toy, "look", lambda self, pixels: (look(self, pixels), os.kill(os.getpid(), signal.SIGINT)))
         stop(toy, cloth, tmp_path / "run", STEPS, 4)
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert len(Toy.looked_at) == 2 and same_runs(tmp_path / "whole", tmp_path / "run")
+    assert len(Toy.looked_at) == 1 and same_runs(whole, tmp_path / "run")
 
 
 def test_each_phase_changes_what_it_trains_and_nothing_else(cloth, tmp_path, toy):
@@ -265,8 +272,7 @@ def test_a_stopped_fit_is_not_forgotten(stopped, tmp_path, lineside):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")], ids=repr)
-def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path, monkeypatch, toy, error):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path, monkeypatch, whole, toy, error):
     save, tried = torch.save, []
 
     def full(state, path) -> None:
@@ -279,8 +285,8 @@ def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path,
     monkeypatch.setattr("torch.save", full)
     monkeypatch.setattr("detectors.fit.SAVE_EVERY", 0.0)
     record = fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS))
-    assert len(tried) >= STEPS and not record.interrupted and same_runs(tmp_path / "whole", tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert len(tried) >= STEPS and not record.interrupted and same_runs(whole, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_last_checkpoint_stays_when_there_is_no_room_for_the_next(cloth, tmp_path, monkeypatch, toy):
