@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calib.metrics import LabelledImage, smoothing
+from detectors.registry import detector_class
 from edge.base.files import write_text_safely
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import smooth
@@ -32,18 +33,6 @@ OFFICIAL = {
     "carpet": (280, 28, 89), "grid": (264, 21, 57), "leather": (245, 32, 92), "tile": (230, 33, 84), "wood": (247, 19, 60),
     "bottle": (209, 20, 63), "cable": (224, 58, 92), "capsule": (219, 23, 109), "hazelnut": (391, 40, 70), "metal_nut": (220, 22, 93),
     "pill": (267, 26, 141), "screw": (320, 41, 119), "toothbrush": (60, 12, 30), "transistor": (213, 60, 40), "zipper": (240, 32, 119),
-}
-# The papers' own figures on MVTec AD: pixel AUROC, or image AUROC, pixel AUROC and PRO.
-PAPER: dict[str, dict[str, tuple[float, ...]]] = {
-    "ndp-net": {"carpet": (0.9541, 0.9762, 0.9320), "grid": (0.9937, 0.9850, 0.9572), "leather": (1.0, 0.9943, 0.9879),
-                "tile": (0.9944, 0.9952, 0.9739), "wood": (0.9982, 0.9764, 0.9355)},
-    "fim-net": {"carpet": (0.9125,), "grid": (0.9931,), "leather": (0.9913,), "tile": (0.9882,), "wood": (0.9696,)},
-    "sidn": {"carpet": (0.990,), "grid": (0.983,), "leather": (0.996,), "tile": (0.964,), "wood": (0.956,)},
-    "local-occ": {"carpet": (0.991,), "grid": (0.991,), "leather": (0.995,), "tile": (0.974,), "wood": (0.970,), "bottle": (0.985,),
-                  "cable": (0.978,), "capsule": (0.985,), "hazelnut": (0.984,), "metal_nut": (0.976,), "pill": (0.971,),
-                  "screw": (0.965,), "toothbrush": (0.988,), "transistor": (0.975,), "zipper": (0.992,)},
-    "aw-ssim": {"tile": (0.9656,), "wood": (0.9710,), "leather": (0.9876,), "carpet": (0.9920,), "hazelnut": (0.9889,),
-                "pill": (0.9564,)},
 }
 NOTES = """- AUROC and average precision (AP), AUPRO up to a false-positive rate of 0.3, as evaluate has them: pixel figures on the smoothed
   map at its own size, without defective images whose truth is missing or black.
@@ -168,7 +157,7 @@ def label(row: Mapping[str, Any]) -> str:
 
 def paper_figures(row: Mapping[str, Any]) -> dict[str, float | bool] | None:
     """What the paper has for a row's set, by figure, and whether the set has the numbers of images of the official split."""
-    found = PAPER.get(row["detector"], {}).get(row["set"])
+    found = detector_class(row["detector"]).published.get(row["set"])
     if found is None or row["variant"] != FULL:
         return None
     names = ("pixel_auroc",) if len(found) == 1 else ("image_auroc", "pixel_auroc", "aupro")

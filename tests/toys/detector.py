@@ -21,7 +21,6 @@ class ToyDetector(Detector):
     stride = 16
     presets: ClassVar = {"edge": Preset(64, {"width": 4})}
     post_filter = ("mean:3", "threshold")
-    published: ClassVar = {"woven": (0.9,)}
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
