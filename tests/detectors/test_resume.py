@@ -29,7 +29,7 @@ SIDN_STEPS = 8
 
 
 class Toy(Detector):
-    """Three phases: the body learns, then head and scale, then all; the second begins with a look at the good images."""
+    """Three phases: the body learns, then head and scale, then all; the second starts by looking at the good images."""
 
     channels = 1
     stride = 16
@@ -170,7 +170,8 @@ def test_each_phase_changes_what_it_trains_and_nothing_else(cloth, tmp_path, toy
     states = {}
 
     def keep(progress) -> None:
-        states[progress.step] = (progress.phase, {name: value.clone() for name, value in Toy.made[-1].state_dict().items()})
+        states[progress.step] = (progress.phase,
+                                 {name: value.clone() for name, value in Toy.made[-1].state_dict().items()})
 
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), report=keep)
     assert [states[step][0] for step in (4, 5, 8, 9)] == ["first", "second", "second", "third"]
@@ -194,7 +195,8 @@ def test_a_resumed_phase_freezes_what_it_froze(cloth, tmp_path, toy):
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True,
         report=lambda p: states.append({k: v.clone() for k, v in Toy.made[-1].state_dict().items()}))
     after = states[1]  # step 8, the last of the second phase
-    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias", "scale"}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"head.weight", "head.bias", "scale"}
 
 
 def test_the_minutes_of_a_fit_count_over_a_stop(cloth, tmp_path):
@@ -217,7 +219,8 @@ lineside.main()
 
 
 def test_a_killed_fit_goes_on_from_its_last_checkpoint(cloth, tmp_path, lineside):
-    words = ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1, "--steps"]
+    words = ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1,
+             "--steps"]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, [*words, 100000])], stderr=subprocess.DEVNULL)
     while not checkpoint_path(tmp_path / "run").exists():
         assert process.poll() is None
@@ -227,18 +230,21 @@ def test_a_killed_fit_goes_on_from_its_last_checkpoint(cloth, tmp_path, lineside
     first = len(read_checkpoint(tmp_path / "run").history)
     code, out, err = lineside(*words, first + 2, "--resume", "--json")
     assert code == 0 and f'"steps": {first + 2}' in out and "Traceback" not in err
-    assert not checkpoint_path(tmp_path / "run").exists() and len((tmp_path / "run" / "loss.csv").read_text().splitlines()) == first + 3
+    assert not checkpoint_path(tmp_path / "run").exists()
+    assert len((tmp_path / "run" / "loss.csv").read_text().splitlines()) == first + 3
 
 
 @pytest.fixture
 def stopped(cloth, tmp_path):
     """The arguments of a command whose fit was stopped."""
     stop(SIDN, cloth, tmp_path / "run", SIDN_STEPS, 2)
-    return ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1, "--steps", SIDN_STEPS]
+    return ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1,
+            "--steps", SIDN_STEPS]
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    (["--seed", 5], "seed"), (["--width", 2], "arguments"), (["--size", 80], "size"), (["--data", "{cloth}/test/good"], "images"),
+    (["--seed", 5], "seed"), (["--width", 2], "arguments"), (["--size", 80], "size"),
+    (["--data", "{cloth}/test/good"], "images"),
     (["--natural-images", "{cloth}/test"], "natural images"),
 ])
 def test_a_fit_of_other_settings_is_not_resumed(cloth, stopped, tmp_path, lineside, change, named):
