@@ -198,7 +198,7 @@ def test_a_fit_whose_process_dies_is_a_failure(command, scripts, cloth, again, m
 
 @pytest.mark.parametrize(("detector", "number"), [("fim-net", signal.SIGINT), ("sidn", signal.SIGTERM)])
 def test_a_stop_is_told_and_the_same_command_goes_on(command, cloth, tmp_path, detector, number):
-    """fim-net stops in its first phase, before a run can be written; sidn in its last, which writes an interrupted run."""
+    """fim-net stops in its first phase, before a run can be written; sidn in its last, with an interrupted run."""
     def interrupt(err: io.StringIO, ended: threading.Event) -> None:
         while ", step " not in err.getvalue() and not ended.wait(0.01):
             pass

@@ -73,7 +73,7 @@ def test_the_segmentation_loss_is_equation_5():
 def test_gsrm_is_equations_23_and_24():
     module = GlobalSemanticRelation(6).eval()
     z, c = numbers(1, 6, 3, 5), numbers(4, 6)
-    key, value = (np.einsum("oi,ihw->hwo", layer.weight.detach().numpy()[:, :, 0, 0], z[0]) + layer.bias.detach().numpy()
+    key, value = (np.einsum("oi,ihw->hwo", layer.weight.detach()[:, :, 0, 0], z[0]) + layer.bias.detach().numpy()
                   for layer in (module.key, module.value))
     logits = key.reshape(15, 6) @ c.T
     attention = np.exp(logits - logits.max(axis=1, keepdims=True))
