@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Fit detectors on sets of images, export and evaluate them, and write one table of it all, as Markdown and as JSON, with pictures.
+"""Fit, export and evaluate detectors on sets of images, and write one table as Markdown and JSON, with pictures.
 
-Each fit has a process of its own, and a folder in FILE.work. After a stop of any kind the same command goes on: what is done is kept,
-and the fit that was stopped resumes from its checkpoint. Exit code 1 if a detector failed on a set, 130 if it was cut short.
+Each fit runs in its own process and has a folder in FILE.work. After a stop, run the same command again: finished jobs
+are kept, and the stopped fit resumes from its checkpoint. Exit code 1 if a detector failed on a set, 130 if the command
+was interrupted.
 
     benchmarks/accuracy.py --data leather magnetic_tile --detectors all --minutes 10 --out accuracy.md
     benchmarks/accuracy.py --data leather --detectors sidn,fim-net --minutes 10 --ablations --out ablations.md
@@ -39,13 +40,17 @@ from detectors.registry import DETECTORS, detector_class
 from edge.base.errors import InputError, LinesideError
 from edge.images.files import good_folder, list_images
 
-PRELOAD = [  # what every job imports, once for all of them
-    "detectors.fit", "export.onnx", "calib.metrics", "torch._dynamo", "onnxscript", "sklearn.metrics", "pyaupro", "matplotlib.figure",
+PRELOAD = [  # imported once for all jobs
+    "detectors.fit", "export.onnx", "calib.metrics", "torch._dynamo", "onnxscript", "sklearn.metrics", "pyaupro",
+    "matplotlib.figure",
 ]
 
 
 class Stop:
-    """SIGINT or SIGTERM: ends the job in progress after its step; a second one at once, with what its last checkpoint has."""
+    """Handles SIGINT and SIGTERM: the first stops the running job after its step, the second kills it at once.
+
+    A killed job resumes from its last checkpoint.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -60,14 +65,14 @@ class Stop:
 
 
 def run_job(job: Job, code: str, stop: Stop, tell: Tell) -> str | None:
-    """Run a job in a process of its own. Returns what went wrong, or None."""
+    """Run a job in its own process. Returns the error, or None."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     here, there = context.Pipe(duplex=False)
     stop.process = context.Process(target=work, args=(job, code, there))
     stop.process.start()
     there.close()
-    if stop.asked:  # before there was a process to pass it on to
+    if stop.asked:  # the signal came before the process existed
         stop.process.terminate()
     try:
         while isinstance(message := here.recv(), tuple):
@@ -76,31 +81,37 @@ def run_job(job: Job, code: str, stop: Stop, tell: Tell) -> str | None:
         stop.process.join()
         message = f"the process ended with exit code {stop.process.exitcode}, see {job.folder.name}/log.txt"
         if stop.process.exitcode == -signal.SIGKILL:
-            message = "the process was killed, as happens when memory is short"
+            message = "the process was killed, perhaps because memory ran out"
     stop.process.join()
     return message
 
 
-def run_jobs(jobs: list[Job], code: str, stop: Stop, console: Console, done: Callable[[dict[Path, str]], object]) -> dict[Path, str]:
-    """Run all jobs that have no result yet, and tell the terminal. Returns the errors by job folder."""
+def run_jobs(jobs: list[Job], code: str, stop: Stop, console: Console,
+             done: Callable[[dict[Path, str]], object]) -> dict[Path, str]:
+    """Run all jobs without a result, and show the progress. Returns the errors by job folder.
+
+    done: called after each job with the errors so far.
+    """
     errors: dict[Path, str] = {}
     waiting = [job for job in jobs if job.result() is None]
     console.print(f"{len(jobs)} jobs, {len(jobs) - len(waiting)} of them done already")
     seconds: list[float] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %, {task.fields[left]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(),
+               TextColumn("{task.percentage:>3.0f} %, {task.fields[left]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1.0, left="")
         for number, job in enumerate(waiting, 1):
-            start, told = time.monotonic(), [0.0]
+            start, next_line = time.monotonic(), [0.0]
 
-            def tell(what: str, share: float, left: float, number: int = number, job: Job = job, told: list[float] = told) -> None:
+            def tell(what: str, share: float, left: float, number: int = number, job: Job = job,
+                     next_line: list[float] = next_line) -> None:
                 usual = sum(seconds) / len(seconds) if seconds else 60 * (job.budget.minutes or 0)
                 text = f"job {number} of {len(waiting)}: {job.title}: {what}"
                 all_left = "" if not usual else f", {(left + (len(waiting) - number) * usual) / 60:.0f} min for all"
                 bar.update(task, completed=share, description=text, left=f"{left:.0f} s left{all_left}")
-                if not console.is_terminal and share >= told[0]:  # a log file wants lines, not a bar
+                if not console.is_terminal and share >= next_line[0]:  # a log file gets lines instead of a bar
                     console.print(f"{text}; {left:.0f} s left{all_left}", soft_wrap=True)
-                    told[0] += 0.25
+                    next_line[0] += 0.25
             if stop.asked:
                 break
             error = run_job(job, code, stop, tell)
@@ -118,25 +129,28 @@ def run_jobs(jobs: list[Job], code: str, stop: Stop, console: Console, done: Cal
 def options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="sets in MVTec AD layout")
-    parser.add_argument("--detectors", nargs="+", required=True, metavar="NAME", help=f"all, or some of {', '.join(DETECTORS)}")
-    parser.add_argument("--minutes", type=float, help="of each fit")
-    parser.add_argument("--steps", type=int, help="of each fit, instead of minutes")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the Markdown to write; JSON and pictures beside it")
+    parser.add_argument("--detectors", nargs="+", required=True, metavar="NAME",
+                        help=f"all, or some of {', '.join(DETECTORS)}")
+    parser.add_argument("--minutes", type=float, help="duration of each fit")
+    parser.add_argument("--steps", type=int, help="number of steps of each fit, instead of minutes")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE",
+                        help="the Markdown file to write; JSON and pictures are written beside it")
     parser.add_argument("--ablations", nargs="*", metavar="NAME",
-                        help="also fit each detector without each of its parts, or without those named")
+                        help="also fit each detector without each of its parts, or only without the named parts")
     parser.add_argument("--preset", default="edge")
-    parser.add_argument("--size", type=int, help="side of the network's input in px; the preset's unless given")
-    parser.add_argument("--width", type=int, help="channels of the network's first stage; the preset's unless given")
+    parser.add_argument("--size", type=int, help="side of the network's input in px; default: the preset's")
+    parser.add_argument("--width", type=int, help="channels of the network's first stage; default: the preset's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backbone-weights", nargs="+", default=[], metavar="NAME=FILE",
-                        help=f"state dicts of the papers' backbones, NAME one of {', '.join(list(BACKBONES)[1:])}; or one FILE for all")
+                        help="state dicts of the papers' backbones, NAME one of "
+                             f"{', '.join(list(BACKBONES)[1:])}; or one FILE for all")
     parser.add_argument("--natural-images", type=Path, metavar="DIR", help="photographs for artificial defects")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser.parse_args(arguments)
 
 
 def plan(given: argparse.Namespace) -> list[Job]:
-    """The jobs that the options mean, whole detectors first. Raises InputError for options and folders that cannot be used."""
+    """The jobs for the options, full detectors before ablations. Raises InputError for unusable options or folders."""
     if given.out.suffix == ".json" or given.out.is_dir():
         raise InputError("--out is the Markdown file", got=given.out, expected="a name such as accuracy.md")
     budget = Budget(given.minutes, given.steps)
@@ -145,11 +159,14 @@ def plan(given: argparse.Namespace) -> list[Job]:
     parts = {part for name in names if name in DETECTORS for part in detector_class(name).ablations}
     wanted = set() if given.ablations is None else set(given.ablations) or parts
     if not wanted <= parts:
-        raise InputError("there is no such ablation", got=", ".join(sorted(wanted - parts)), expected="some of " + ", ".join(sorted(parts)))
+        raise InputError("there is no such ablation", got=", ".join(sorted(wanted - parts)),
+                         expected="some of " + ", ".join(sorted(parts)))
     sets = [data.resolve() for data in given.data]
     if len({data.name for data in sets}) < len(sets):
-        raise InputError("two sets have the same name", got=", ".join(data.name for data in sets), expected="a name for each set")
-    weights = dict(word.split("=", 1) if word.split("=")[0] in BACKBONES else ("", word) for word in given.backbone_weights)
+        raise InputError("two sets have the same name", got=", ".join(data.name for data in sets),
+                         expected="a different name for each set")
+    weights = dict(word.split("=", 1) if word.split("=")[0] in BACKBONES else ("", word)
+                   for word in given.backbone_weights)
     for file in weights.values():
         if not Path(file).is_file():
             raise InputError(f"no backbone weights at {file}", expected="a state dict's file, or NAME=FILE")
@@ -171,7 +188,7 @@ def plan(given: argparse.Namespace) -> list[Job]:
                 base = replace(base, backbone_weights=file and Path(file).resolve())
                 variants |= {part: left_out for part, left_out in cls.ablations.items() if part in wanted}
             except ImportError:
-                pass  # the job says so
+                pass  # the job will report it
             for variant, arguments in variants.items():
                 settings = replace(base, arguments=arguments)
                 key = {item.name: str(getattr(settings, item.name)) for item in fields(settings)}
@@ -206,7 +223,8 @@ def benchmark(given: argparse.Namespace, jobs: list[Job], console: Console) -> i
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise InputError(f"another command works in {folder}", expected="one at a time", next="Wait, or give another --out.") from error
+            raise InputError(f"another command works in {folder}", expected="one at a time",
+                             next="Wait, or give another --out.") from error
         stop = Stop(console)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stop)
@@ -227,13 +245,15 @@ def benchmark(given: argparse.Namespace, jobs: list[Job], console: Console) -> i
             if done:
                 montages[data.name] = f"{given.out.stem}-{data.name}.png"
                 heats = {label(job.row(None)): Heat.read(job.folder / "maps.npz") for job in done}
-                draw_montage(given.out.with_name(montages[data.name]), data.name, [images[i] for i in pick(images)], heats)
+                picked = [images[i] for i in pick(images)]
+                draw_montage(given.out.with_name(montages[data.name]), data.name, picked, heats)
         result = report(errors, montages)
     if given.json:
         print(json.dumps(result))
     else:
         show(result, Console())
-    for title, lines in (("Cut short; the same command goes on with:", result["cut_short"]), ("Failed:", result["failed"])):
+    for title, lines in (("Cut short; the same command continues with:", result["cut_short"]),
+                         ("Failed:", result["failed"])):
         if lines:
             console.print("\n  ".join([title, *lines]), style="red", soft_wrap=True)
     return 130 if result["cut_short"] else 1 if errors else 0

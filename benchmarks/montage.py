@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from calib.metrics import LabelledImage, smoothing
+from detectors.registry import detector_class
 from edge.base.files import write_text_safely
 from edge.bundle.bundle import Bundle
 from edge.bundle.rule import smooth
@@ -38,19 +39,6 @@ OFFICIAL = {
     "pill": (267, 26, 141), "screw": (320, 41, 119), "toothbrush": (60, 12, 30), "transistor": (213, 60, 40),
     "zipper": (240, 32, 119),
 }
-# The papers' own figures on MVTec AD: pixel AUROC, or image AUROC, pixel AUROC and PRO.
-PAPER: dict[str, dict[str, tuple[float, ...]]] = {
-    "ndp-net": {"carpet": (0.9541, 0.9762, 0.9320), "grid": (0.9937, 0.9850, 0.9572), "leather": (1.0, 0.9943, 0.9879),
-                "tile": (0.9944, 0.9952, 0.9739), "wood": (0.9982, 0.9764, 0.9355)},
-    "fim-net": {"carpet": (0.9125,), "grid": (0.9931,), "leather": (0.9913,), "tile": (0.9882,), "wood": (0.9696,)},
-    "sidn": {"carpet": (0.990,), "grid": (0.983,), "leather": (0.996,), "tile": (0.964,), "wood": (0.956,)},
-    "local-occ": {"carpet": (0.991,), "grid": (0.991,), "leather": (0.995,), "tile": (0.974,), "wood": (0.970,),
-                  "bottle": (0.985,), "cable": (0.978,), "capsule": (0.985,), "hazelnut": (0.984,),
-                  "metal_nut": (0.976,), "pill": (0.971,), "screw": (0.965,), "toothbrush": (0.988,),
-                  "transistor": (0.975,), "zipper": (0.992,)},
-    "aw-ssim": {"tile": (0.9656,), "wood": (0.9710,), "leather": (0.9876,), "carpet": (0.9920,), "hazelnut": (0.9889,),
-                "pill": (0.9564,)},
-}
 NOTES = """- AUROC, average precision (AP), and AUPRO up to a false-positive rate of 0.3, as `lineside evaluate`
   calculates them: pixel figures on the smoothed map at its own size, without defective images whose mask is missing or
   black.
@@ -59,7 +47,7 @@ NOTES = """- AUROC, average precision (AP), and AUPRO up to a false-positive rat
   {threads} CPU threads.
 - Paper: its image AUROC / pixel AUROC / PRO for the MVTec AD set of the same name, with its own schedule on a GPU and
   the official split. † marks a set whose image counts differ from that split: other images, other tiles, not the same
-  task.  Equal counts do not prove that the images are the original ones at their original size."""
+  task. Equal counts do not prove that the images are the original ones at their original size."""
 
 COLUMNS = 8  # images in a montage
 CELL = 1.9  # inches
@@ -183,7 +171,7 @@ def label(row: Mapping[str, Any]) -> str:
 
 def paper_figures(row: Mapping[str, Any]) -> dict[str, float | bool] | None:
     """The paper's figures for a row's set, and whether the set has as many images as the official split."""
-    found = PAPER.get(row["detector"], {}).get(row["set"])
+    found = detector_class(row["detector"]).published.get(row["set"])
     if found is None or row["variant"] != FULL:
         return None
     names = ("pixel_auroc",) if len(found) == 1 else ("image_auroc", "pixel_auroc", "aupro")

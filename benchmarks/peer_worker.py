@@ -1,7 +1,8 @@
-"""One peer of `peers.py` in a process of its own, in the virtual environment that it needs: python peer_worker.py JOB.json
+"""One peer of `peers.py`, in its own process and virtual environment: python peer_worker.py JOB.json
 
-It loads its network and the frames, says so, and for each line ``N`` on standard input judges N frames, one after the other as the peer's
-own examples do, and says how many seconds that took. It imports nothing of Lineside but, for PyTorch, the network.
+It loads its network and the frames and prints that it is ready. For each line ``N`` on standard input it scores N
+frames, one after the other as in the peer's own examples, and prints the seconds that this took. The only import from
+Lineside is the network, for PyTorch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Judge = Callable[[Any], float]  # a frame, uint8 [H, W, C] of the network's size
 
 
 def eager(job: dict[str, Any]) -> Judge:
-    """PyTorch as the papers' code does: no graph, one image, float32."""
+    """PyTorch as in the papers' code: no graph, one image at a time, float32."""
     import torch
 
     from detectors.registry import detector_class
@@ -53,7 +54,8 @@ def model_api(job: dict[str, Any]) -> Judge:
     """OpenVINO's Model API, its wrapper for anomaly detection."""
     from model_api.models import AnomalyDetection
 
-    model = AnomalyDetection.create_model(job["peer_graph"], device="CPU", configuration={"labels": ["Normal", "Anomaly"]})
+    labels = {"labels": ["Normal", "Anomaly"]}
+    model = AnomalyDetection.create_model(job["peer_graph"], device="CPU", configuration=labels)
     return lambda frame: float(model(frame).pred_score)
 
 
@@ -61,7 +63,8 @@ def anomalib(job: dict[str, Any]) -> Judge:
     """anomalib's inferencer for OpenVINO."""
     import torch
 
-    missing = torch.library.Library("torchvision", "DEF")  # a build of torchvision that does not fit this torch lacks them; not used here
+    # torchvision lacks these operators if its build does not match torch. They are not used here.
+    missing = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         missing.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from anomalib.deploy import OpenVINOInferencer
@@ -72,15 +75,15 @@ def anomalib(job: dict[str, Any]) -> Judge:
 
 
 PEERS: dict[str, Callable[[dict[str, Any]], Judge]] = {
-    "eager PyTorch": eager, "torch.compile": eager, "ONNX Runtime": onnxruntime_loop, "Model API": model_api, "anomalib": anomalib,
-    "anomalib f32": anomalib}
+    "eager PyTorch": eager, "torch.compile": eager, "ONNX Runtime": onnxruntime_loop, "Model API": model_api,
+    "anomalib": anomalib, "anomalib f32": anomalib}
 
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     frames = list(np.load(job["frames"]))
     judge = PEERS[job["peer"]](job)
-    if job["peer"] in ("Model API", "anomalib", "anomalib f32"):  # they know colour images alone
+    if job["peer"] in ("Model API", "anomalib", "anomalib f32"):  # they accept only colour images
         frames = [np.repeat(frame, 3 // frame.shape[2], axis=2) for frame in frames]
     scores = [judge(frame) for frame in frames]
     print(json.dumps({"ready": True, "scores": scores[:4]}), flush=True)

@@ -1,4 +1,4 @@
-"""Artificial defects made from good images, on the fly. No real defect is ever seen in fitting."""
+"""Artificial defects, made from good images during the fit. A fit never sees a real defect."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def random_mask(rng: np.random.Generator, height: int, width: int) -> Image:
 def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Image, Image]:
     """SIDN's DGM, eq 1: I_n = (1 - I_m) I_p + I_m I_g.
 
-    image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
-    The paper's I_g is "random Gaussian sampling"; its mean, deviation and correlation length are open and drawn for
-    each defect. I_m is drawn at 0.25 to 1 inside the mask, at times with a soft edge, so that defects which let the texture shine through
-    are learnt as well.
+    image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask, float32 ``[H, W, 1]``, 0 or 1.
+    The paper's I_g is "random Gaussian sampling"; it leaves mean, deviation and correlation length open, so they are
+    random for each defect. I_m is 0.25 to 1 inside the mask, sometimes with a soft edge, so that the network also
+    learns defects through which the texture is visible.
     """
     height, width, channels = image.shape
     defective = image.copy()
@@ -71,7 +71,8 @@ def gaussian_noise_defects(image: Image, rng: np.random.Generator) -> tuple[Imag
         shift = rng.normal(0, 0.25)
         deviation = rng.uniform(0.0, 0.25)
         scale = float(np.exp(rng.uniform(0, np.log(size / 4))))
-        noise = smooth_noise(rng, height, width, scale)[..., None] * deviation + mean + shift * rng.uniform(0.8, 1.2, channels)
+        noise = smooth_noise(rng, height, width, scale)[..., None] * deviation + mean
+        noise = noise + shift * rng.uniform(0.8, 1.2, channels)
         defective = (1 - blend[..., None]) * defective + blend[..., None] * noise.astype(np.float32)
         union = np.maximum(union, mask)
     return np.clip(defective, 0, 1).astype(np.float32), union[..., None]
@@ -94,22 +95,26 @@ def changed_appearance(image: Image, rng: np.random.Generator) -> Image:
         tint = rng.uniform(-0.15, 0.15) + np.asarray(rng.uniform(-0.1, 0.1, channels))
         other = mean + (image - mean) * np.float32(rng.uniform(0.1, 1.6)) + tint.astype(np.float32)
     elif kind == 3:  # smeared or grainy
-        blurred = cv2.GaussianBlur(image, (0, 0), float(np.exp(rng.uniform(np.log(0.8), np.log(0.06 * min(height, width) + 1)))))
+        sigma = np.exp(rng.uniform(np.log(0.8), np.log(0.06 * min(height, width) + 1)))
+        blurred = cv2.GaussianBlur(image, (0, 0), float(sigma))
         grain = smooth_noise(rng, height, width, float(rng.uniform(1, 4)))[..., None] * np.float32(rng.uniform(0, 0.12))
         other = blurred.reshape(image.shape) + grain
     else:  # another place at another scale
         side = max(8, int(min(height, width) * rng.uniform(0.25, 0.9)))
         y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
-        part = cv2.resize(image[y:y + side, x:x + side], (width, height), interpolation=cv2.INTER_LINEAR).reshape(image.shape)
+        part = cv2.resize(image[y:y + side, x:x + side], (width, height), interpolation=cv2.INTER_LINEAR)
+        part = part.reshape(image.shape)
         turned = np.rot90(part, int(rng.integers(4))) if height == width else part[::-1]
         other = np.asarray(turned + rng.uniform(-0.1, 0.1), np.float32)
     return np.clip(other, 0, 1).astype(np.float32)
 
 
-def blended_defects(image: Image, rng: np.random.Generator, natural: NaturalImages, natural_share: float) -> tuple[Image, Image]:
-    """Regions of an image blended with natural images (Zavrtanik et al., DRAEM, 2021), or with a changed appearance of itself.
+def blended_defects(image: Image, rng: np.random.Generator, natural: NaturalImages,
+                    natural_share: float) -> tuple[Image, Image]:
+    """Blend regions of an image with natural images (Zavrtanik et al., DRAEM, 2021) or with its own changed appearance.
 
-    image: float32 ``[H, W, C]`` in 0..1, good. Returns the defective image and its mask (float32 ``[H, W, 1]``, 0 or 1).
+    image: float32 ``[H, W, C]`` in 0..1, good. natural_share: the probability of a natural image. Returns the defective
+    image and its mask, float32 ``[H, W, 1]``, 0 or 1.
     """
     height, width, channels = image.shape
     defective, union = image.copy(), np.zeros((height, width), np.float32)
@@ -119,7 +124,8 @@ def blended_defects(image: Image, rng: np.random.Generator, natural: NaturalImag
             continue
         soft = cv2.GaussianBlur(mask, (0, 0), float(rng.uniform(0.5, 2.0))) if rng.random() < 0.5 else mask
         blend = (soft * np.float32(rng.uniform(0.3, 1.0)))[..., None]
-        other = natural.crop(rng, height, width, channels) if rng.random() < natural_share else changed_appearance(defective, rng)
+        use_natural = rng.random() < natural_share
+        other = natural.crop(rng, height, width, channels) if use_natural else changed_appearance(defective, rng)
         defective = (1 - blend) * defective + blend * other
         union = np.maximum(union, mask)
     return np.clip(defective, 0, 1).astype(np.float32), union[..., None]

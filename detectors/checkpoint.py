@@ -1,4 +1,4 @@
-"""A checkpoint: what a fit needs to go on after a stop, in one file beside the run that it will write."""
+"""A checkpoint: the state of a stopped fit, in one file beside the run that it will write."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edge.base.errors import InputError
 
 @dataclass
 class Checkpoint:
-    """Where a fit stands: after ``phase_step`` steps of its phase number ``phase``."""
+    """The state of a fit after ``phase_step`` steps of phase number ``phase`` (from 0)."""
 
-    identity: dict[str, Any]  # what is fitted on what, by name
+    identity: dict[str, Any]  # the settings, network and images, by name
     phase: int = 0
     phase_step: int = 0
     started: bool = False  # whether the phase's ``start`` was called
@@ -26,39 +26,40 @@ class Checkpoint:
     optimizer: dict[str, Any] = field(default_factory=dict)
 
     def check(self, identity: dict[str, Any], out: Path) -> None:
-        """Raise InputError, naming what differs, unless this is a fit of the same network on the same images."""
+        """Raise InputError, naming the difference, unless this fit has the same network, settings and images."""
         for name, now in identity.items():
             if self.identity.get(name) != now:
-                raise InputError(f"the stopped fit of {out} had other settings: {name}", got=now, expected=self.identity.get(name),
+                raise InputError(f"the stopped fit of {out} had other settings: {name}", got=now,
+                                 expected=self.identity.get(name),
                                  next="Give the same command with --resume, or another --out.")
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Where the checkpoint of the run ``out`` lies."""
+    """The path of the checkpoint of the run ``out``."""
     return out.resolve().with_name(f"{out.resolve().name}.checkpoint")
 
 
 def write_checkpoint(out: Path, state: Checkpoint) -> bool:
-    """Write a checkpoint under a temporary name, then rename it. Returns whether there was room for it: a fit goes on without."""
+    """Write a checkpoint under a temporary name, then rename it. Returns False if the disk is full."""
     path = checkpoint_path(out)
     temporary = path.with_name(f".{path.name}.part")
     try:
         torch.save({item.name: getattr(state, item.name) for item in fields(state)}, temporary)
         temporary.replace(path)
-    except (OSError, RuntimeError):  # torch makes a RuntimeError of a full disk
+    except (OSError, RuntimeError):  # torch raises RuntimeError when the disk is full
         temporary.unlink(missing_ok=True)
         return False
     return True
 
 
 def read_checkpoint(out: Path) -> Checkpoint:
-    """The checkpoint of the run ``out``. Raises InputError where there is none, or it is damaged."""
+    """Read the checkpoint of the run ``out``. Raises InputError if there is none or it is damaged."""
     path = checkpoint_path(out)
     if not path.is_file():
-        raise InputError(f"there is no stopped fit of {out}", got=f"no {path.name} beside it", expected="the checkpoint of a fit",
-                         next="Leave --resume out to begin one.")
+        raise InputError(f"there is no stopped fit of {out}", got=f"no {path.name} beside it",
+                         expected="the checkpoint of a fit", next="Omit --resume to start one.")
     try:
         return Checkpoint(**torch.load(path, weights_only=True))
-    except Exception as error:  # whatever a damaged file makes torch or pickle raise
-        raise InputError(f"{path} is not a whole checkpoint", got=type(error).__name__, expected="what `lineside fit` wrote",
-                         next="Remove it and fit again.") from error
+    except Exception as error:  # torch and pickle raise many types for a damaged file
+        raise InputError(f"{path} is not a complete checkpoint", got=type(error).__name__,
+                         expected="the file that `lineside fit` wrote", next="Remove it and fit again.") from error

@@ -1,4 +1,4 @@
-"""Bilinear enlarging, in graphs as two matrix products: runtimes work them out faster than their own operator, which INT8 does not know."""
+"""Bilinear upsampling. An exported graph has two matrix products instead of Resize: faster, and possible in INT8."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import Tensor
 
 @cache
 def bilinear_weights(source: int, target: int) -> NDArray[np.float32]:
-    """What each of ``source`` positions in a row counts for each of ``target``: float32 ``[target, source]``, rows that sum to 1.
+    """The weight of each ``source`` position for each ``target`` position: float32 ``[target, source]``, rows sum to 1.
 
-    Positions are middles of cells, as in F.interpolate with ``align_corners=False``; beyond the outermost ones the values stay.
+    Positions are the centres of cells, as in F.interpolate with ``align_corners=False``. Beyond the outermost centres
+    the value is constant.
     """
     at = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     left = np.minimum(at.astype(int), max(0, source - 2))
@@ -26,14 +27,15 @@ def bilinear_weights(source: int, target: int) -> NDArray[np.float32]:
 
 
 def by_products(image: Tensor, height: int, width: int) -> Tensor:
-    """`enlarged` as two matrix products with constants."""
+    """`enlarged`, as two matrix products with constants."""
     source = image.shape[-2:]
-    rows, columns = (torch.from_numpy(bilinear_weights(a, b)).to(image.device) for a, b in zip(source, (height, width), strict=True))
+    rows, columns = (torch.from_numpy(bilinear_weights(a, b)).to(image.device)
+                     for a, b in zip(source, (height, width), strict=True))
     return rows @ (image @ columns.T)
 
 
 def enlarged(image: Tensor, height: int, width: int) -> Tensor:
-    """``[N, C, h, w]`` -> ``[N, C, height, width]``, both at least as large, bilinear."""
+    """Bilinear upsampling: ``[N, C, h, w]`` -> ``[N, C, height, width]``, with height >= h and width >= w."""
     if image.shape[-2:] == (height, width):
         return image
     if torch.compiler.is_exporting():

@@ -4,8 +4,9 @@ W. Luo, T. Niu, H. Yao, L. Tang, W. Yu, B. Li, IEEE Sensors J. 23(13), 2023, doi
 Equation and table numbers are the paper's. Every loss is a mean over batch and positions, so that its weight means the
 same at every image size.
 
-The paper fits on a GPU: batches of 512 patches, Adam at a constant 2e-4. Views of half the image's side make batches of as many patches
-at 512 px, and of 64 at 256 px, for minutes on a CPU; the rate rises and falls to nothing (detectors/fit.py), with mirrored and relit views.
+The paper fits on a GPU, with batches of 512 patches and Adam at a constant 2e-4. For minutes on a CPU, our views have
+half the image's side: a batch has 512 patches at 512 px and 64 at 256 px. The rate rises and falls to almost 0
+(detectors/fit.py), and views are mirrored and relit.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.artificial_defects import Image, blended_defects
+from detectors.detector import Preset
 from detectors.enlarge import enlarged
-from detectors.light import LitNetwork
+from detectors.light import EvenLightDetector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, Whitening, cell_maps, mean_outer_products
 
-PATCH = 64  # px, the side of the patches that are reconstructed each on its own
+PATCH = 64  # px, side of the patches; each is reconstructed on its own
 RECEPTIVE_FIELDS = (4, 8, 14)  # px, of the encoder's first three layers (Table I)
 
 
@@ -83,9 +85,9 @@ def sparsity_loss(weights: Tensor) -> Tensor:
 
 
 def feature_difference(differences: list[Tensor], height: int, width: int) -> Tensor:
-    """MHFD, eqs 15-16: differences of features of two images at three scales, ``[N, C_l, H_l, W_l]`` -> map ``[N, 1, H, W]``.
+    """MHFD, eqs 15-16: feature differences of two images at three scales, ``[N, C_l, H_l, W_l]`` -> ``[N, 1, H, W]``.
 
-    The mean over channels of the squared differences, as the text above eq 15 has it.
+    Squared differences are averaged over channels, as the text above eq 15 says.
     """
     total = torch.zeros(())
     for field, difference in zip(RECEPTIVE_FIELDS, differences, strict=True):
@@ -96,39 +98,51 @@ def feature_difference(differences: list[Tensor], height: int, width: int) -> Te
 
 def encoder_layer(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     """A convolution with batch norm and LeakyReLU (Table I)."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, 1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.LeakyReLU(0.2))
 
 
 def decoder_layer(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
     """A transposed convolution with batch norm and ReLU (Table I)."""
-    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, kernel, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU())
+    return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, kernel, stride, 1, bias=False), nn.BatchNorm2d(outputs),
+                         nn.ReLU())
 
 
-class FimNet(LitNetwork):
-    """Image float32 ``[N, 3, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 64."""
+class FimNet(EvenLightDetector):
+    """Image float32 ``[N, 3, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more.
+
+    H and W are multiples of 64.
+    """
 
     channels = 3
     stride = PATCH
-    backbone = None
-    presets: ClassVar = {"paper": {"size": 512, "width": 32, "whiten": False, "even_light": False}, "edge": {"size": 256, "width": 32}}
+    presets: ClassVar = {
+        "paper": Preset(512, {"width": 32, "whiten": False, "even_light": False}),
+        "edge": Preset(256, {"width": 32}),
+    }
     ablations: ClassVar = {
         "without the memory": {"memory": False, "fusion": False}, "without FIFFM": {"fusion": False},
-        "without the second phase": {"second_phase": False}, "pixel difference instead of feature difference": {"feature_map": False},
+        "without the second phase": {"second_phase": False},
+        "pixel difference instead of feature difference": {"feature_map": False},
         "without whitening": {"whiten": False},
         "in the light as it came": {"even_light": False},
     }
     post_filter = ("mean:9", "threshold")
+    published: ClassVar = {
+        "carpet": (0.9125,), "grid": (0.9931,), "leather": (0.9913,), "tile": (0.9882,), "wood": (0.9696,),
+    }
 
     def __init__(
-        self, width: int = 32, items: int = 100, epsilon: float = 1e-5, reconstruction_weight: float = 50.0, sparsity_weight: float = 0.01,
-        first_share: float = 0.3, learning_rate: float = 1e-3, memory: bool = True, fusion: bool = True, second_phase: bool = True,
-        feature_map: bool = True, whiten: bool = True, even_light: bool | None = None,
+        self, width: int = 32, items: int = 100, epsilon: float = 1e-5, reconstruction_weight: float = 50.0,
+        sparsity_weight: float = 0.01, first_share: float = 0.3, learning_rate: float = 1e-3, memory: bool = True,
+        fusion: bool = True, second_phase: bool = True, feature_map: bool = True, whiten: bool = True,
+        even_light: bool | None = None,
     ) -> None:
-        """items = N, epsilon of eq 3, the weights = w_1 and w_2 (section III-E), first_share: stage 1's part of a fit.
+        """items = N, epsilon of eq 3, the weights = w_1 and w_2 (section III-E), first_share: stage 1's share of a fit.
 
-        memory: with MAM; fusion: with FIFFM; second_phase: with stage 2; feature_map: with MHFD, else squared pixel differences;
-        whiten: with differences and maps measured by those of good images (`detectors.residuals`); even_light: see `detectors.light`,
-        None for what the good images say.
+        memory: with MAM; fusion: with FIFFM; second_phase: with stage 2; feature_map: with MHFD, otherwise squared
+        pixel differences; whiten: normalise differences and maps by those of good images (`detectors.residuals`);
+        even_light: see `detectors.light`; None: decided from the good images.
         """
         super().__init__(even_light)
         self.reconstruction_weight = reconstruction_weight
@@ -140,27 +154,30 @@ class FimNet(LitNetwork):
         self.units = 16 * width
         self.encoder = nn.Sequential(
             nn.Conv2d(3, width, 4, 2, 1), encoder_layer(width, width, 3, 1), encoder_layer(width, 2 * width, 4, 2),
-            encoder_layer(2 * width, 4 * width, 4, 2), encoder_layer(4 * width, 8 * width, 4, 2), nn.Conv2d(8 * width, self.units, 4),
+            encoder_layer(2 * width, 4 * width, 4, 2), encoder_layer(4 * width, 8 * width, 4, 2),
+            nn.Conv2d(8 * width, self.units, 4),
         )
         self.memory = MemoryAugmentedModule(items, self.units, epsilon) if memory else None
         self.fusion = FeatureFusion(self.units) if memory and fusion else None
         self.decoder = nn.Sequential(
             nn.ConvTranspose2d(self.units, 8 * width, 4), decoder_layer(8 * width, 4 * width, 4, 2),
-            decoder_layer(4 * width, 2 * width, 4, 2), decoder_layer(2 * width, width, 4, 2), decoder_layer(width, width, 3, 1),
+            decoder_layer(4 * width, 2 * width, 4, 2), decoder_layer(2 * width, width, 4, 2),
+            decoder_layer(width, width, 3, 1),
             nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh(),
         )
-        self.whitening = nn.ModuleList(Whitening(c) for c in (width, width, 2 * width)) if whiten and feature_map else None
+        whitenings = (Whitening(c) for c in (width, width, 2 * width))
+        self.whitening = nn.ModuleList(whitenings) if whiten and feature_map else None
         self.typical = TypicalMap() if whiten and feature_map else None
 
     def repair(self, z: Tensor) -> tuple[Tensor, Tensor | None]:
-        """LFRM: codes ``[B, C]`` -> repaired codes ``[B, C]`` and the attention weights ``[B, N]`` (None without the memory)."""
+        """LFRM: codes ``[B, C]`` -> repaired codes ``[B, C]``, attention weights ``[B, N]`` (None without memory)."""
         if self.memory is None:
             return z, None
         memory_code, weights = self.memory(z)
         if self.fusion is None:
             return memory_code, weights
-        # The gates' weights have a mean of 1 / C: taken at that size, the code would drown in the epsilon of the decoder's batch norm.
-        # The decoder's first layer is linear, so the factor is one of its initial weights.
+        # The gates' weights have a mean of 1 / C. Unscaled, the code would be lost in the epsilon of the decoder's
+        # batch norm. The decoder's first layer is linear, so this factor only changes the scale of its initial weights.
         return self.units * self.fusion(z, memory_code), weights
 
     def decode(self, code: Tensor) -> Tensor:
@@ -208,14 +225,16 @@ class FimNet(LitNetwork):
         views = Views(max(PATCH, size // 2 // PATCH * PATCH), grid=PATCH)
         batch, betas = max(4, size // 16), (0.5, 0.999)
         share = self.first_share if self.second_phase else 1.0
-        stages = [Phase("good patches", share, self.losses, views, batch, self.learning_rate, defective=0.0, betas=betas)]
+        stages = [Phase("good patches", share, self.losses, views, batch, self.learning_rate, defective=0.0,
+                        betas=betas)]
         if self.second_phase:
             trained = ("encoder", "decoder") if self.fusion is None else ("encoder", "fusion", "decoder")
-            stages.append(Phase("repair", 1 - share, self.losses, views, batch, self.learning_rate, trained, betas=betas))
+            stages.append(Phase("repair", 1 - share, self.losses, views, batch, self.learning_rate, trained,
+                                betas=betas))
         return stages
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of eqs 12 and 14: eqs 11 and 13, the latter against the image without defects, and eq 5."""
+        """The weighted terms of eqs 12 and 14: eqs 11 and 13 (against the image without defects), and eq 5."""
         z = self.encoder(cut(2 * batch.image - 1)).flatten(1)
         with torch.autocast(z.device.type, enabled=False):
             code, weights = self.repair(z.float())
@@ -226,17 +245,17 @@ class FimNet(LitNetwork):
         return terms
 
     def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
-        """MDGA, eq 1, and in half of the views blended regions of any shape: squares alone do not teach to repair a stain or a stroke."""
+        """MDGA, eq 1; in half of the views blended regions of any shape: squares do not resemble stains and strokes."""
         if rng.random() < 0.5:
             return blended_defects(image, rng, natural, natural_share=0.3)
         return pasted_defects(image, rng, natural)
 
 
 def pasted_defects(image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
-    """MDGA, eq 1: a crop of a natural image and a resized and blurred crop of the good image, each pasted at a random place.
+    """MDGA, eq 1: paste a crop of a natural image and a resized, blurred crop of the good image at random positions.
 
-    The paper pastes 256 px on 512 px. Here either side is drawn, up to half the view's, so that small and thin defects
-    are learnt as well.
+    The paper pastes 256 px on 512 px. Here both sides are random, up to half the view's, so that the network also
+    learns small and thin defects.
     """
     height, width, channels = image.shape
     defective, mask = image.copy(), np.zeros((height, width, 1), np.float32)

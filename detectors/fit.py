@@ -1,8 +1,7 @@
-"""The fit loop: the phases of a detector one after the other, on a budget of minutes or steps, with an end and a restart at any moment."""
+"""The fit loop: runs a detector's phases in order, within a budget of minutes or steps; stops and resumes."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import shutil
@@ -24,17 +23,17 @@ from torch import Tensor, nn
 from detectors.backbones import load_backbone
 from detectors.batches import Prefetch, make_batch
 from detectors.checkpoint import Checkpoint, checkpoint_path, read_checkpoint, write_checkpoint
+from detectors.detector import Detector
 from detectors.images import load_good_images, positions_differ
-from detectors.light import evened_pixels, light_varies
 from detectors.natural import NaturalImages
-from detectors.phases import Phase
+from detectors.phases import Batch, Phase
 from detectors.registry import detector_class
 from detectors.run import RunRecord, claim_folder, write_run
 from edge.base.errors import InputError
 
-WARM_UP = 0.05  # share of a phase over which the learning rate rises
+WARM_UP = 0.05  # share of a phase during which the learning rate rises
 SAVE_EVERY = 60.0  # s between checkpoints
-SWITCH = 2e-4  # s after which the thread that prepares batches gives way to the step; Python's 5 ms make steps an eighth longer
+SWITCH = 2e-4  # s, Python's thread switch interval; its default of 5 ms makes a step 1/8 longer
 
 
 @dataclass(frozen=True)
@@ -46,50 +45,53 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.steps is None):
-            raise InputError("a fit takes either --minutes or --steps", got="both" if self.steps else "neither", expected="one of them")
-        if (self.minutes is not None and not 0 < self.minutes < math.inf) or (self.steps is not None and self.steps < 1):
-            raise InputError("the budget of a fit is positive", got=self.minutes if self.steps is None else self.steps,
-                             expected="more than 0")
+            raise InputError("a fit takes either --minutes or --steps", got="both" if self.steps else "neither",
+                             expected="one of them")
+        if (self.minutes is not None and not 0 < self.minutes < math.inf) or (
+                self.steps is not None and self.steps < 1):
+            raise InputError("the budget of a fit must be positive",
+                             got=self.minutes if self.steps is None else self.steps, expected="more than 0")
 
     def done(self, steps: int, seconds: float) -> float:
-        """The share of the budget that is used up, 1 or more at its end."""
+        """The share of the budget that is used; 1 or more at its end."""
         return steps / self.steps if self.steps is not None else seconds / (60 * (self.minutes or 1))
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a fit tells after each step."""
+    """What a fit reports after each step."""
 
     phase: str
     step: int
     share: float  # of the budget, 0..1
-    loss: float  # running mean of the phase
+    loss: float  # running mean within the phase
     seconds_left: float
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is fitted: the network and where its knowledge comes from. None: the preset's, or what comes with the packages."""
+    """What to fit, and on which extra data. None stands for the preset's value, or for what the packages contain."""
 
     detector: str
     preset: str = "edge"
     size: int | None = None  # side of the network's square input in px
-    width: int | None = None  # scales the network's channels
+    width: int | None = None  # scales the number of channels
     seed: int = 0
     backbone_weights: Path | None = None
     natural_images: Path | None = None
-    arguments: Mapping[str, Any] | None = None  # further ones of the network's constructor, such as an ablation's
-    tile: int | None = None  # side in px of the frame of the tiles that the network sees; None: whole frames
+    arguments: Mapping[str, Any] | None = None  # more constructor arguments, such as those of an ablation
+    tile: int | None = None  # side in px of the square tiles that frames are cut into; None: whole frames
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that a fit ends after its step and is saved."""
+    """An event that SIGINT and SIGTERM set, so that the fit stops after the current step and is saved."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
         yield event
     finally:
@@ -99,7 +101,7 @@ def stop_on_signal() -> Iterator[threading.Event]:
 
 @contextmanager
 def quick_switches() -> Iterator[None]:
-    """Let Python's threads take turns every `SWITCH`."""
+    """Switch between Python's threads every `SWITCH` seconds."""
     previous = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
@@ -114,24 +116,25 @@ def bfloat16_is_fast() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]]:
-    """The image size and all arguments of the constructor that the settings mean. Raises InputError for those out of range."""
+def network_arguments(cls: type[Detector], settings: Settings) -> tuple[int, dict[str, Any]]:
+    """The image size in px and all constructor arguments of a fit. Raises InputError for values out of range."""
     if settings.preset not in cls.presets:
-        raise InputError("there is no such preset", got=repr(settings.preset), expected=" or ".join(cls.presets))
+        raise InputError("unknown preset", got=repr(settings.preset), expected=" or ".join(cls.presets))
     preset = cls.presets[settings.preset]
-    size = preset["size"] if settings.size is None else settings.size
+    size = preset.size if settings.size is None else settings.size
     if size < 64 or size % cls.stride:
-        raise InputError("the image size does not fit the network", got=f"{size} px", expected=f"a multiple of {cls.stride}, at least 64")
+        raise InputError("the image size does not fit the network", got=f"{size} px",
+                         expected=f"a multiple of {cls.stride}, at least 64")
     if settings.tile is not None and settings.tile < 64:
-        raise InputError("a tile is too small to judge a surface by", got=f"{settings.tile} px", expected="at least 64 px")
+        raise InputError("the tile is too small", got=f"{settings.tile} px", expected="at least 64 px")
     if settings.width is not None and not 1 <= settings.width <= 512:
         raise InputError("the width of the network is out of range", got=settings.width, expected="1 to 512")
     if not 0 <= settings.seed < 1 << 32:
         raise InputError("the seed is out of range", got=settings.seed, expected="0 to 4294967295")
     if settings.backbone_weights is not None and cls.backbone is None:
-        raise InputError(f"{settings.detector} uses no backbone", got=f"--backbone-weights {settings.backbone_weights}", expected="none")
-    arguments = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    arguments |= {name: value for name, value in preset.items() if name != "size"}
+        raise InputError(f"{settings.detector} uses no backbone", got=f"--backbone-weights {settings.backbone_weights}",
+                         expected="none")
+    arguments = cls.defaults() | dict(preset.arguments)
     if settings.width is not None:
         arguments["width"] = settings.width
     if "size" in arguments:
@@ -141,55 +144,55 @@ def network_arguments(cls: Any, settings: Settings) -> tuple[int, dict[str, Any]
 
 def fit(settings: Settings, data: Path, out: Path, budget: Budget, *, resume: bool = False,
         report: Callable[[Progress], None] = lambda _: None) -> RunRecord:
-    """Fit a detector on good images and write the run ``out``; with ``resume``, go on where an earlier fit of it stopped.
+    """Fit a detector on good images and write the run ``out``. With ``resume``, continue a stopped fit of that run.
 
-    The same seed, number of steps, images and machine give the same weights, also over a stop. Raises InputError for unusable input.
-    SIGINT or SIGTERM ends the fit early: in the last phase the run is written all the same, before it InputError says how to go on.
+    The same seed, steps, images and machine give the same weights, with or without a stop in between. SIGINT or
+    SIGTERM stops the fit early: in the last phase a usable run is written; before that, InputError says how to resume.
+    Also raises InputError for unusable input.
     """
     cls = detector_class(settings.detector)
     size, arguments = network_arguments(cls, settings)
     checkpoint = read_checkpoint(out) if resume else None
     if checkpoint is None and checkpoint_path(out).exists():
-        raise InputError(f"an earlier fit of {out} was stopped", got=str(checkpoint_path(out)), expected="no checkpoint",
-                         next="Add --resume to go on with it, or remove that file.")
+        raise InputError(f"an earlier fit of {out} was stopped", got=str(checkpoint_path(out)),
+                         expected="no checkpoint", next="Add --resume to continue it, or remove that file.")
     temporary = claim_folder(out, "run", replace=checkpoint is not None)
     try:
         return _Fit(cls, settings, size, arguments, data, out, temporary, budget, checkpoint, report).run()
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # already renamed where all went well
+        shutil.rmtree(temporary, ignore_errors=True)  # after a success it has been renamed
 
 
 class _Fit:
-    """One run of the loop: the network, where it stands, and its steps."""
+    """One fit: the network, its progress, and its steps."""
 
-    def __init__(self, cls: Any, settings: Settings, size: int, arguments: dict[str, Any], data: Path, out: Path, temporary: Path,
-                 budget: Budget, checkpoint: Checkpoint | None, report: Callable[[Progress], None]) -> None:
+    def __init__(self, cls: type[Detector], settings: Settings, size: int, arguments: dict[str, Any], data: Path,
+                 out: Path, temporary: Path, budget: Budget, checkpoint: Checkpoint | None,
+                 report: Callable[[Progress], None]) -> None:
         self.settings, self.size, self.arguments, self.data = settings, size, arguments, data
         self.out, self.temporary, self.budget, self.report = out, temporary, budget, report
         self.natural = NaturalImages(settings.natural_images)
         self.good = load_good_images(data, size, size, cls.channels, settings.seed, settings.tile)
-        self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        affinity = hasattr(os, "sched_getaffinity")
+        self.threads = len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1
         torch.set_num_threads(self.threads)
-        cv2.setNumThreads(1)  # batches are prepared in a thread of their own
+        cv2.setNumThreads(1)  # batches are prepared in their own thread
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that costs time
+        # A debugging aid that costs time:
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         torch.manual_seed(settings.seed)
-        if "even_light" in arguments and arguments["even_light"] is None:
-            arguments["even_light"] = light_varies(self.good.pixels)
-        if arguments.get("even_light"):
-            self.good = replace(self.good, pixels=evened_pixels(self.good.pixels))
-        if hasattr(cls, "settle"):
-            cls.settle(arguments, self.good.pixels)
-        self.fixture = settings.tile is None and positions_differ(self.good.pixels)
         self.backbone: str | None = None
         backbone = None
         if cls.backbone is not None:
             backbone, self.backbone = load_backbone(cls.backbone, settings.backbone_weights)
-            if "backbone" in arguments:
-                arguments["backbone"] = backbone.name
-        self.network: Any = cls(**arguments).to(memory_format=torch.channels_last)
+        cls.settle(arguments, self.good.pixels, backbone)
+        self.network = cls(**arguments)
+        # torch's stubs lack this form of `to`.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if backbone is not None:
             self.network.use_backbone(backbone)
+        self.good = replace(self.good, pixels=self.network.prepare(self.good.pixels))
+        self.fixture = settings.tile is None and positions_differ(self.good.pixels)
         self.phases: list[Phase] = self.network.phases(size)
         self.low_precision = bfloat16_is_fast()
         identity = {"detector": settings.detector, "arguments": arguments, "size": size, "seed": settings.seed,
@@ -211,21 +214,23 @@ class _Fit:
                 if self._phase(self.phases[state.phase], stop):
                     state.phase, state.phase_step, state.started, state.optimizer = state.phase + 1, 0, False, {}
         if not state.history:
-            raise InputError("the fit was interrupted before its first step", expected="at least one step", next="Start it again.")
+            raise InputError("the fit was interrupted before its first step", expected="at least one step",
+                             next="Run the same command again.")
         interrupted = state.phase < len(self.phases)
         self._save()
         if interrupted and (state.phase < len(self.phases) - 1 or state.phase_step == 0):
-            raise InputError(f"the fit was interrupted in phase {state.phase + 1} of {len(self.phases)}, before it can tell defects",
-                             got=f"{len(state.history)} steps", expected="its last phase", next="Go on with the same command and --resume.")
+            phase = f"phase {state.phase + 1} of {len(self.phases)}"
+            raise InputError(f"the fit was interrupted in {phase}, before it can detect defects",
+                             got=f"{len(state.history)} steps", expected="its last phase",
+                             next="Run the same command with --resume.")
         self.network.eval()
-        if hasattr(self.network, "finish"):
-            with torch.no_grad():
-                self.network.finish(self.good.pixels)
+        with torch.no_grad():
+            self.network.finish(self.good.pixels)
         record = RunRecord(
-            self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint, self.settings.seed,
-            len(state.history), round(state.seconds / 60, 3), interrupted, "bfloat16" if self.low_precision else "float32", self.threads,
-            torch.__version__, self.backbone, self.natural.source, self.good.sizes, self.good.fitted, self.good.held_out,
-            self.settings.tile,
+            self.settings.detector, self.arguments, self.size, self.size, str(self.data), self.good.fingerprint,
+            self.settings.seed, len(state.history), round(state.seconds / 60, 3), interrupted,
+            "bfloat16" if self.low_precision else "float32", self.threads, torch.__version__, self.backbone,
+            self.natural.source, self.good.sizes, self.good.fitted, self.good.held_out, self.settings.tile,
         )
         write_run(self.out, self.temporary, record, self.network.state_dict(), state.history)
         if not interrupted:
@@ -233,7 +238,7 @@ class _Fit:
         return record
 
     def _phase(self, phase: Phase, stop: threading.Event) -> bool:
-        """Run a phase, or what is left of it. Returns whether it came to its end."""
+        """Run a phase, or the rest of it. Returns whether it was completed."""
         state = self.state
         if not state.started and phase.start is not None:
             self.network.eval()
@@ -241,16 +246,19 @@ class _Fit:
         state.started = True
         freeze_all_but(self.network, phase.trained)
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(learning, lr=phase.learning_rate, betas=phase.betas, weight_decay=phase.weight_decay)
+        self.optimizer = torch.optim.Adam(learning, lr=phase.learning_rate, betas=phase.betas,
+                                          weight_decay=phase.weight_decay)
         if state.optimizer:
             self.optimizer.load_state_dict(state.optimizer)
         first = sum(earlier.share for earlier in self.phases[:state.phase])
         smooth = 0.0
 
-        phase = replace(phase, views=replace(phase.views, mirror=False) if self.fixture else replace(phase.views, grid=1))
+        views = replace(phase.views, mirror=False) if self.fixture else replace(phase.views, grid=1)
+        phase = replace(phase, views=views)
 
-        def make(step: int) -> Any:
-            return make_batch(self.network, phase, self.good.pixels, self.natural, (self.settings.seed, state.phase, step))
+        def make(step: int) -> Batch:
+            seed = (self.settings.seed, state.phase, step)
+            return make_batch(self.network, phase, self.good.pixels, self.natural, seed)
 
         prefetch = Prefetch(make, state.phase_step)
         try:
@@ -258,9 +266,8 @@ class _Fit:
                 if stop.is_set():
                     return False
                 share = max(share, 0.0)
-                rate = phase.learning_rate * min(1.0, 0.02 + share / WARM_UP) * (0.01 + 0.99 * math.cos(math.pi / 2 * share) ** 2)
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = learning_rate(phase.learning_rate, share)
                 terms = self._step(phase, prefetch)
                 prefix = "" if len(self.phases) == 1 else f"{phase.name}: "
                 loss = sum(terms.values())
@@ -282,7 +289,8 @@ class _Fit:
 
     def _step(self, phase: Phase, prefetch: Prefetch) -> dict[str, float]:
         batch = prefetch.take()
-        torch.manual_seed(hash((self.settings.seed, self.state.phase, self.state.phase_step)))  # the same noise over a stop
+        # The same noise in each step, with or without a stop before it:
+        torch.manual_seed(hash((self.settings.seed, self.state.phase, self.state.phase_step)))
         with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
             terms = phase.losses(batch)
         loss = torch.stack(list(terms.values())).sum()
@@ -298,8 +306,13 @@ class _Fit:
         self.saved = time.monotonic()
 
 
+def learning_rate(highest: float, share: float) -> float:
+    """The rate after a ``share`` (0..1) of a phase: a linear warm-up, then half a cosine down to a hundredth."""
+    return highest * min(1.0, 0.02 + share / WARM_UP) * (0.01 + 0.99 * math.cos(math.pi / 2 * share) ** 2)
+
+
 def freeze_all_but(network: nn.Module, trained: tuple[str, ...]) -> None:
-    """Let the named modules and parameters learn (none named: all) and freeze the others, their batch norms included."""
+    """Train the named modules and parameters (all if none is named); freeze the others, batch norms included."""
     if not trained:
         network.train().requires_grad_(True)
         return

@@ -1,4 +1,4 @@
-"""IMM, the image matching module of local one-class classification (Fig. 4), the rigid motions that it finds, and whether parts need it."""
+"""IMM, the image matching module of local OCC (Fig. 4); the rigid motions that it finds; and whether parts need it."""
 
 from __future__ import annotations
 
@@ -29,35 +29,38 @@ class ImageMatching(nn.Module):
         nn.init.zeros_(self.n_r[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, template_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Image ``[N, 3, H, W]`` and N_P of the template ``[1, 64, h, w]`` -> shifts ``[N, 2]`` (half sides), turns ``[N]`` (rad)."""
+        """Image ``[N, 3, H, W]`` and N_P of the template ``[1, 64, h, w]`` -> shifts ``[N, 2]`` in half sides, and
+        turns ``[N]`` in rad.
+        """
         features = self.n_p(image - 0.5)
         joined = torch.cat([features, template_features.to(features.dtype).expand_as(features)], 1)
         raw = self.n_r(joined).float()
-        return 0.2 * raw[:, :2], 0.3 * raw[:, 2]  # small at first: beyond the object's size the loss is flat and nothing leads back
+        # Small at first: beyond the object's size the loss is flat, and no gradient leads back.
+        return 0.2 * raw[:, :2], 0.3 * raw[:, 2]
 
 
 def rigid(shift: Tensor, turn: Tensor) -> Tensor:
-    """The sampling matrices ``[N, 2, 3]`` of a shift and a turn: x_in = R x_out + t, in half sides from the centre."""
+    """The sampling matrices ``[N, 2, 3]`` of shifts and turns: x_in = R x_out + t, in half sides from the centre."""
     cos, sin = torch.cos(turn), torch.sin(turn)
     return torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).reshape(-1, 2, 3)
 
 
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
-    """Sampling matrices ``[N, 2, 3]`` of ``inner``'s motion, and then ``outer``'s: x_in = R_o (R_i x_out + t_i) + t_o."""
+    """The sampling matrices ``[N, 2, 3]`` of ``inner`` followed by ``outer``: x_in = R_o (R_i x_out + t_i) + t_o."""
     turn = outer[:, :, :2]
     return torch.cat([turn @ inner[:, :, :2], turn @ inner[:, :, 2:] + outer[:, :, 2:]], 2)
 
 
 def inverse(matrix: Tensor) -> Tensor:
-    """The way back of rigid sampling matrices ``[N, 2, 3]``: R^T and -R^T t."""
+    """The inverse of rigid sampling matrices ``[N, 2, 3]``: R^T and -R^T t."""
     turn = matrix[:, :, :2].transpose(1, 2)
     return torch.cat([turn, -(turn @ matrix[:, :, 2:])], 2)
 
 
 def match(matching: ImageMatching, image: Tensor, template_features: Tensor, passes: int) -> list[Tensor]:
-    """The sampling matrices ``[N, 2, 3]`` onto the template after each pass; a pass corrects what the one before it left.
+    """The sampling matrices ``[N, 2, 3]`` onto the template after each pass; each corrects the previous one's error.
 
-    A pass learns from its own correction alone: no gradient runs into the passes before it.
+    A pass learns only from its own correction: no gradient flows into the passes before it.
     """
     found = [rigid(*matching(image, template_features))]
     while len(found) < passes:
@@ -67,15 +70,20 @@ def match(matching: ImageMatching, image: Tensor, template_features: Tensor, pas
 
 
 def warp(image: Tensor, matrix: Tensor, border: str) -> Tensor:
-    """f_geo of eq 2, a spatial transformer: ``[N, C, H, W]`` resampled by matrices ``[N, 2, 3]``; square images."""
+    """f_geo of eq 2, a spatial transformer: resample square images ``[N, C, H, W]`` by matrices ``[N, 2, 3]``.
+
+    border: the padding mode of F.grid_sample.
+    """
     grid = F.affine_grid(matrix, list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, mode="bilinear", padding_mode=border, align_corners=False)
 
 
 def parts_come_moved(pixels: NDArray[np.uint8], sample: int = 16) -> bool:
-    """Whether good images show one object shifted or turned: whether a rigid motion makes most of them far more like the typical one.
+    """Whether good images uint8 ``[N, H, W, C]`` show one object, shifted or turned.
 
-    A periodic texture is not one: moved by less than a period it gets likenesses of 0.7 to 0.82, objects 0.99 (rendered ones).
+    They do if a rigid motion makes most of the ``sample`` images far more similar to the typical one. A periodic
+    texture is no such object: moved by less than a period, it reaches a similarity of 0.7 to 0.82; rendered objects
+    reach 0.99.
     """
     small = miniatures(pixels)
     template = small[most_typical(small)]
@@ -88,12 +96,14 @@ def parts_come_moved(pixels: NDArray[np.uint8], sample: int = 16) -> bool:
             try:
                 likeness, matrix = cv2.findTransformECC(template, image, start, cv2.MOTION_EUCLIDEAN,
                                                         (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4))
-            except cv2.error:  # no way found from this start
+            except cv2.error:  # did not converge from this angle
                 continue
             if likeness > best + 0.02:
                 corners = np.array([[8, 8, 1], [55, 8, 1], [8, 55, 1], [55, 55, 1]], np.float32)
-                best, motion = likeness, float(np.linalg.norm(corners @ matrix.T - corners[:, :2], axis=1).mean())
+                moved = np.linalg.norm(corners @ matrix.T - corners[:, :2], axis=1)
+                best, motion = likeness, float(moved.mean())
         after.append(best)
         motions.append(motion)
     much = np.median(motions) > 0.02 * MINIATURE
-    return bool(much and np.median(after) > 0.85 and np.median(1 - np.array(after)) < 0.6 * np.median(1 - np.array(before)))
+    closer = np.median(1 - np.array(after)) < 0.6 * np.median(1 - np.array(before))
+    return bool(much and np.median(after) > 0.85 and closer)

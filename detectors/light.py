@@ -1,46 +1,52 @@
-"""Parts that come in any light: every image is brought to the same mean before the network sees it. No paper's: see the ablation.
+"""Light that differs from part to part: every image is scaled to the same mean before the network sees it.
 
-Where exposure or lighting differs from part to part, differences of features and of pixels grow with the light, and a network spends its
-minutes on learning every light. Where it does not, a part that is darker than all others is a defect, and the images stay as they came.
-Local OCC does without: its features are about the image's own mean already.
+This is in none of the papers; an ablation measures it. Where exposure or lighting differs between parts, differences of
+features and pixels grow with the light, and a network spends its time learning every light. Where the light is steady,
+a part darker than all others is a defect, so the images stay unchanged. Local OCC does not need this: its features are
+already taken relative to the image's own mean.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-MEAN = 0.4  # of an evened image
-DARKEST = 0.02  # an image with a lower mean shows nothing that could be made visible
-VARIES = 0.15  # coefficient of variation of the good images' means; lamps that age and parts that differ stay below 0.1
+from detectors.backbones import Backbone
+from detectors.detector import Detector
+
+MEAN = 0.4  # of an image after scaling
+DARKEST = 0.02  # the gain stops growing below this mean: such an image shows nothing
+VARIES = 0.15  # coefficient of variation of the good images' means; ageing lamps and unequal parts stay below 0.1
 
 
 def evened(image: Tensor) -> Tensor:
-    """Images ``[N, C, H, W]`` in 0..1, each with one gain for all its pixels and channels, so that its mean is 0.4; still in 0..1."""
+    """Scale each image ``[N, C, H, W]`` in 0..1 by one gain, so that its mean is 0.4; the result is clipped to 0..1."""
     gain = MEAN / image.mean((1, 2, 3), keepdim=True).clamp_min(DARKEST)
     return (image * gain).clamp(0, 1)
 
 
 def evened_pixels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same of images uint8 ``[N, H, W, C]``."""
+    """`evened` for images uint8 ``[N, H, W, C]``."""
     gain = MEAN / (pixels.mean((1, 2, 3), keepdims=True) / 255).clip(DARKEST)
-    return np.stack([np.rint((image * factor).clip(0, 255)).astype(np.uint8) for image, factor in zip(pixels, gain, strict=True)])
+    pairs = zip(pixels, gain, strict=True)
+    return np.stack([np.rint((image * factor).clip(0, 255)).astype(np.uint8) for image, factor in pairs])
 
 
 def light_varies(pixels: NDArray[np.uint8]) -> bool:
-    """Whether good images uint8 ``[N, H, W, C]`` differ so much in brightness that no view in other light covers it."""
+    """Whether good images uint8 ``[N, H, W, C]`` differ more in brightness than relit views (`Views.light`) cover."""
     means = pixels.mean((1, 2, 3))
     return bool(means.std() > VARIES * means.mean())
 
 
-class LitNetwork(nn.Module, ABC):
-    """A network whose ``forward`` gives the `anomaly_map` of an image, in even light where that is asked for."""
+class EvenLightDetector(Detector):
+    """A detector that can scale every image to the same mean first. Subclasses define `anomaly_map`."""
 
     def __init__(self, even_light: bool | None) -> None:
-        """even_light: whether images are evened; None, before the fit has decided: they are not."""
+        """even_light: whether images are scaled to the same mean. None counts as no; `settle` replaces it."""
         super().__init__()
         self.even_light = bool(even_light)
 
@@ -49,4 +55,12 @@ class LitNetwork(nn.Module, ABC):
 
     @abstractmethod
     def anomaly_map(self, image: Tensor) -> Tensor:
-        """Image ``[N, C, H, W]`` in 0..1 -> anomaly map ``[N, 1, H, W]``, 0 or more."""
+        """As `Detector.forward`, for an image that has already been scaled if it needs to be."""
+
+    @classmethod
+    def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8], backbone: Backbone | None) -> None:
+        if arguments["even_light"] is None:
+            arguments["even_light"] = light_varies(pixels)
+
+    def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return evened_pixels(pixels) if self.even_light else pixels

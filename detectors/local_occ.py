@@ -1,11 +1,12 @@
 """Local one-class classification with image matching: each position of an aligned part has a feature centre of its own.
 
-C. Lv, Z. Zhang, F. Shen, F. Zhang, CVPR Workshops 2023. Equation numbers are the paper's. ALM is the anomaly localisation module, IMM the
-image matching module, which moves parts that arrive shifted and turned onto a template. Every loss is a mean over batch and positions.
+C. Lv, Z. Zhang, F. Shen, F. Zhang, CVPR Workshops 2023. Equation numbers are the paper's. ALM is the anomaly
+localisation module. IMM is the image matching module, which aligns shifted and turned parts with a template. Every loss
+is a mean over batch and positions.
 
-Open in the paper, and chosen here: the layers of N_P, N_R and N_M; the template (the image most like all others, not a random one); the
-reduction behind F_C (the leading directions of the features, about zero, so that a mean keeps a direction for the cosine); whether
-parts need matching at all, which is read off the good images unless it is given.
+The paper leaves open, and we chose: the layers of N_P, N_R and N_M; the template (the image most similar to all others,
+not a random one); the reduction behind F_C (the leading directions of the uncentred features, so that a mean still has
+a direction for the cosine); and whether parts need matching, which is decided from the good images unless it is given.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from detectors.artificial_defects import Image, blended_defects
 from detectors.backbones import PACKAGED, Backbone, build_backbone
+from detectors.detector import Detector, Preset
 from detectors.enlarge import enlarged
 from detectors.image_matching import ImageMatching, inverse, match, parts_come_moved, warp
 from detectors.images import as_input, miniatures, most_typical
@@ -40,11 +42,11 @@ def half_cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def localisation_loss(distance: Tensor, mask: Tensor, margin: float) -> dict[str, Tensor]:
-    """Eq 5 in its two parts: distances ``[N, 1, h, w]`` of good positions fall, those of defective ones (mask 1) rise to the margin."""
+    """The two parts of eq 5: distances ``[N, 1, h, w]`` fall at good positions, and rise to the margin at mask 1."""
     return {"good": ((1 - mask) * distance).mean(), "defective": (mask * (margin - distance).clamp_min(0)).mean()}
 
 
-class LocalOcc(nn.Module):
+class LocalOcc(Detector):
     """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]``, 0 or more."""
 
     mean: Tensor
@@ -58,14 +60,21 @@ class LocalOcc(nn.Module):
     channels = 3
     stride = 32
     backbone = "resnet18"
-    backbone_name = "resnet18"
     post_filter = ("mean:9", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 256, "noise": 0.0, "whiten": False, "untaught": False, "typical": False,
-                                   "passes": 1},
-                         "edge": {"size": 256, "width": 128}}
+    published: ClassVar = {
+        "carpet": (0.991,), "grid": (0.991,), "leather": (0.995,), "tile": (0.974,), "wood": (0.970,),
+        "bottle": (0.985,), "cable": (0.978,), "capsule": (0.985,), "hazelnut": (0.984,), "metal_nut": (0.976,),
+        "pill": (0.971,), "screw": (0.965,), "toothbrush": (0.988,), "transistor": (0.975,), "zipper": (0.992,),
+    }
+    presets: ClassVar = {
+        "paper": Preset(256, {"width": 256, "noise": 0.0, "whiten": False, "untaught": False, "typical": False,
+                              "passes": 1}),
+        "edge": Preset(256, {"width": 128}),
+    }
     ablations: ClassVar = {
-        "without IMM": {"align": False}, "one pass of IMM": {"passes": 1}, "without artificial defects": {"defects": False},
-        "one centre for all positions": {"local": False}, "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
+        "without IMM": {"align": False}, "one pass of IMM": {"passes": 1},
+        "without artificial defects": {"defects": False}, "one centre for all positions": {"local": False},
+        "without feature noise": {"noise": 0.0}, "without whitening": {"whiten": False},
         "without the untaught distance": {"untaught": False}, "without the typical map": {"typical": False},
     }
 
@@ -73,14 +82,15 @@ class LocalOcc(nn.Module):
                  defects: bool = True, local: bool = True, margin: float = 0.1, target: int = 64, cell: int = 8,
                  noise: float = 0.5, whiten: bool = True, untaught: bool = True, typical: bool = True,
                  passes: int = 2) -> None:
-        """width: channels of N_M; target: of F_C; cell: px of the image that one position of F_M stands for; margin: delta.
+        """width: channels of N_M; target: channels of F_C; cell: px of the image per position of F_M; margin: delta.
 
-        align: with IMM; None: see `settle`. defects: learn from artificial ones (eq 5, else eq 3); local: a centre for each position, else
-        one for all. noise: deviations by which features are disturbed, as defects that no image shows (0: the paper's eq 5); whiten: N_M
-        sees F_mixed in units of its deviations over good images, about its mean, its mean at each position and the image's own mean (else
-        about its mean alone, in units of each channel's deviation). untaught: the map is the geometric mean of H_Map and of the distance
-        that F_mixed has from its mean at each position before N_M (see `evidence`); typical: the map is measured by that of good images
-        at each place (`detectors.residuals`); passes: of IMM, each on what the one before it aligned (the paper: 1).
+        align: with IMM; None: see `settle`. defects: learn from artificial defects (eq 5), otherwise eq 3. local: a
+        centre for each position, otherwise one for all. noise: the deviation of noise added to features, which stands
+        for defects that no image shows (0: the paper's eq 5). whiten: N_M sees F_mixed whitened by good images,
+        relative to its mean, its mean at each position and the image's own mean; otherwise only relative to its mean,
+        divided by each channel's deviation. untaught: combine H_Map with the distance of F_mixed from its mean at each position
+        (see `evidence`). typical: divide the map by the typical one (`detectors.residuals`). passes: number of passes
+        of IMM, each on the result of the one before (the paper: 1).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten
@@ -107,8 +117,10 @@ class LocalOcc(nn.Module):
             self.register_buffer("template_features", torch.zeros(1, 64, size // 32, size // 32))
 
     @classmethod
-    def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8]) -> None:
-        """Decide from the good images ``[N, H, W, C]`` whether parts come moved, and need matching, where that is not given."""
+    def settle(cls, arguments: dict[str, Any], pixels: NDArray[np.uint8], backbone: Backbone | None) -> None:
+        """Note which backbone is used, and decide whether parts arrive shifted or turned and so need matching."""
+        if backbone is not None:
+            arguments["backbone"] = backbone.name
         if arguments["align"] is None:
             arguments["align"] = parts_come_moved(pixels)
 
@@ -116,7 +128,7 @@ class LocalOcc(nn.Module):
         self.features = backbone
 
     def phases(self, size: int) -> list[Phase]:
-        shift, turn = (0.05, 7.0) if self.align else (0.0, 0.0)  # beyond how the fitted parts came
+        shift, turn = (0.05, 7.0) if self.align else (0.0, 0.0)  # beyond the motion of the fitted parts
         localise = Phase(
             "localise", 0.7 if self.align else 1.0, self.localisation_losses,
             Views(size, not self.align, 0.5, shift, turn), batch_size=8, learning_rate=1e-3,
@@ -124,22 +136,23 @@ class LocalOcc(nn.Module):
         )
         if not self.align:
             return [localise]
-        match = Phase("match", 0.3, self.matching_losses, Views(size, False, 0.3, shift, turn), batch_size=16, learning_rate=5e-4,
-                      trained=("matching",), defective=0.0, start=self.choose_template)
+        match = Phase("match", 0.3, self.matching_losses, Views(size, False, 0.3, shift, turn), batch_size=16,
+                      learning_rate=5e-4, trained=("matching",), defective=0.0, start=self.choose_template)
         return [match, localise]
 
     # --- IMM ---
 
     def choose_template(self, pixels: NDArray[np.uint8]) -> None:
-        """I_T: the good image that is most like all others."""
+        """I_T: the good image that is most similar to all others."""
         index = most_typical(miniatures(pixels))
         self.template.copy_(as_input(pixels[index:index + 1]))
 
     def matching_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """L_reg, eqs 1 and 2, beside the same on blurred images, which shows the way from farther off."""
+        """L_reg, eqs 1 and 2, also on blurred images, whose gradient reaches farther."""
         assert self.matching is not None
         half, terms = F.avg_pool2d(batch.image, 2), {}
-        for number, there in enumerate(match(self.matching, batch.image, self.matching.n_p(self.template - 0.5), self.passes), 1):
+        found = match(self.matching, batch.image, self.matching.n_p(self.template - 0.5), self.passes)
+        for number, there in enumerate(found, 1):
             aligned = warp(half, there, "border")
             for factor in (1, 4, 16):
                 error = F.avg_pool2d(aligned, factor) - F.avg_pool2d(self.template, 2 * factor)
@@ -147,7 +160,7 @@ class LocalOcc(nn.Module):
         return terms
 
     def aligned(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """I_M of images, and the sampling matrices of the way there."""
+        """I_M: images aligned with the template, and the sampling matrices ``[N, 2, 3]`` that align them."""
         assert self.matching is not None
         there = match(self.matching, image, self.template_features, self.passes)[-1]
         return warp(image, there, "border"), there
@@ -155,7 +168,7 @@ class LocalOcc(nn.Module):
     # --- ALM ---
 
     def mixed_features(self, image: Tensor) -> Tensor:
-        """F_mixed ``[N, D, size / cell, size / cell]`` in float32: the features of strides 4, 8 and 16, resized and concatenated."""
+        """F_mixed, float32 ``[N, D, size / cell, size / cell]``: features of strides 4, 8, 16, resized, joined."""
         side = self.size // self.cell
         features = self.features(image)
         resized = []
@@ -170,7 +183,7 @@ class LocalOcc(nn.Module):
         return torch.cat(resized, 1)
 
     def set_centres(self, pixels: NDArray[np.uint8]) -> None:
-        """F_C: the mean over all good images of F_mixed after reduction, one vector for each position; and the whitening of F_mixed."""
+        """F_C, the mean over good images of the reduced F_mixed at each position; and the whitening of F_mixed."""
         with torch.no_grad():
             if self.matching is not None:
                 self.template_features.copy_(self.matching.n_p(self.template - 0.5))
@@ -192,10 +205,12 @@ class LocalOcc(nn.Module):
             self.image_whitening.copy_(whitening_matrix(within / (count * positions))[:, :, None, None])
             covariance = moment - mean[:, None] * mean
             self.mean.copy_(mean[None, :, None, None])
-            self.whitening.copy_(whitening_matrix(covariance if self.whiten else covariance.diagonal().diag())[:, :, None, None])
+            spread = covariance if self.whiten else covariance.diagonal().diag()
+            self.whitening.copy_(whitening_matrix(spread)[:, :, None, None])
             around = mean_map if self.local else self.mean[0].expand_as(mean_map).double()
             self.local_mean.copy_(around[None])
-            self.local_whitening.copy_(whitening_matrix(moment - around.flatten(1) @ around.flatten(1).T / positions)[:, :, None, None])
+            local_covariance = moment - around.flatten(1) @ around.flatten(1).T / positions
+            self.local_whitening.copy_(whitening_matrix(local_covariance)[:, :, None, None])
             scale = covariance.diagonal().clamp_min(1e-8).rsqrt()
             directions = torch.linalg.eigh(scale[:, None] * moment * scale)[1].flip(1)
             reduced = torch.einsum("dk,dhw->khw", directions[:, :self.centres.shape[1]] * scale[:, None], mean_map)
@@ -204,14 +219,14 @@ class LocalOcc(nn.Module):
             self.centres.copy_(F.normalize(reduced, dim=0)[None])
 
     def normalised(self, image: Tensor) -> Tensor:
-        """What N_M sees: F_mixed about its mean, in units of its deviations over good images; with `whiten` about two more means."""
+        """The input of N_M for an image ``[N, 3, H, W]``; see `whitened`."""
         with torch.no_grad():
             mixed = self.mixed_features(image)
             with torch.autocast(image.device.type, enabled=False):
                 return self.whitened(mixed)
 
     def whitened(self, mixed: Tensor) -> Tensor:
-        """What N_M sees of F_mixed ``[N, D, h, w]``."""
+        """F_mixed ``[N, D, h, w]`` normalised by good images, the input of N_M; with `whiten` it has 3 D channels."""
         standard = F.conv2d(mixed - self.mean, self.whitening)
         if not self.whiten:
             return standard
@@ -219,16 +234,16 @@ class LocalOcc(nn.Module):
         return torch.cat([standard, self.local_deviation(mixed), F.conv2d(mixed - own_mean, self.image_whitening)], 1)
 
     def local_deviation(self, mixed: Tensor) -> Tensor:
-        """F_mixed ``[N, D, h, w]`` about its mean at each position, in units of its deviations there."""
+        """F_mixed ``[N, D, h, w]`` minus its mean at each position, whitened by its deviations there."""
         return F.conv2d(mixed - self.local_mean, self.local_whitening)
 
     def first_layer(self, around: Tensor) -> Tensor:
-        """N_M's first convolution on what it sees (`whitened`) of F_mixed about its mean at each position, ``[N, D, h, w]``.
+        """N_M's first convolution after `whitened`, from F_mixed minus its mean at each position, ``[N, D, h, w]``.
 
-        All of it is linear, and so one convolution: its weights, and what it adds at each position, are worked out from constants.
+        Both steps are linear, so they are one convolution. Its weights and its offset at each position are constants.
         """
         first: Any = self.mapping[0]
-        offset = F.conv2d(self.whitened(self.local_mean), first.weight, first.bias)  # of around = 0
+        offset = F.conv2d(self.whitened(self.local_mean), first.weight, first.bias)  # the result for around = 0
         channels = around.shape[1]
         matrices = (self.whitening, self.local_whitening, self.image_whitening)[:first.weight.shape[1] // channels]
         weights = [(first.weight[:, i * channels:(i + 1) * channels, 0, 0] @ matrix[:, :, 0, 0])[:, :, None, None]
@@ -239,10 +254,11 @@ class LocalOcc(nn.Module):
         return F.conv2d(around, weights[0] + weights[1] + weights[2]) + (offset - own)
 
     def evidence(self, image: Tensor) -> Tensor:
-        """The map at the cells' resolution, ``[N, 1, h, w]``, of aligned images: H_Map, with `untaught` and `typical` what they add.
+        """The map of aligned images with one value per cell, ``[N, 1, h, w]``: H_Map, changed by `untaught`, `typical`.
 
-        The untaught distance is that of Mahalanobis between F_mixed and its mean at each position. N_M is taught by artificial defects and
-        may overlook those that look otherwise; a deviation of the features alone may mean nothing. The geometric mean asks for both.
+        The untaught distance is the Mahalanobis distance between F_mixed and its mean at each position. N_M learns from
+        artificial defects and may miss defects that look different; the features alone also deviate without a defect.
+        The geometric mean is high only if both are.
         """
         around = self.mixed_features(image) - self.local_mean
         result = half_cosine_distance(self.mapping[1:](self.first_layer(around)), self.centres)
@@ -251,15 +267,18 @@ class LocalOcc(nn.Module):
         return result if self.typical is None else self.typical(result)
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:
-        """Measure the map on good images ``[N, H, W, C]``, as they lie on the template."""
+        """Measure the typical map of aligned images."""
+        def evidence(image: Tensor) -> Tensor:
+            return self.evidence(self.aligned(image)[0] if self.align else image)
+
         if self.typical is not None:
-            self.typical.set(cell_maps(lambda image: self.evidence(self.aligned(image)[0] if self.align else image), pixels))
+            self.typical.set(cell_maps(evidence, pixels))
 
     def localisation_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Eq 5 (eq 3 where there are no defects); M_s is 1 where a defect covers a fifth of a cell.
+        """Eq 5 (eq 3 without defects). M_s is 1 where a defect covers at least a fifth of a cell.
 
-        Disturbed features shall be distant too. That term is not the paper's: artificial defects teach what defects look like, noise
-        where good features end.
+        Features with added noise shall be distant too; this term is not in the paper. Artificial defects teach what
+        defects look like, noise teaches where good features end.
         """
         image, mask = batch.image, batch.mask
         if self.matching is not None:
@@ -284,7 +303,7 @@ class LocalOcc(nn.Module):
         return warp(result * self.valid(there), inverse(there), "zeros")
 
     def valid(self, there: Tensor) -> Tensor:
-        """Where I_M shows the frame and not its border drawn out, with half a cell of margin: ``[N, 1, size, size]``, 0 or 1."""
+        """1 where I_M shows the frame and not its replicated border, less a margin of a cell: ``[N, 1, H, W]``."""
         inset = self.size - 2 * self.cell
         ones = F.pad(torch.ones(1, 1, inset, inset), (self.cell,) * 4).expand(there.shape[0], -1, -1, -1)
         return (warp(ones, there, "zeros") > 0.5).float() * ones

@@ -1,4 +1,4 @@
-"""Natural images that artificial defects are cut from: a folder of the user's, or the photographs that scikit-image carries."""
+"""Natural images for artificial defects: the photographs inside scikit-image, or a folder of the user's."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from edge.base.errors import InputError
 from edge.images.files import list_images, read_image
 
 PACKAGED = (
-    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
-    "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "motorcycle_right.png", "retina.jpg", "rocket.jpg",
+    "astronaut.png", "brick.png", "camera.png", "chelsea.png", "clock_motion.png", "coffee.png", "coins.png",
+    "grass.png", "gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png",
+    "motorcycle_right.png", "retina.jpg", "rocket.jpg",
 )
-SIDE = 512  # px; larger ones are shrunk to it when they are read
-MOST = 1000  # images read of a folder
+SIDE = 512  # px; larger images are shrunk to this when they are read
+MOST = 1000  # images read from a folder, at most
 
 
 class NaturalImages:
-    """Photographs of anything but the product. ``folder`` None: those inside scikit-image."""
+    """Photographs of anything except the product. ``folder`` None: those inside scikit-image."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Raises InputError for a folder without images; the images themselves are read when they are needed first."""
+        """Raises InputError for a folder without images. The images are read when they are first needed."""
         self.folder = folder
         if folder is not None:
             if not folder.is_dir():
                 raise InputError(f"no folder of natural images at {folder}", expected="a folder of photographs",
-                                 next="Leave --natural-images out to take the packaged ones.")
+                                 next="Omit --natural-images to use the packaged photographs.")
             self._paths = list_images(folder)[:MOST]
         else:
             import skimage
@@ -38,8 +39,10 @@ class NaturalImages:
 
     @property
     def source(self) -> str:
-        """What they are, for the record."""
-        return f"scikit-image, {len(self._paths)} photographs" if self.folder is None else f"{self.folder}, {len(self._paths)} images"
+        """A description of the source, for the run's record."""
+        if self.folder is None:
+            return f"scikit-image, {len(self._paths)} photographs"
+        return f"{self.folder}, {len(self._paths)} images"
 
     @cached_property
     def _pixels(self) -> list[NDArray[np.uint8]]:
@@ -54,7 +57,7 @@ class NaturalImages:
         return pixels
 
     def crop(self, rng: np.random.Generator, height: int, width: int, channels: int) -> NDArray[np.float32]:
-        """A random crop at a random scale, mirrored and in other colours: float32 ``[height, width, channels]`` in 0..1."""
+        """A random crop, randomly scaled, mirrored and recoloured: float32 ``[height, width, channels]`` in 0..1."""
         image = self._pixels[rng.integers(len(self._pixels))]
         limit = min(image.shape[0] / height, image.shape[1] / width)
         scale = limit * rng.uniform(0.3, 1.0)
@@ -64,7 +67,8 @@ class NaturalImages:
         if channels == 1:
             part = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY), np.uint8)
         crop = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if scale > 1 else cv2.INTER_LINEAR)
-        crop = crop.reshape(height, width, channels)[::rng.choice((-1, 1)), ::rng.choice((-1, 1))].astype(np.float32) / 255
+        crop = crop.reshape(height, width, channels)[::rng.choice((-1, 1)), ::rng.choice((-1, 1))]
+        crop = crop.astype(np.float32) / 255
         if channels == 3 and rng.random() < 0.5:
             crop = crop[..., rng.permutation(3)]
         contrast, offset = rng.uniform(0.5, 1.3), rng.uniform(-0.25, 0.25)

@@ -1,11 +1,11 @@
 """NDP-Net: normal reference attention and defective feature perception.
 
-W. Luo, H. Yao, W. Yu, IEEE Trans. Instrum. Meas. 72, 2023. Equation and table numbers are the paper's. Every loss is a mean over batch
-and positions, so that its weight means the same at every image size.
+W. Luo, H. Yao, W. Yu, IEEE Trans. Instrum. Meas. 72, 2023. Equation and table numbers are the paper's. Every loss is a
+mean over batch and positions, so that its weight means the same at every image size.
 
-Open in the paper, and chosen here: two 3x3 convolutions a stage; N(.) of eq 2 is minimum-maximum per image; the reference (the good image
-most like all others); the sub-networks of MSDSM. For minutes on a CPU, the batches are views of half the image's side at a rate that
-rises to 1e-3, where the paper takes whole images at a constant 1e-4.
+The paper leaves open, and we chose: two 3x3 convolutions per stage; N(.) of eq 2 as minimum-maximum per image; the
+reference (the good image most similar to all others); the sub-networks of MSDSM. The paper fits whole images at a
+constant rate of 1e-4. For minutes on a CPU we use views of half the image's side and a rate that rises to 1e-3.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from detectors.artificial_defects import Image, blended_defects
 from detectors.backbones import Backbone
+from detectors.detector import Preset
 from detectors.enlarge import enlarged
 from detectors.images import as_input, miniatures, most_typical
-from detectors.light import LitNetwork
+from detectors.light import EvenLightDetector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, cell_maps
@@ -42,21 +43,24 @@ def stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 def repair(features: Tensor, reference: Tensor, patch: int) -> Tensor:
-    """RBFRM, eqs 3-5: each K x K patch of ``[N, C, h, w]`` becomes a mixture of the patches of ``[1, C, H, W]``, weighed by likeness.
+    """RBFRM, eqs 3-5: replace each K x K patch of ``[N, C, h, w]`` by a likeness-weighted mixture of the reference's.
 
-    As convolutions whose weights are the reference's patches: the features stay in their layout, and INT8 knows such products.
+    reference: ``[1, C, H, W]``. Its patches become the weights of convolutions: the features keep their layout, and
+    INT8 covers convolutions.
     """
     channels = features.shape[1]
     b = F.pixel_unshuffle(reference, patch).flatten(2)[0].T.reshape(-1, channels, patch, patch)  # b_j: [M, C, K, K]
     unit = b / b.square().sum((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-6)
-    length = (F.avg_pool2d(features.square(), patch).sum(1, keepdim=True) * patch**2).sqrt().clamp_min(1e-6)  # [N, 1, h / K, w / K]
-    likeness = torch.exp(F.conv2d(features, unit, stride=patch) / length)  # eq 3, and eq 4's numerator: [N, M, h / K, w / K]
+    squares = F.avg_pool2d(features.square(), patch).sum(1, keepdim=True)
+    length = (squares * patch**2).sqrt().clamp_min(1e-6)  # [N, 1, h / K, w / K]
+    # Eq 3, and the numerator of eq 4: [N, M, h / K, w / K].
+    likeness = torch.exp(F.conv2d(features, unit, stride=patch) / length)
     total = F.interpolate(likeness.sum(1, keepdim=True), scale_factor=float(patch))
     return F.conv_transpose2d(likeness, b, stride=patch) / total  # eq 5
 
 
 class ReferenceAttention(nn.Module):
-    """RBAM: RBFRM at two patch sizes, and FFM (eqs 6-8), which selects among them and the features as they came."""
+    """RBAM: RBFRM at two patch sizes, and FFM (eqs 6-8), which selects among the results and the original features."""
 
     def __init__(self, channels: int, compressed: int) -> None:
         super().__init__()
@@ -64,7 +68,7 @@ class ReferenceAttention(nn.Module):
         self.attend = nn.Conv2d(compressed, 3 * channels, 5, 1, 2)  # the three 5x5 convolutions side by side
 
     def forward(self, features: Tensor, reference: Tensor) -> Tensor:
-        """Features ``[N, C, h, w]`` and the reference's ``[1, C, H, W]`` -> repaired features ``[N, C, h, w]`` in float32."""
+        """Features ``[N, C, h, w]``, the reference's ``[1, C, H, W]`` -> repaired features float32 ``[N, C, h, w]``."""
         with torch.autocast(features.device.type, enabled=False):
             candidates = [features.float(), *(repair(features.float(), reference, patch) for patch in PATCHES)]
         maps = self.attend(self.compress(sum(candidates)))  # eq 6
@@ -72,17 +76,19 @@ class ReferenceAttention(nn.Module):
 
 
 def fuse(candidates: list[Tensor], maps: list[Tensor]) -> Tensor:
-    """Eqs 7 and 8: three candidates and their attention maps, ``[N, C, h, w]`` each -> the weighted sum ``[N, C, h, w]``."""
-    largest = torch.maximum(torch.maximum(maps[0], maps[1]), maps[2]).detach()  # softmax, without putting the maps side by side
+    """Eqs 7 and 8: three candidates and their attention maps, all ``[N, C, h, w]`` -> the weighted sum, same shape."""
+    # A softmax, without concatenating the maps.
+    largest = torch.maximum(torch.maximum(maps[0], maps[1]), maps[2]).detach()
     weights = [torch.exp(part - largest) for part in maps]
     mixed = weights[0] * candidates[0] + weights[1] * candidates[1] + weights[2] * candidates[2]
     return mixed / (weights[0] + weights[1] + weights[2])
 
 
 def defect_perception_loss(clean: list[Tensor], defective: list[Tensor], mask: Tensor) -> Tensor:
-    """Eq 2, L_def_per: at each stage, the normalised difference of the features of a good and a defective image shows the mask.
+    """Eq 2, L_def_per: at each stage, the normalised feature difference of a good and a defective image shall equal the
+    mask.
 
-    Features ``[N, C_l, h_l, w_l]``, mask ``[N, 1, H, W]``; views without a defect have nothing to show and count nothing.
+    Features ``[N, C_l, h_l, w_l]``, mask ``[N, 1, H, W]``. Views without a defect do not count.
     """
     shown = (mask.amax((1, 2, 3)) > 0).float()
     total = torch.zeros(())
@@ -96,7 +102,7 @@ def defect_perception_loss(clean: list[Tensor], defective: list[Tensor], mask: T
 
 
 def resized(mask: Tensor, like: Tensor) -> Tensor:
-    """I_m^l: a mask ``[N, 1, H, W]`` at the size of a stage, where each position has the share of defective pixels."""
+    """I_m^l: a mask ``[N, 1, H, W]`` at the size of a stage; each position holds its share of defective pixels."""
     return F.interpolate(mask, size=like.shape[-2:], mode="area")
 
 
@@ -112,39 +118,51 @@ def segmentation_module(channels: int) -> nn.Sequential:
     return nn.Sequential(stage(2 * channels, channels), nn.Conv2d(channels, 1, 1))
 
 
-class NdpNet(LitNetwork):
+class NdpNet(EvenLightDetector):
     """Image float32 ``[N, 3, H, W]`` in 0..1, H = W = size -> anomaly map float32 ``[N, 1, H, W]``, 0 or more."""
 
     channels = 3
     stride = 64  # four halvings, then patches of 4
     backbone = "vgg16"
     post_filter = ("mean:5", "median:5", "threshold")
-    presets: ClassVar = {"paper": {"size": 256, "width": 64, "typical": False, "even_light": False}, "edge": {"size": 256, "width": 16}}
+    published: ClassVar = {
+        "carpet": (0.9541, 0.9762, 0.9320), "grid": (0.9937, 0.9850, 0.9572), "leather": (1.0, 0.9943, 0.9879),
+        "tile": (0.9944, 0.9952, 0.9739), "wood": (0.9982, 0.9764, 0.9355),
+    }
+    presets: ClassVar = {
+        "paper": Preset(256, {"width": 64, "typical": False, "even_light": False}),
+        "edge": Preset(256, {"width": 16}),
+    }
     ablations: ClassVar = {
-        "without RBAM": {"reference_attention": False}, "without the defect perception loss": {"perception_weight": 0.0},
-        "pixel difference instead of feature difference": {"segmentation": False}, "without the typical map": {"typical": False},
+        "without RBAM": {"reference_attention": False},
+        "without the defect perception loss": {"perception_weight": 0.0},
+        "pixel difference instead of feature difference": {"segmentation": False},
+        "without the typical map": {"typical": False},
         "in the light as it came": {"even_light": False},
     }
 
     def __init__(
         self, width: int = 16, size: int = 256, reconstruction_weight: float = 100.0, perceptual_weight: float = 1.0,
-        perception_weight: float = 1.0, repair_weight: float = 1.0, segmentation_weight: float = 1.0, first_share: float = 0.35,
-        learning_rate: float = 1e-3, reference_attention: bool = True, segmentation: bool = True, typical: bool = True,
+        perception_weight: float = 1.0, repair_weight: float = 1.0, segmentation_weight: float = 1.0,
+        first_share: float = 0.35, learning_rate: float = 1e-3, reference_attention: bool = True,
+        segmentation: bool = True, typical: bool = True,
         even_light: bool | None = None,
     ) -> None:
-        """The weights are those of eqs 14 and 17; first_share: phase 1's part of a fit.
+        """The weights are those of eqs 14 and 17; first_share: phase 1's share of a fit.
 
-        reference_attention: with RBAM; segmentation: with MSDSM, else the map is the squared difference of pixels; typical: the
-        map is measured by that of good images at each place (`detectors.residuals`); even_light: see `detectors.light`, None for what the
-        good images say.
+        reference_attention: with RBAM; segmentation: with MSDSM, otherwise the map is the squared difference of pixels;
+        typical: divide the map by the typical one (`detectors.residuals`); even_light: see `detectors.light`; None:
+        decided from the good images.
         """
         super().__init__(even_light)
         self.reconstruction_weight, self.perceptual_weight = reconstruction_weight, perceptual_weight
         self.perception_weight, self.repair_weight = perception_weight, repair_weight
         self.segmentation_weight, self.first_share, self.learning_rate = segmentation_weight, first_share, learning_rate
         widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
-        self.encoder = nn.ModuleList(stage(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(zip([3, *widths], widths, strict=False)))
-        self.attention = nn.ModuleList(ReferenceAttention(widths[i - 1], width) for i in REPAIRED) if reference_attention else None
+        pairs = zip([3, *widths[:-1]], widths, strict=True)
+        self.encoder = nn.ModuleList(stage(a, b, 1 if i == 0 else 2) for i, (a, b) in enumerate(pairs))
+        attention = (ReferenceAttention(widths[i - 1], width) for i in REPAIRED)
+        self.attention = nn.ModuleList(attention) if reference_attention else None
         skipped = [widths[4], widths[3] + widths[3], widths[2] + widths[2], widths[1], widths[0]]
         outputs = [widths[3], widths[2], widths[1], widths[0], width]
         self.decoder = nn.ModuleList(stage(a, b) for a, b in zip(skipped, outputs, strict=True))
@@ -153,8 +171,10 @@ class NdpNet(LitNetwork):
         self.typical = TypicalMap() if typical else None
         self.register_buffer("reference", torch.zeros(1, 3, size, size))
         for i in REPAIRED:
-            self.register_buffer(f"reference_features_{i}", torch.zeros(1, widths[i - 1], size >> (i - 1), size >> (i - 1)))
-        self._perceptual: tuple[Backbone, ...] = ()  # in no state dict and no graph: a loss alone needs it
+            side = size >> (i - 1)
+            self.register_buffer(f"reference_features_{i}", torch.zeros(1, widths[i - 1], side, side))
+        # In a tuple, so that it is no submodule: neither saved nor exported.
+        self._perceptual: tuple[Backbone, ...] = ()
 
     def use_backbone(self, backbone: Backbone) -> None:
         self._perceptual = (backbone,)
@@ -208,7 +228,7 @@ class NdpNet(LitNetwork):
         return total
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:
-        """Measure the map on good images ``[N, H, W, C]``."""
+        """Measure the typical map."""
         if self.typical is not None:
             self.typical.set(cell_maps(self.difference, pixels))
 
@@ -218,14 +238,14 @@ class NdpNet(LitNetwork):
         views, share = Views(max(self.stride, size // 2 // self.stride * self.stride)), self.first_share
         second = [name for name in ("attention", "decoder", "to_image", "segment") if getattr(self, name) is not None]
         return [
-            Phase("perceive", share, self.first_losses, views, 8, self.learning_rate, ("encoder", "decoder", "to_image"), defective=1.0,
-                  weight_decay=1e-5),
-            Phase("repair", 1 - share, self.second_losses, views, 8, self.learning_rate, tuple(second), weight_decay=1e-5,
-                  start=self.set_reference),
+            Phase("perceive", share, self.first_losses, views, 8, self.learning_rate,
+                  ("encoder", "decoder", "to_image"), defective=1.0, weight_decay=1e-5),
+            Phase("repair", 1 - share, self.second_losses, views, 8, self.learning_rate, tuple(second),
+                  weight_decay=1e-5, start=self.set_reference),
         ]
 
     def set_reference(self, pixels: NDArray[np.uint8]) -> None:
-        """Choose the reference among good images ``[N, H, W, C]``, the one most like all others, and keep its features."""
+        """Keep the good image among ``[N, H, W, C]`` that is most similar to all others, and its features."""
         index = most_typical(miniatures(pixels))
         with torch.no_grad():
             self.get_buffer("reference").copy_(as_input(pixels[index:index + 1]))
@@ -241,7 +261,7 @@ class NdpNet(LitNetwork):
         return torch.stack([(a.float() - b.float()).abs().mean() for a, b in pairs]).mean()
 
     def first_losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The weighted terms of eq 14 (eqs 12, 13, 2); the decoder sees the features of good images alone."""
+        """The weighted terms of eq 14 (eqs 12, 13, 2); the decoder sees only features of good images."""
         both = self.encode(torch.cat([batch.clean, batch.image]))
         clean, defective = [x.chunk(2)[0] for x in both], [x.chunk(2)[1] for x in both]
         reconstruction = self.decode(*clean[2:])
@@ -265,7 +285,8 @@ class NdpNet(LitNetwork):
             "perceptual": self.perceptual_weight * self.perceptual_loss(reconstruction, batch.clean),
         }
         if self.attention is not None:
-            terms["feature repair"] = self.repair_weight * feature_repair_loss(repaired, [clean[i - 1] for i in REPAIRED])
+            wanted = [clean[i - 1] for i in REPAIRED]
+            terms["feature repair"] = self.repair_weight * feature_repair_loss(repaired, wanted)
         if self.segment is not None:
             parts = self.maps(features, self.encode(reconstruction))
             losses = torch.stack([focal_loss(part, resized(batch.mask, part)) for part in parts])
@@ -273,11 +294,14 @@ class NdpNet(LitNetwork):
         return terms
 
     def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
-        """Eq 1, at random opacity as in DRAEM, with natural images and with the surface itself changed."""
+        """Eq 1 at random opacity, as in DRAEM, with natural images or the changed surface itself."""
         return blended_defects(image, rng, natural, natural_share=0.5)
 
 
 def feature_repair_loss(repaired: list[Tensor], clean: list[Tensor]) -> Tensor:
-    """Eq 9: repaired features ``[N, C_l, h_l, w_l]`` against those of the good image; 1 / (l2 - l1) as printed, of three stages."""
+    """Eq 9: repaired features ``[N, C_l, h_l, w_l]`` against those of the good image.
+
+    The factor is 1 / (l2 - l1) as printed, so 1/2 for three stages.
+    """
     terms = [(a.float() - b.float()).square().mean() for a, b in zip(repaired, clean, strict=True)]
     return torch.stack(terms).sum() / (len(terms) - 1)

@@ -1,7 +1,8 @@
-"""Residuals of an image and its reconstruction, measured by those of good images. No paper's: see the ablation "without whitening".
+"""Residuals between an image and its reconstruction, normalised by those of good images.
 
-A network fitted for minutes does not reconstruct a random texture, so that its largest residuals are the texture's own. What a
-defect changes lies in directions, and at places, where good images have next to none.
+This is in none of the papers; the ablations "without whitening" and "without the typical map" measure it. A network
+fitted for minutes cannot reconstruct a random texture, so the largest residuals are the texture's own. A defect changes
+the image in directions, and at positions, where good images have almost no residual.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ from torch import Tensor, nn
 from detectors.enlarge import enlarged
 from detectors.images import as_input
 
-RIDGE = 1e-3  # added to the variances: no direction counts as certain
-GRID = 32  # cells along a side of the image for which typical residuals are kept
+RIDGE = 1e-3  # added to the variances, so that no direction is amplified without limit
+GRID = 32  # cells along each side of the image for which a typical value is kept
 
 
 def whitening_matrix(moment: Tensor) -> Tensor:
-    """The matrix that makes vectors of mean outer product ``[C, C]`` uncorrelated, each of mean square 1, and changes them least."""
+    """The symmetric (ZCA) whitening matrix ``[C, C]`` of vectors whose mean outer product ``[C, C]`` is ``moment``.
+
+    Whitened vectors are uncorrelated, with a mean square of 1 in each component.
+    """
     scale = moment.double().diagonal().clamp_min(1e-12).rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * moment.double() * scale)
     return ((vectors * (values.clamp_min(0) + RIDGE).rsqrt()) @ vectors.T * scale).float()
 
 
 class Whitening(nn.Module):
-    """Residual vectors in units of their deviation on good images (as in the Mahalanobis distance), averaged over 5x5 positions.
+    """Divides residual vectors by their deviation on good images (as the Mahalanobis distance does), then averages 5x5.
 
-    Averages let a texture's random residuals cancel, before anything is squared, and those of a shade add up.
+    Averaging before anything is squared cancels a texture's random residuals and keeps those of a changed shade.
     """
 
     matrix: Tensor
@@ -41,7 +45,7 @@ class Whitening(nn.Module):
         self.register_buffer("matrix", torch.eye(channels)[:, :, None, None])
 
     def set(self, moment: Tensor) -> None:
-        """Take the mean outer product ``[C, C]`` of residual vectors of good images."""
+        """Set the matrix from the mean outer product ``[C, C]`` of the residual vectors of good images."""
         self.matrix.copy_(whitening_matrix(moment)[:, :, None, None])
 
     def forward(self, residual: Tensor) -> Tensor:
@@ -50,10 +54,11 @@ class Whitening(nn.Module):
 
 
 class TypicalMap(nn.Module):
-    """Divides an anomaly map by the good images' mean map at each place, so that edges of a part do not count as defects.
+    """Divides an anomaly map by the good images' mean map at each position, so that a part's edges are no defects.
 
-    A mean over few images is off by chance, and a texture has no places at all: there, what chance made low would look like a defect. So
-    the means are drawn towards that of all places by the share of their variance that chance explains (Efron and Morris, 1973).
+    A mean over few images contains sampling noise, and on a texture a position has no meaning at all: a mean that is
+    low by chance would make a defect appear. So the means are shrunk towards the mean of all positions, by the share of
+    their variance that sampling noise explains (Efron and Morris, 1973).
     """
 
     typical: Tensor
@@ -63,7 +68,7 @@ class TypicalMap(nn.Module):
         self.register_buffer("typical", torch.ones(1, 1, GRID, GRID))
 
     def set(self, cells: Tensor) -> None:
-        """Take the anomaly maps of good images, ``[N, 1, 32, 32]`` as `cell_maps` gives them."""
+        """Set the typical map from good images' anomaly maps ``[N, 1, 32, 32]``, as `cell_maps` returns them."""
         cells = F.avg_pool2d(F.pad(cells, (1, 1, 1, 1), mode="replicate"), 3, 1)
         means = cells.mean(0, keepdim=True)
         typical = means.mean() + share_of_places(cells.flatten(1)) * (means - means.mean())
@@ -75,9 +80,10 @@ class TypicalMap(nn.Module):
 
 
 def share_of_places(cells: Tensor) -> float:
-    """How much of the variance of the places' means is the places' own, and not chance: 0 to 1. cells: ``[images, places]``.
+    """The share (0..1) of the variance between the positions' means that sampling noise does not explain.
 
-    1 - 1/F, with the F statistic of a two-way analysis of variance: chance is what is left without each image's and each place's mean.
+    cells: ``[images, positions]``. The share is 1 - 1/F, with the F statistic of a two-way analysis of variance: the
+    noise is what remains after subtracting each image's and each position's mean.
     """
     cells = cells.double()
     images, places = cells.shape
@@ -90,13 +96,16 @@ def share_of_places(cells: Tensor) -> float:
 
 
 def in_batches(pixels: NDArray[np.uint8], size: int = 8) -> Iterator[Tensor]:
-    """Images uint8 ``[N, H, W, C]`` as the network takes them, ``size`` at a time."""
+    """Images uint8 ``[N, H, W, C]`` as network input (see `as_input`), ``size`` at a time."""
     for begin in range(0, len(pixels), size):
         yield as_input(pixels[begin:begin + size])
 
 
 def mean_outer_products(residuals: Callable[[Tensor], list[Tensor]], pixels: NDArray[np.uint8]) -> list[Tensor]:
-    """The mean outer products ``[C, C]`` of the residual vectors ``[N, C, h, w]``, one list entry each, over good images."""
+    """The mean outer product ``[C, C]`` of residual vectors over good images, for each entry of ``residuals``.
+
+    residuals: maps network input to a list of ``[N, C, h, w]``. pixels: uint8 ``[N, H, W, C]``.
+    """
     totals: list[Tensor] = []
     count = 0
     for image in in_batches(pixels):
@@ -108,5 +117,5 @@ def mean_outer_products(residuals: Callable[[Tensor], list[Tensor]], pixels: NDA
 
 
 def cell_maps(network: Callable[[Tensor], Tensor], pixels: NDArray[np.uint8]) -> Tensor:
-    """A network's maps of good images, each as the means of 32x32 cells: ``[N, 1, 32, 32]``."""
+    """The network's maps of images uint8 ``[N, H, W, C]``, averaged over 32x32 cells: ``[N, 1, 32, 32]``."""
     return torch.cat([F.adaptive_avg_pool2d(network(image), GRID) for image in in_batches(pixels)])

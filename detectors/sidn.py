@@ -4,8 +4,9 @@ H. Yang, J. Hu, Z. Yin, Z. Wang, IEEE Trans. Ind. Informat. 19(7), 2023, doi 10.
 Equation numbers are the paper's. Every loss is a mean over batch and positions, so that its weight means the
 same at every image size.
 
-The paper fits for long on a GPU: batches of 16 at 256 px, Adam at a constant 1e-4. For minutes on a CPU it is batches of 8 at half the
-size, at a rate that rises to 2e-3 and falls to nothing, with mirrored, relit and some good images among them (detectors/fit.py).
+The paper fits for hours on a GPU, with batches of 16 at 256 px and Adam at a constant 1e-4. For minutes on a CPU we use
+batches of 8 at half the size and a rate that rises to 2e-3 and falls to almost 0. Views are mirrored and relit, and
+some stay good (detectors/fit.py).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from detectors.artificial_defects import Image, gaussian_noise_defects
-from detectors.light import LitNetwork
+from detectors.detector import Preset
+from detectors.light import EvenLightDetector
 from detectors.natural import NaturalImages
 from detectors.phases import Batch, Phase, Views
 from detectors.residuals import TypicalMap, cell_maps
@@ -36,10 +38,11 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            # A 1x1 convolution of stride 2, written as every second pixel and then stride 1: the backward pass of the strided one
-            # writes out of bounds with channels_last on a CPU (torch 2.13), and the process dies sooner or later.
+            # A 1x1 convolution of stride 2, written as "every second pixel" and stride 1. The backward pass of the
+            # strided one writes out of bounds with channels_last on a CPU (torch 2.13) and can crash the process.
             every_second = nn.MaxPool2d(1, stride) if stride != 1 else nn.Identity()
-            self.shortcut = nn.Sequential(every_second, nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(every_second, nn.Conv2d(inputs, outputs, 1, bias=False),
+                                          nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))
@@ -103,29 +106,37 @@ def segmentation_loss(texture_logits: Tensor, defect_logits: Tensor, mask: Tenso
     return -(texture + defect).mean()
 
 
-class Sidn(LitNetwork):
-    """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more; H and W multiples of 16."""
+class Sidn(EvenLightDetector):
+    """Image float32 ``[N, 1, H, W]`` in 0..1 -> anomaly map float32 ``[N, 1, H, W]``, 0 or more.
+
+    H and W are multiples of 16.
+    """
 
     channels = 1
     stride = 16
-    backbone = None
-    presets: ClassVar = {"paper": {"size": 256, "width": 16, "typical": False, "even_light": False}, "edge": {"size": 256, "width": 16}}
+    presets: ClassVar = {
+        "paper": Preset(256, {"width": 16, "typical": False, "even_light": False}),
+        "edge": Preset(256, {"width": 16}),
+    }
     ablations: ClassVar = {
         "without clustering": {"clustering_weight": 0.0}, "without centre separation": {"centre_weight": 0.0},
         "without GSRM": {"global_relation": False}, "without the typical map": {"typical": False},
         "in the light as it came": {"even_light": False},
     }
     post_filter = ("median:5", "threshold", "open:5")
+    published: ClassVar = {
+        "carpet": (0.990,), "grid": (0.983,), "leather": (0.996,), "tile": (0.964,), "wood": (0.956,),
+    }
 
     def __init__(
-        self, width: int = 16, clusters: int = 12, background_weight: float = 0.1,
-        separation_weight: float = 0.01, clustering_weight: float = 0.01, centre_weight: float = 0.01, fusion: float = 0.5,
+        self, width: int = 16, clusters: int = 12, background_weight: float = 0.1, separation_weight: float = 0.01,
+        clustering_weight: float = 0.01, centre_weight: float = 0.01, fusion: float = 0.5,
         global_relation: bool = True, typical: bool = True, even_light: bool | None = None,
     ) -> None:
-        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F); global_relation: with GSRM.
+        """width = C, clusters = K, the weights = lambda1..lambda4, fusion = lambda_f (section III-F).
 
-        typical: the map is measured by that of good images at each place (`detectors.residuals`); even_light: see `detectors.light`,
-        None for what the good images say.
+        global_relation: with GSRM; typical: divide the map by the typical one (`detectors.residuals`); even_light: see
+        `detectors.light`; None: decided from the good images.
         """
         super().__init__(even_light)
         self.background_weight = background_weight
@@ -151,7 +162,7 @@ class Sidn(LitNetwork):
 
     @staticmethod
     def _branch(width: int) -> nn.Sequential:
-        """FSEM: to [16C, H/16, W/16]; its last ReLU keeps features non-negative, without which eq 8 has no lower bound."""
+        """FSEM: to [16C, H/16, W/16]. Its last ReLU keeps features non-negative; otherwise eq 8 has no lower bound."""
         return nn.Sequential(*(ResidualBlock(c * width, 2 * c * width, 2) for c in (2, 4, 8)))
 
     def decompose(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,12 +181,12 @@ class Sidn(LitNetwork):
         return result if self.typical is None else self.typical(result)
 
     def fused(self, image: Tensor) -> Tensor:
-        """Eq 26: what the two branches say together, in 0..1."""
+        """Eq 26: both branches combined, in 0..1."""
         texture, defect = self.segment(*self.decompose(image))
         return (1 - self.fusion) * torch.sigmoid(-texture) + self.fusion * torch.sigmoid(defect)
 
     def finish(self, pixels: NDArray[np.uint8]) -> None:
-        """Measure the map on good images ``[N, H, W, C]``."""
+        """Measure the typical map."""
         if self.typical is not None:
             self.typical.set(cell_maps(self.fused, pixels))
 
@@ -199,5 +210,5 @@ class Sidn(LitNetwork):
         }
 
     def make_defects(self, image: Image, rng: np.random.Generator, natural: NaturalImages) -> tuple[Image, Image]:
-        """DGM, eq 1: noise takes the place of the image inside a random mask."""
+        """DGM, eq 1: noise replaces the image inside a random mask."""
         return gaussian_noise_defects(image, rng)

@@ -239,7 +239,7 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
     Raises InputError for a damaged run or missing images, BundleError if a runtime and torch disagree.
     """
     record, network = read_run(run)
-    size = (record.height, record.width, int(network.channels))  # type: ignore[arg-type]
+    size = (record.height, record.width, network.channels)
     images = parity_images(record, network)
     temporary = claim_folder(out, "bundle")
     try:
@@ -255,7 +255,7 @@ def export_run(run: Path, out: Path, name: str | None = None) -> tuple[Bundle, f
         }
         tile = None if record.tile is None else (record.tile, record.tile)
         fitted = Fitted(record.detector, size, record.sizes, fit, str(good_folder(Path(record.data))), record.fitted,
-                        record.held_out, tuple(network.post_filter), tile)  # type: ignore[arg-type]
+                        record.held_out, network.post_filter, tile)
         return complete(temporary, out, graph, images, torch_maps(network, images), fitted, name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

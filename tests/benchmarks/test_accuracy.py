@@ -29,7 +29,8 @@ from edge.images.files import read_image, write_image
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--steps", "3", "--size", "64", "--width", "1"]
-FIGURES = {"image_auroc", "pixel_auroc", "aupro", "pixel_ap", "minutes", "steps", "parameters", "gflops", "ms_per_image", "paper"}
+FIGURES = {"image_auroc", "pixel_auroc", "aupro", "pixel_ap", "minutes", "steps", "parameters", "gflops",
+           "ms_per_image", "paper"}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,8 @@ def command(scripts):
 def done(command, cloth, tmp_path_factory):
     """A SIDN and an ablation of it, measured once: (folder, exit code, stdout)."""
     folder = tmp_path_factory.mktemp("accuracy")
-    code, out, _ = command("--data", cloth, "--detectors", "sidn", *TINY, "--ablations", "--json", "--out", folder / "table.md")
+    code, out, _ = command("--data", cloth, "--detectors", "sidn", *TINY, "--ablations", "--json", "--out",
+                           folder / "table.md")
     return folder, code, out
 
 
@@ -97,9 +99,11 @@ def test_the_page_and_the_json_hold_all_figures(done):
         assert row["status"] == "done" and set(row) >= FIGURES and row["steps"] == 3 and row["set"] == "woven"
         assert all(0 <= row[name] <= 1 for name in ("image_auroc", "pixel_auroc", "aupro", "pixel_ap"))
     full = report["rows"][0]
-    assert full["paper"] is None and report["averages"]["sidn"]["image_auroc"] == full["image_auroc"] and not report["cut_short"]
+    assert full["paper"] is None and report["averages"]["sidn"]["image_auroc"] == full["image_auroc"]
+    assert not report["cut_short"]
     page = (where / "table.md").read_text()
-    for text in ("AUPRO", f"{full['parameters']:,}", f"{full['pixel_auroc']:.3f}", "steps 3", "a multiply-add counts as two", "best of"):
+    for text in ("AUPRO", f"{full['parameters']:,}", f"{full['pixel_auroc']:.3f}", "steps 3",
+                 "a multiply-add counts as two", "best of"):
         assert text in page
 
 
@@ -150,11 +154,14 @@ def test_the_same_command_again_measures_nothing_again(command, cloth, again):
     page = again.read_text()
     code, out, err = command("--data", cloth, "--detectors", "sidn", *TINY, "--ablations", "--out", again)
     assert code == 0 and "2 jobs, 2 of them done" in err and "woven" in out
-    assert {path: path.stat().st_mtime_ns for path in again.parent.rglob("result.json")} == before and again.read_text() == page
+    assert {path: path.stat().st_mtime_ns for path in again.parent.rglob("result.json")} == before
+    assert again.read_text() == page
 
 
-@pytest.mark.parametrize("change", [["--seed", "1"], ["--steps", "4"], ["--width", "2"], ["--preset", "paper"], "data"], ids=str)
-def test_what_was_measured_with_other_settings_is_not_taken_for_it(command, scripts, cloth, again, tmp_path, monkeypatch, change):
+@pytest.mark.parametrize("change",
+                         [["--seed", "1"], ["--steps", "4"], ["--width", "2"], ["--preset", "paper"], "data"], ids=str)
+def test_what_was_measured_with_other_settings_is_not_taken_for_it(command, scripts, cloth, again, tmp_path,
+                                                                   monkeypatch, change):
     monkeypatch.setattr(scripts[0], "run_job", lambda *_: "not now")
     data, extra = cloth, change
     if change == "data":
@@ -175,7 +182,8 @@ def test_a_detector_that_fails_is_in_the_table_and_the_others_go_on(command, clo
     assert code == 1 and "cannot decode image" in err and "Traceback" not in err
     assert [(row["set"], row["status"]) for row in rows(again)] == [("broken", "failed"), ("woven", "done")]
     page = again.read_text()
-    assert "Failed" in page and "cannot decode image" in page and "| broken | sidn | failed |" in page and "Cut short" not in page
+    assert "Failed" in page and "cannot decode image" in page and "| broken | sidn | failed |" in page
+    assert "Cut short" not in page
 
 
 def die(*_: object) -> None:
@@ -190,7 +198,7 @@ def test_a_fit_whose_process_dies_is_a_failure(command, scripts, cloth, again, m
 
 @pytest.mark.parametrize(("detector", "number"), [("fim-net", signal.SIGINT), ("sidn", signal.SIGTERM)])
 def test_a_stop_is_told_and_the_same_command_goes_on(command, cloth, tmp_path, detector, number):
-    """fim-net stops in its first phase, where no run can be written yet; sidn in its last, where one is, but an interrupted one."""
+    """fim-net stops in its first phase, before a run can be written; sidn in its last, with an interrupted run."""
     def interrupt(err: io.StringIO, ended: threading.Event) -> None:
         while ", step " not in err.getvalue() and not ended.wait(0.01):
             pass
@@ -198,7 +206,8 @@ def test_a_stop_is_told_and_the_same_command_goes_on(command, cloth, tmp_path, d
             os.kill(os.getpid(), number)
 
     table = tmp_path / "table.md"
-    words = ["--data", cloth, "--detectors", f"{detector},sidn", "--steps", "20", "--size", "64", "--width", "1", "--out", table]
+    words = ["--data", cloth, "--detectors", f"{detector},sidn", "--steps", "20", "--size", "64", "--width", "1",
+             "--out", table]
     code, _, err = command(*words, watch=interrupt)
     assert code == 130
     stopped = rows(table)[0]["status"]
@@ -227,12 +236,15 @@ def test_a_fit_that_waits_for_its_evaluation_is_said_to(command, scripts, cloth,
 
     monkeypatch.setattr(scripts[0], "run_job", stop)
     code, _, err = command("--data", cloth, "--detectors", "sidn", *TINY, "--out", again)
-    assert code == 130 and "sidn on woven: fitted, not evaluated" in err and not checkpoint_path(result.parent / "run").exists()
+    assert code == 130 and "sidn on woven: fitted, not evaluated" in err
+    assert not checkpoint_path(result.parent / "run").exists()
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--data", "{tmp}/none"], "no test images"), (["--detectors", "sdin"], "there is no detector"), (["--minutes", "1"], "got both"),
-    (["--size", "80", "--detectors", "all"], "multiple of"), (["--preset", "big"], "preset"), (["--out", "{tmp}/a.json"], "Markdown"),
+    (["--data", "{tmp}/none"], "no test images"), (["--detectors", "sdin"], "there is no detector"),
+    (["--minutes", "1"], "got both"),
+    (["--size", "80", "--detectors", "all"], "multiple of"), (["--preset", "big"], "preset"),
+    (["--out", "{tmp}/a.json"], "Markdown"),
     (["--backbone-weights", "{tmp}/none"], "no backbone weights"), (["--natural-images", "{tmp}/none"], "no folder"),
     (["--data", "{cloth}", "{cloth}"], "same name"), (["--ablations", "without wheels"], "no such ablation"),
 ])
@@ -251,25 +263,30 @@ def test_one_command_at_a_time(command, cloth, again):
 
 
 def fake_row(detector: str, name: str, image: float, pixel: float, **more: object) -> dict:
-    figures = {"image_auroc": image, "pixel_auroc": pixel, "aupro": pixel, "pixel_ap": None, "minutes": 1.0, "steps": 5, "parameters": 1000}
-    return {"detector": detector, "set": name, "variant": "full", "status": "done", **figures, "gflops": 1.0, "ms_per_image": 1.0,
+    figures = {"image_auroc": image, "pixel_auroc": pixel, "aupro": pixel, "pixel_ap": None, "minutes": 1.0,
+               "steps": 5, "parameters": 1000}
+    return {"detector": detector, "set": name, "variant": "full", "status": "done", **figures, "gflops": 1.0,
+            "ms_per_image": 1.0,
             "threads": 2, "sources": "a", "train_good": 245, "good": 32, "defective": 92, **more}
 
 
 def test_averages_are_over_the_sets_and_of_the_best_detector_of_each(scripts):
     report = scripts[1].build_report({"minutes": 1}, [
-        fake_row("sidn", "leather", 0.9, 0.8), fake_row("fim-net", "leather", 0.7, 0.9), fake_row("sidn", "felt", 0.5, 0.6),
+        fake_row("sidn", "leather", 0.9, 0.8), fake_row("fim-net", "leather", 0.7, 0.9),
+        fake_row("sidn", "felt", 0.5, 0.6),
         fake_row("fim-net", "felt", 0.6, 0.4)], {})
     means = {name: (row["sets"], round(row["image_auroc"], 9), round(row["pixel_auroc"], 9), row["pixel_ap"])
              for name, row in report["averages"].items()}
     assert means == {"sidn": (2, 0.7, 0.7, None), "fim-net": (2, 0.65, 0.65, None),
-                     "best of each set, by image AUROC": (2, 0.75, 0.6, None), "best of each set, figure by figure": (2, 0.75, 0.75, None)}
+                     "best of each set, by image AUROC": (2, 0.75, 0.6, None),
+                     "best of each set, figure by figure": (2, 0.75, 0.75, None)}
 
 
 def test_the_papers_figures_stand_beside_their_material_and_another_split_is_marked(scripts):
     montage = scripts[1]
     report = montage.build_report({}, [
-        fake_row("sidn", "leather", 0.9, 0.8), fake_row("ndp-net", "leather", 0.9, 0.8, good=28), fake_row("sidn", "felt", 0.9, 0.8)], {})
+        fake_row("sidn", "leather", 0.9, 0.8), fake_row("ndp-net", "leather", 0.9, 0.8, good=28),
+        fake_row("sidn", "felt", 0.9, 0.8)], {})
     assert [row["paper"] for row in report["rows"]] == [
         {"pixel_auroc": 0.996, "official_split": True},
         {"image_auroc": 1.0, "pixel_auroc": 0.9943, "aupro": 0.9879, "official_split": False}, None]
@@ -278,7 +295,9 @@ def test_the_papers_figures_stand_beside_their_material_and_another_split_is_mar
 
 
 def test_figures_of_other_code_are_said_to_be_of_other_code(scripts):
-    same, other = (scripts[1].build_report({}, [fake_row("sidn", "a", 1, 1), fake_row("sidn", "b", 1, 1, sources=s)], {}) for s in "ab")
+    same, other = (
+        scripts[1].build_report({}, [fake_row("sidn", "a", 1, 1), fake_row("sidn", "b", 1, 1, sources=s)], {})
+        for s in "ab")
     assert "code changed" in scripts[1].markdown(other) and "code changed" not in scripts[1].markdown(same)
 
 
@@ -314,7 +333,8 @@ def test_the_montage_shows_image_truth_and_heat_where_they_are(scripts, cloth, t
     ys, xs = np.nonzero(reddest)
     below, beside = np.nonzero(blue)
     assert 0.2 < len(ys) / (len(below) + len(ys)) * 8 < 2  # one quarter of one of two maps
-    assert xs.min() > beside.min() + 0.7 * (beside.max() - beside.min()) and ys.max() < (below.min() + below.max()) / 2 + 5
+    assert xs.min() > beside.min() + 0.7 * (beside.max() - beside.min())
+    assert ys.max() < (below.min() + below.max()) / 2 + 5
     oy, ox = np.nonzero(outline & ~reddest)
     assert len(oy) > 10 and oy.max() < below.min() and ox.min() > (beside.min() + beside.max()) / 2
 

@@ -42,7 +42,8 @@ def resnet_state() -> State:
     def add(conv: str, norm: str, outputs: int, inputs: int, kernel: int) -> None:
         state[f"{conv}.weight"] = weights(outputs, inputs, kernel, kernel)
         state[f"{norm}.weight"], state[f"{norm}.bias"] = 0.5 + torch.rand(outputs), 0.1 * torch.randn(outputs)
-        state[f"{norm}.running_mean"], state[f"{norm}.running_var"] = 0.1 * torch.randn(outputs), 0.5 + torch.rand(outputs)
+        state[f"{norm}.running_mean"] = 0.1 * torch.randn(outputs)
+        state[f"{norm}.running_var"] = 0.5 + torch.rand(outputs)
 
     add("conv1", "bn1", 64, 3, 7)
     for layer, (inputs, outputs) in enumerate([(64, 64), (64, 128), (128, 256)], 1):
@@ -84,7 +85,8 @@ def alex_features(s: State, x: Tensor) -> list[Tensor]:
 def resnet_features(s: State, x: Tensor) -> list[Tensor]:
     def conv_norm(x: Tensor, conv: str, norm: str, stride: int, padding: int) -> Tensor:
         x = F.conv2d(x, s[f"{conv}.weight"], None, stride, padding)
-        return F.batch_norm(x, s[f"{norm}.running_mean"], s[f"{norm}.running_var"], s[f"{norm}.weight"], s[f"{norm}.bias"])
+        return F.batch_norm(x, s[f"{norm}.running_mean"], s[f"{norm}.running_var"], s[f"{norm}.weight"],
+                            s[f"{norm}.bias"])
 
     x = F.max_pool2d(F.relu(conv_norm(x, "conv1", "bn1", 2, 3)), 3, 2, 1)
     found = []
@@ -115,7 +117,8 @@ def test_features_of_public_weights_are_those_of_the_plain_network(tmp_path, nam
     backbone, record = load_backbone(name, tmp_path / "weights.pth")
     with torch.no_grad():
         close(backbone(IMAGE), REFERENCES[name](state, normalised(IMAGE)))
-    assert record == f"{name}, weights.pth, SHA-256 {hashlib.sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()}"
+    digest = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    assert record == f"{name}, weights.pth, SHA-256 {digest}"
 
 
 def test_the_packaged_backbone_folded_is_the_packages_own_network():
@@ -141,14 +144,16 @@ def test_shapes_are_those_that_are_promised(name):
         features = backbone(torch.zeros(1, 3, 128, 64))
     assert [f.shape[1] for f in features] == list(backbone.channels)
     if name != "alexnet":  # its convolutions and pools without padding come out one short
-        assert [(f.shape[2], f.shape[3]) for f in features] == [(128 // stride, 64 // stride) for stride in backbone.strides]
+        assert [(f.shape[2], f.shape[3]) for f in features] == [(128 // stride, 64 // stride)
+                                                                for stride in backbone.strides]
 
 
 @pytest.mark.parametrize("name", [PACKAGED, *STATES])
 def test_a_backbone_is_frozen(tmp_path, name):
     if name != PACKAGED:
         torch.save(STATES[name](), tmp_path / "weights.pth")
-    backbone, _ = load_backbone("resnet18" if name == PACKAGED else name, None if name == PACKAGED else tmp_path / "weights.pth")
+    backbone, _ = load_backbone("resnet18" if name == PACKAGED else name,
+                                None if name == PACKAGED else tmp_path / "weights.pth")
     assert not backbone.training and backbone.name == name
     assert list(backbone.parameters()) and not any(parameter.requires_grad for parameter in backbone.parameters())
 
@@ -156,7 +161,8 @@ def test_a_backbone_is_frozen(tmp_path, name):
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("features.5.weight", None, "features.5.weight"), ("features.5.bias", None, "features.5.bias"),
     ("features.5.bias", torch.zeros(3), "does not fit"), ("features.5.bias", "text", "features.5.bias"),
-    ("features.5.weight", torch.zeros(128, 64, 5, 5), "does not fit"), ("features.0.weight", torch.zeros(64, 1, 3, 3), "does not fit"),
+    ("features.5.weight", torch.zeros(128, 64, 5, 5), "does not fit"),
+    ("features.0.weight", torch.zeros(64, 1, 3, 3), "does not fit"),
 ])
 def test_weights_of_another_network_are_refused(tmp_path, key, value, message):
     state = conv_state(VGG)
@@ -168,7 +174,8 @@ def test_weights_of_another_network_are_refused(tmp_path, key, value, message):
         load_backbone("vgg16", tmp_path / "weights.pth")
 
 
-@pytest.mark.parametrize(("name", "other"), [("vgg16", "alexnet"), ("alexnet", "vgg16"), ("resnet18", "vgg16"), ("vgg16", "resnet18")])
+@pytest.mark.parametrize(("name", "other"),
+                         [("vgg16", "alexnet"), ("alexnet", "vgg16"), ("resnet18", "vgg16"), ("vgg16", "resnet18")])
 def test_one_papers_weights_are_not_taken_for_anothers(tmp_path, name, other):
     torch.save(STATES[other](), tmp_path / "weights.pth")
     with pytest.raises(InputError, match=r"does not fit|no weights called"):
@@ -193,7 +200,8 @@ def test_a_resnet_without_one_of_its_entries_is_refused(tmp_path, key):
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    (None, "cannot be read"), (b"no weights", "cannot be read"), (b"", "cannot be read"), (b"PK\x03\x04", "cannot be read"),
+    (None, "cannot be read"), (b"no weights", "cannot be read"), (b"", "cannot be read"),
+    (b"PK\x03\x04", "cannot be read"),
     ([1, 2], "no state dict"),
 ])
 @pytest.mark.parametrize("name", STATES)

@@ -73,7 +73,8 @@ def test_the_fusion_is_equations_6_to_10():
     module = FeatureFusion(6).eval()
     z, memory_code = numbers(4, 6), numbers(4, 6)
     (w_f, b_f), (w_i, b_i), (w_c, b_c) = (
-        (layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in (module.forget, module.input, module.texture)
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+        for layer in (module.forget, module.input, module.texture)
     )
     expected = []
     for zk, mk in zip(z, memory_code, strict=True):
@@ -123,7 +124,8 @@ def test_the_features_are_the_encoders_first_three_layers_on_the_whole_image():
     scales = net.features(x)
     assert [tuple(s.shape) for s in scales] == [(1, 2, 64, 32), (1, 2, 64, 32), (1, 4, 32, 16)]
     moved = x.clone()
-    moved[:, :, 64:] = y[:, :, 64:]  # the second patch: features beyond the seam of the patches see it, further ones do not
+    # the second patch: features beyond the seam of the patches see it, further ones do not
+    moved[:, :, 64:] = y[:, :, 64:]
     changed = [(a - b).abs().amax(dim=(1, 3))[0] > 0 for a, b in zip(scales, net.features(moved), strict=True)]
     assert [int(rows.int().argmax()) for rows in changed] == [31, 30, 14]
 
@@ -181,7 +183,7 @@ TABLE_1 = {  # operation, kernel, stride, padding, channels, batch norm, activat
 
 @pytest.mark.parametrize("part", TABLE_1)
 def test_the_layers_are_those_of_table_1(part):
-    net = FimNet(**{"width": FimNet.presets["paper"]["width"]})
+    net = FimNet(FimNet.presets["paper"].arguments["width"])
     rows = []
     for layer in getattr(net, part).modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
@@ -200,13 +202,13 @@ def test_the_layers_are_those_of_table_1(part):
 
 
 def test_the_setup_is_the_papers():
-    net = FimNet(**{"width": 32})
+    net = FimNet(32)
     assert net.memory.items.shape == (100, 512)
     assert (net.reconstruction_weight, net.sparsity_weight) == (50, 0.01)
     z = net.encoder(torch.zeros(2, 3, 64, 64))
     assert z.shape == (2, 512, 1, 1)
     assert net.decode(z.flatten(1)).shape == (2, 3, 64, 64)
-    for phase in net.phases(FimNet.presets["paper"]["size"]):
+    for phase in net.phases(FimNet.presets["paper"].size):
         assert phase.batch_size * (phase.views.crop // 64) ** 2 == 512
         assert phase.betas[0] == 0.5
 
@@ -225,7 +227,8 @@ def test_the_first_phase_sees_good_patches_and_teaches_all_and_the_second_repair
         freeze_all_but(net, phase.trained)
         assert {name for name, parameter in net.named_parameters() if not parameter.requires_grad} == frozen
         sum(phase.losses(good_batch()).values()).backward()
-        idle = {name for name, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()}
+        idle = {name for name,
+                parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum()}
         assert idle == frozen, phase.name
         net.zero_grad()
 
@@ -270,7 +273,8 @@ def test_artificial_defects_follow_equation_1():
         before = image.copy()
         defective, mask = pasted_defects(image, rng, natural)
         assert np.array_equal(image, before)
-        assert defective.dtype == mask.dtype == np.float32 and defective.shape == image.shape and mask.shape == (96, 128, 1)
+        assert defective.dtype == mask.dtype == np.float32 and defective.shape == image.shape
+        assert mask.shape == (96, 128, 1)
         assert set(np.unique(mask)) == {0, 1} and defective.min() >= 0 and defective.max() <= 1
         assert np.array_equal(defective[mask[..., 0] == 0], image[mask[..., 0] == 0])
         shares.append(mask.mean())
@@ -335,6 +339,7 @@ def test_a_fit_becomes_a_graph_that_runs_alike_in_torch_openvino_and_onnx_runtim
     record, net = read_run(tmp_path / "run")
     images = parity_images(record, net)[:3]
     expected = torch_maps(net, images)
-    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model" / "fp32.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model" / "fp32.onnx",
+                                           providers=["CPUExecutionProvider"])
     (got,) = session.run(None, {session.get_inputs()[0].name: images})
     assert np.abs(got - expected).max() < 1e-3 * np.ptp(expected)

@@ -55,7 +55,8 @@ def test_near_duplicates_stay_together(cloth, tmp_path):
 def test_few_parts_photographed_often_stay_together(cloth, parts, shots):
     rng = np.random.default_rng(0)
     frames = [read_image(path).astype(np.float32) for path in sorted((cloth / "train" / "good").iterdir())[:parts]]
-    shifted = [np.roll(frame, rng.integers(-2, 3, 2), (0, 1)) + rng.normal(0, 2, frame.shape) for frame in frames for _ in range(shots)]
+    shifted = [np.roll(frame, rng.integers(-2, 3, 2), (0, 1)) + rng.normal(0, 2, frame.shape) for frame in frames
+               for _ in range(shots)]
     spectra = [phase_spectrum(np.clip(frame, 0, 255).astype(np.uint8)) for frame in shifted]
     groups = near_duplicate_groups(np.stack(spectra))
     assert sorted(map(sorted, groups)) == [list(range(shots * k, shots * (k + 1))) for k in range(parts)]
@@ -89,8 +90,10 @@ def test_exact_copies_count_once(cloth, tmp_path):
 def test_a_batch_depends_on_seed_and_step_alone(cloth):
     pixels = load_good_images(cloth, 64, 64, 1, 0).pixels
     network = Sidn(width=1)
-    one, same, other = (make_batch(network, network.phases(64)[0], pixels, NaturalImages(), (5, 0, step)) for step in (3, 3, 4))
-    assert torch.equal(one.image, same.image) and torch.equal(one.mask, same.mask) and not torch.equal(one.image, other.image)
+    one, same, other = (make_batch(network, network.phases(64)[0], pixels, NaturalImages(), (5, 0, step))
+                        for step in (3, 3, 4))
+    assert torch.equal(one.image, same.image) and torch.equal(one.mask, same.mask)
+    assert not torch.equal(one.image, other.image)
     assert one.clean.shape == one.image.shape == one.mask.shape == (8, 1, 64, 64)
     assert torch.equal(one.clean[one.mask.amax((1, 2, 3)) == 0], one.image[one.mask.amax((1, 2, 3)) == 0])
     assert not torch.equal(one.clean, one.image)
@@ -99,7 +102,8 @@ def test_a_batch_depends_on_seed_and_step_alone(cloth):
 def test_the_same_seed_and_steps_give_the_same_weights(cloth, fitted_run, tmp_path):
     fit(Settings("sidn", seed=1, size=64, width=2), cloth, tmp_path / "again", Budget(steps=30))
     fit(Settings("sidn", seed=2, size=64, width=2), cloth, tmp_path / "other", Budget(steps=30))
-    first, again, other = (read_run(run)[1].state_dict() for run in (fitted_run, tmp_path / "again", tmp_path / "other"))
+    first, again, other = (read_run(run)[1].state_dict()
+                           for run in (fitted_run, tmp_path / "again", tmp_path / "other"))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
@@ -123,7 +127,8 @@ def test_minutes_bound_a_fit(cloth, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_fit_leaves_a_usable_run(cloth, tmp_path, number, lineside):
     process = subprocess.Popen(
-        [sys.executable, "-m", "lineside", "fit", "sidn", "--data", str(cloth), "--out", str(tmp_path / "run"), "--minutes", "5",
+        [sys.executable, "-m", "lineside", "fit", "sidn", "--data", str(cloth), "--out", str(tmp_path / "run"),
+         "--minutes", "5",
          "--size", "64", "--width", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     line = process.stderr.readline()
     assert "step" in line and "loss" in line and "s left" in line
@@ -139,7 +144,8 @@ def test_an_interrupted_fit_leaves_a_usable_run(cloth, tmp_path, number, linesid
     (["sidn", "--data", "{tmp}/none"], "no folder"), (["sidn", "--data", "{tmp}"], "no image"),
     (["sidn", "--data", "{cloth}", "--minutes", "1", "--steps", "5"], "either"),
     (["sidn", "--data", "{cloth}", "--minutes", "0"], "positive"),
-    (["sidn", "--data", "{cloth}", "--steps", "-1"], "positive"), (["sidn", "--data", "{cloth}", "--size", "100"], "multiple of 16"),
+    (["sidn", "--data", "{cloth}", "--steps", "-1"], "positive"),
+    (["sidn", "--data", "{cloth}", "--size", "100"], "multiple of 16"),
     (["sidn", "--data", "{cloth}", "--width", "0"], "width"), (["sidn", "--data", "{cloth}", "--seed", "-1"], "seed"),
 ])
 def test_wrong_input_is_one_message_and_leaves_nothing(cloth, tmp_path, lineside, arguments, words):
@@ -173,7 +179,7 @@ def test_a_damaged_run_is_refused(fitted_run, tmp_path, lineside, name):
     data = (tmp_path / "run" / name).read_bytes()
     (tmp_path / "run" / name).write_bytes(data[: len(data) // 2])
     code, _, err = lineside("export", tmp_path / "run", "--out", tmp_path / "bundle")
-    assert code == 2 and "not a whole run" in err and not (tmp_path / "bundle").exists()
+    assert code == 2 and "not a complete run" in err and not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize("size", [144, 208])
@@ -186,7 +192,8 @@ def test_a_disk_that_is_full_at_the_end_of_a_fit_is_one_message(cloth, tmp_path,
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr("detectors.run.torch.save", full)
-    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "1", "--size", "64", "--width", "1")
+    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "1", "--size", "64",
+                            "--width", "1")
     assert code == 2 and "cannot be written" in err and list(tmp_path.iterdir()) == []
 
 
@@ -205,7 +212,8 @@ def test_defects_beside_good_images_are_not_fitted_on(cloth, tmp_path, lineside)
 
 
 def test_fit_tells_its_figures_as_json(cloth, tmp_path, lineside):
-    code, out, _ = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "2", "--size", "64", "--width", "1",
+    code, out, _ = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "2", "--size", "64",
+                            "--width", "1",
                             "--json")
     figures = json.loads(out)
     assert code == 0 and figures["steps"] == 2 and figures["images_fitted"] + figures["images_held_out"] == 24

@@ -15,7 +15,8 @@ def test_the_warp_is_a_turn_and_a_shift_of_pixels():
     """Against OpenCV: x_in = R x_out + t in half sides from the centre."""
     image = cv2.GaussianBlur(RNG.random((64, 64)).astype(np.float32), (0, 0), 3)
     tx, ty, angle = 0.2, -0.1, 0.3
-    got = warp(torch.from_numpy(image)[None, None], rigid(torch.tensor([[tx, ty]]), torch.tensor([angle])), "zeros")[0, 0].numpy()
+    matrix = rigid(torch.tensor([[tx, ty]]), torch.tensor([angle]))
+    got = warp(torch.from_numpy(image)[None, None], matrix, "zeros")[0, 0].numpy()
     cos, sin, centre = np.cos(angle), np.sin(angle), 31.5
     back = np.array([[cos, -sin, 0], [sin, cos, 0]])
     back[:, 2] = np.array([tx, ty]) * 32 + centre - back[:, :2] @ (centre, centre)
@@ -32,11 +33,13 @@ def test_the_way_back_undoes_the_way_there():
 
 
 def test_composed_motions_are_made_one_after_the_other():
-    inner, outer = rigid(torch.tensor([[0.1, -0.2]]), torch.tensor([0.4])), rigid(torch.tensor([[-0.3, 0.1]]), torch.tensor([-0.1]))
+    inner = rigid(torch.tensor([[0.1, -0.2]]), torch.tensor([0.4]))
+    outer = rigid(torch.tensor([[-0.3, 0.1]]), torch.tensor([-0.1]))
     points = torch.randn(1, 2, 10)
     after_inner = inner[:, :, :2] @ points + inner[:, :, 2:]
     both = compose(outer, inner)
-    torch.testing.assert_close(both[:, :, :2] @ points + both[:, :, 2:], outer[:, :, :2] @ after_inner + outer[:, :, 2:])
+    torch.testing.assert_close(both[:, :, :2] @ points + both[:, :, 2:],
+                               outer[:, :, :2] @ after_inner + outer[:, :, 2:])
 
 
 def test_a_further_pass_corrects_what_the_one_before_it_left():

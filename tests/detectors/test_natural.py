@@ -15,7 +15,8 @@ def packaged() -> NaturalImages:
     return NaturalImages()
 
 
-def crops(natural: NaturalImages, seed: int, channels: int = 3, number: int = 12, height: int = 24, width: int = 40) -> np.ndarray:
+def crops(natural: NaturalImages, seed: int, channels: int = 3, number: int = 12, height: int = 24,
+          width: int = 40) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return np.stack([natural.crop(rng, height, width, channels) for _ in range(number)])
 
@@ -69,13 +70,14 @@ def test_a_folder_is_taken_with_its_sub_folders(folder):
 def test_a_grey_photograph_stays_grey_over_three_channels(folder):
     (folder / "colour.png").unlink()
     found = crops(NaturalImages(folder), 0)
-    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2]) and found.std() > 0.01
+    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
+    assert found.std() > 0.01
 
 
 def test_a_grey_crop_of_a_colour_photograph_has_its_luminance(tmp_path):
     write_image(tmp_path / "red.png", np.full((32, 32, 3), (255, 0, 0), np.uint8))
     found = crops(NaturalImages(tmp_path), 0, 1, 200)
-    # contrast and offset are drawn at random around the middle: (0.299 - 0.5) times 0.9 on average, and nothing on average
+    # Contrast and offset are random: on average, the value's distance to 0.5 is multiplied by 0.9, and the offset is 0.
     assert abs(found.mean() - (0.5 - 0.201 * 0.9)) < 0.03
 
 
@@ -99,7 +101,8 @@ def test_a_folder_without_images_is_refused(tmp_path, lineside, cloth, what):
         path.mkdir()
     with pytest.raises(InputError, match="no folder" if what != "empty" else "no image"):
         NaturalImages(path)
-    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "1", "--natural-images", path)
+    code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", "1",
+                            "--natural-images", path)
     assert code == 2 and str(path) in err and not (tmp_path / "run").exists()
 
 

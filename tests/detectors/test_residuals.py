@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.residuals import GRID, TypicalMap, Whitening, cell_maps, mean_outer_products, share_of_places, whitening_matrix
+from detectors.residuals import (
+    GRID,
+    TypicalMap,
+    Whitening,
+    cell_maps,
+    mean_outer_products,
+    share_of_places,
+    whitening_matrix,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -33,7 +41,8 @@ def test_mean_outer_products_are_means_over_all_images_and_positions():
 def test_cells_are_means_of_each_image_s_map():
     pixels = RNG.integers(0, 256, (11, 64, 96, 3), dtype=np.uint8)
     cells = cell_maps(lambda image: image[:, :1], pixels)
-    np.testing.assert_allclose(cells[:, 0], pixels[..., 0].reshape(11, GRID, 2, GRID, 3).mean(axis=(2, 4)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(cells[:, 0], pixels[..., 0].reshape(11, GRID, 2, GRID, 3).mean(axis=(2, 4)) / 255,
+                               rtol=1e-5)
 
 
 def test_averages_come_after_whitening_and_before_squares():
@@ -56,7 +65,8 @@ def test_a_map_is_divided_by_the_typical_one_of_its_place():
     good = torch.ones(1, 1, 128, 128)
     good[..., 64:] = 10
     result = typical(good)
-    assert 0.9 < float(result[..., 100:].mean() / result[..., :28].mean()) < 1.6  # the floor of a tenth of the mean is in it
+    # the floor of a tenth of the mean is in it
+    assert 0.9 < float(result[..., 100:].mean() / result[..., :28].mean()) < 1.6
     assert float(typical(2 * good).mean()) > 1.9 * float(result.mean())
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from detectors import registry
 from detectors.batches import Batch
 from detectors.checkpoint import checkpoint_path, read_checkpoint
+from detectors.detector import Detector, Preset
 from detectors.fit import Budget, Settings, fit
 from detectors.phases import Phase, Views
 from detectors.run import read_run
@@ -27,14 +28,12 @@ SIDN = Settings("sidn", seed=4, size=64, width=1)
 SIDN_STEPS = 8
 
 
-class Toy(nn.Module):
-    """Three phases: the body learns, then head and scale, then all; the second begins with a look at the good images."""
+class Toy(Detector):
+    """Three phases: the body learns, then head and scale, then all; the second starts by looking at the good images."""
 
     channels = 1
     stride = 16
-    backbone = None
-    presets: ClassVar = {"edge": {"size": 64, "width": 3}}
-    ablations: ClassVar = {}
+    presets: ClassVar = {"edge": Preset(64, {"width": 3})}
     post_filter = ("threshold",)
     looked_at: ClassVar[list[tuple[int, ...]]] = []
     made: ClassVar[list[Toy]] = []
@@ -70,6 +69,16 @@ class Toy(nn.Module):
         y, x = rng.integers(0, 16, 2)
         mask[y:y + 8, x:x + 8] = 1
         return np.where(mask > 0, 1 - image, image).astype(np.float32), mask
+
+
+@pytest.fixture(scope="module")
+def whole(cloth, tmp_path_factory):
+    """The toy's run of a fit without a stop."""
+    out = tmp_path_factory.mktemp("toy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
+        fit(Settings("toy", seed=3), cloth, out, Budget(steps=STEPS))
+    return out
 
 
 @pytest.fixture
@@ -113,12 +122,11 @@ def sidn_run(cloth, tmp_path_factory):
 
 
 @pytest.mark.parametrize("at", [2, 4, 6, 8, 11])  # inside each phase, and between them
-def test_a_resumed_fit_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, toy, at):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_resumed_fit_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, whole, toy, at):
     stop(toy, cloth, tmp_path / "run", STEPS, at)
     record = fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert record.steps == STEPS and not record.interrupted and same_runs(tmp_path / "whole", tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert record.steps == STEPS and not record.interrupted and same_runs(whole, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(("at", "written"), [(2, False), (6, False), (8, False), (11, True)])
@@ -127,13 +135,12 @@ def test_a_stop_leaves_a_run_in_the_last_phase_alone(cloth, tmp_path, toy, at, w
     assert (tmp_path / "run" / "weights.pt").exists() == written and checkpoint_path(tmp_path / "run").exists()
 
 
-def test_a_fit_can_be_stopped_again_and_again(cloth, tmp_path, toy):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_fit_can_be_stopped_again_and_again(cloth, tmp_path, whole, toy):
     stop(toy, cloth, tmp_path / "run", STEPS, 1)
     for at in (3, 5, 9):
         stop(toy, cloth, tmp_path / "run", STEPS, at, resume=True)
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert same_runs(tmp_path / "whole", tmp_path / "run")
+    assert same_runs(whole, tmp_path / "run")
 
 
 def test_a_resumed_sidn_is_the_uninterrupted_one_to_the_bit(cloth, tmp_path, sidn_run):
@@ -150,21 +157,21 @@ def test_a_phase_begins_once_over_a_resume(cloth, tmp_path, toy, at):
     assert Toy.looked_at == [(len(record.fitted), 64, 64, 1)]
 
 
-def test_a_phase_begins_once_when_it_is_stopped_at_that(cloth, tmp_path, toy, monkeypatch):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_phase_begins_once_when_it_is_stopped_at_that(cloth, tmp_path, whole, toy, monkeypatch):
     with monkeypatch.context() as patch:
         look = Toy.look
         patch.setattr(Toy, "look", lambda self, pixels: (look(self, pixels), os.kill(os.getpid(), signal.SIGINT)))
         stop(toy, cloth, tmp_path / "run", STEPS, 4)
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True)
-    assert len(Toy.looked_at) == 2 and same_runs(tmp_path / "whole", tmp_path / "run")
+    assert len(Toy.looked_at) == 1 and same_runs(whole, tmp_path / "run")
 
 
 def test_each_phase_changes_what_it_trains_and_nothing_else(cloth, tmp_path, toy):
     states = {}
 
     def keep(progress) -> None:
-        states[progress.step] = (progress.phase, {name: value.clone() for name, value in Toy.made[-1].state_dict().items()})
+        states[progress.step] = (progress.phase,
+                                 {name: value.clone() for name, value in Toy.made[-1].state_dict().items()})
 
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), report=keep)
     assert [states[step][0] for step in (4, 5, 8, 9)] == ["first", "second", "second", "third"]
@@ -188,7 +195,8 @@ def test_a_resumed_phase_freezes_what_it_froze(cloth, tmp_path, toy):
     fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS), resume=True,
         report=lambda p: states.append({k: v.clone() for k, v in Toy.made[-1].state_dict().items()}))
     after = states[1]  # step 8, the last of the second phase
-    assert {name for name in before if not torch.equal(before[name], after[name])} == {"head.weight", "head.bias", "scale"}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"head.weight", "head.bias", "scale"}
 
 
 def test_the_minutes_of_a_fit_count_over_a_stop(cloth, tmp_path):
@@ -211,7 +219,8 @@ lineside.main()
 
 
 def test_a_killed_fit_goes_on_from_its_last_checkpoint(cloth, tmp_path, lineside):
-    words = ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1, "--steps"]
+    words = ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1,
+             "--steps"]
     process = subprocess.Popen([sys.executable, "-c", KILLED, *map(str, [*words, 100000])], stderr=subprocess.DEVNULL)
     while not checkpoint_path(tmp_path / "run").exists():
         assert process.poll() is None
@@ -221,18 +230,21 @@ def test_a_killed_fit_goes_on_from_its_last_checkpoint(cloth, tmp_path, lineside
     first = len(read_checkpoint(tmp_path / "run").history)
     code, out, err = lineside(*words, first + 2, "--resume", "--json")
     assert code == 0 and f'"steps": {first + 2}' in out and "Traceback" not in err
-    assert not checkpoint_path(tmp_path / "run").exists() and len((tmp_path / "run" / "loss.csv").read_text().splitlines()) == first + 3
+    assert not checkpoint_path(tmp_path / "run").exists()
+    assert len((tmp_path / "run" / "loss.csv").read_text().splitlines()) == first + 3
 
 
 @pytest.fixture
 def stopped(cloth, tmp_path):
     """The arguments of a command whose fit was stopped."""
     stop(SIDN, cloth, tmp_path / "run", SIDN_STEPS, 2)
-    return ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1, "--steps", SIDN_STEPS]
+    return ["fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--seed", 4, "--size", 64, "--width", 1,
+            "--steps", SIDN_STEPS]
 
 
 @pytest.mark.parametrize(("change", "named"), [
-    (["--seed", 5], "seed"), (["--width", 2], "arguments"), (["--size", 80], "size"), (["--data", "{cloth}/test/good"], "images"),
+    (["--seed", 5], "seed"), (["--width", 2], "arguments"), (["--size", 80], "size"),
+    (["--data", "{cloth}/test/good"], "images"),
     (["--natural-images", "{cloth}/test"], "natural images"),
 ])
 def test_a_fit_of_other_settings_is_not_resumed(cloth, stopped, tmp_path, lineside, change, named):
@@ -251,12 +263,12 @@ def test_a_damaged_checkpoint_is_refused(stopped, tmp_path, lineside, damage):
     else:
         path.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "noise": os.urandom(1000)}[damage])
     code, _, err = lineside(*stopped, "--resume")
-    assert code == 2 and "not a whole checkpoint" in err and "Remove it" in err and path.exists()
+    assert code == 2 and "not a complete checkpoint" in err and "Remove it" in err and path.exists()
 
 
 def test_there_must_be_a_stopped_fit_to_resume(cloth, tmp_path, lineside):
     code, _, err = lineside("fit", "sidn", "--data", cloth, "--out", tmp_path / "run", "--steps", 2, "--resume")
-    assert code == 2 and "no stopped fit" in err and "Leave --resume out" in err and list(tmp_path.iterdir()) == []
+    assert code == 2 and "no stopped fit" in err and "Omit --resume" in err and list(tmp_path.iterdir()) == []
 
 
 def test_a_stopped_fit_is_not_forgotten(stopped, tmp_path, lineside):
@@ -266,8 +278,7 @@ def test_a_stopped_fit_is_not_forgotten(stopped, tmp_path, lineside):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")], ids=repr)
-def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path, monkeypatch, toy, error):
-    fit(toy, cloth, tmp_path / "whole", Budget(steps=STEPS))
+def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path, monkeypatch, whole, toy, error):
     save, tried = torch.save, []
 
     def full(state, path) -> None:
@@ -280,8 +291,8 @@ def test_a_fit_goes_on_when_there_is_no_room_for_its_checkpoint(cloth, tmp_path,
     monkeypatch.setattr("torch.save", full)
     monkeypatch.setattr("detectors.fit.SAVE_EVERY", 0.0)
     record = fit(toy, cloth, tmp_path / "run", Budget(steps=STEPS))
-    assert len(tried) >= STEPS and not record.interrupted and same_runs(tmp_path / "whole", tmp_path / "run")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "whole"]
+    assert len(tried) >= STEPS and not record.interrupted and same_runs(whole, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_the_last_checkpoint_stays_when_there_is_no_room_for_the_next(cloth, tmp_path, monkeypatch, toy):

@@ -64,7 +64,8 @@ def test_the_centre_loss_is_equation_18():
 def test_the_segmentation_loss_is_equation_5():
     a, b, m = numbers(2, 1, 4, 4), numbers(2, 1, 4, 4), (numbers(2, 1, 4, 4) > 0).astype(np.float32)
     t, d = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(-b))
-    expected = np.abs(0.1 * (1 - m) * np.log(t) + m * np.log(1 - t)).mean() + np.abs(0.1 * (1 - m) * np.log(1 - d) + m * np.log(d)).mean()
+    texture = np.abs(0.1 * (1 - m) * np.log(t) + m * np.log(1 - t)).mean()
+    expected = texture + np.abs(0.1 * (1 - m) * np.log(1 - d) + m * np.log(d)).mean()
     got = segmentation_loss(*(torch.from_numpy(x) for x in (a, b, m)), 0.1)
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
@@ -72,8 +73,8 @@ def test_the_segmentation_loss_is_equation_5():
 def test_gsrm_is_equations_23_and_24():
     module = GlobalSemanticRelation(6).eval()
     z, c = numbers(1, 6, 3, 5), numbers(4, 6)
-    key = np.einsum("oi,ihw->hwo", module.key.weight.detach().numpy()[:, :, 0, 0], z[0]) + module.key.bias.detach().numpy()
-    value = np.einsum("oi,ihw->hwo", module.value.weight.detach().numpy()[:, :, 0, 0], z[0]) + module.value.bias.detach().numpy()
+    key, value = (np.einsum("oi,ihw->hwo", layer.weight.detach()[:, :, 0, 0], z[0]) + layer.bias.detach().numpy()
+                  for layer in (module.key, module.value))
     logits = key.reshape(15, 6) @ c.T
     attention = np.exp(logits - logits.max(axis=1, keepdims=True))
     attention /= attention.sum(axis=1, keepdims=True)
@@ -123,7 +124,8 @@ def test_artificial_defects_follow_equation_1():
         assert defective.dtype == mask.dtype == np.float32 and defective.shape == mask.shape == image.shape
         assert set(np.unique(mask)) <= {0, 1} and defective.min() >= 0 and defective.max() <= 1
         far = np.pad(mask[..., 0], 8)  # the soft edge of a defect reaches a few px beyond its mask
-        near = np.max([np.roll(far, (dy, dx), (0, 1)) for dy in range(-8, 9) for dx in range(-8, 9)], axis=0)[8:-8, 8:-8]
+        shifted = [np.roll(far, (dy, dx), (0, 1)) for dy in range(-8, 9) for dx in range(-8, 9)]
+        near = np.max(shifted, axis=0)[8:-8, 8:-8]
         assert np.array_equal(defective[near == 0], image[near == 0])
         changed += bool(np.abs(defective - image)[mask > 0].mean() > 0.005) if mask.any() else 0
     assert changed >= 40

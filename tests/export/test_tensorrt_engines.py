@@ -46,20 +46,16 @@ def graph_of(detector: str, folder: Path) -> tuple[Path, np.ndarray]:
     backbone = None
     if cls.backbone is not None:
         backbone, _ = load_backbone(cls.backbone, None)
-        if "backbone" in arguments:
-            arguments["backbone"] = backbone.name
     pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, cls.channels), np.uint8)
     if arguments.get("even_light", False) is None:
         arguments["even_light"] = True
-    if hasattr(cls, "settle"):
-        cls.settle(arguments, pixels)
+    cls.settle(arguments, pixels, backbone)
     torch.manual_seed(0)
     network = cls(**arguments)
     if backbone is not None:
         network.use_backbone(backbone)
-    if hasattr(network, "finish"):
-        with torch.no_grad():
-            network.eval().finish(pixels)
+    with torch.no_grad():
+        network.eval().finish(pixels)
     write_graph(network, (size, size, cls.channels), folder / "fp32.onnx")
     return folder / "fp32.onnx", pixels
 
