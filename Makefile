@@ -1,7 +1,6 @@
 # make demo | check | test: each sets up in .venv what it needs, once; make setup: everything that development needs
 PYTHON ?= python3
 BIN := .venv/bin
-QUICK := not slow
 
 .PHONY: setup demo check test lint demo-bundle clean
 
@@ -17,11 +16,11 @@ setup: .venv/test
 demo: .venv/run
 	$(BIN)/lineside demo --out out/demo
 
-# Lint, types, and the tests that neither start processes nor fit nor build: under two minutes.
+# Lint, types, and the tests that neither start processes nor fit nor build.
 check: .venv/check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "$(QUICK)" -q
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup -q --timeout 60
 
 # Everything: real lines in processes of their own on one worker, fits and exports beside them on the other.
 test: .venv/test
