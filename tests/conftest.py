@@ -1,4 +1,4 @@
-"""A small real bundle, fitted once for all tests on rendered cloth."""
+"""Which tests run side by side and which are quick; and a small real bundle, fitted once for all tests on rendered cloth."""
 
 from __future__ import annotations
 
@@ -14,8 +14,44 @@ from tests.rig import rig
 
 __all__ = ["rig"]  # for all tests
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 MADE = json.loads(os.environ.get("LINESIDE_TEST_FIXTURES", "{}"))  # paths, from a test that runs pytest itself
+# With two workers on two cores, a fit's second thread would take its core from a line that has to keep time.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+
+# Lines, PLCs and cameras that keep real time, in processes and threads of their own. They mostly wait, so they share a worker
+# and run one after another, while the rest of the suite (fits and exports) takes the other core.
+REAL_TIME = (
+    "benchmarks/test_fuzz", "benchmarks/test_lateness", "benchmarks/test_line_benchmarks",
+    "edge/cameras/", "edge/engines/test_tensorrt_runner", "edge/line_control/", "edge/plc/", "edge/record/", "edge/run/",
+    "edge/tools/", "simulation/",
+)
+# What `make check` leaves to `make test`: files and tests, by how their ids begin, that start processes, fit, export, compile or
+# need packages of the system. So does all that uses one of the fixtures.
+SLOW = (
+    "benchmarks/",
+    "detectors/test_aw_ssim.py::test_a_fit", "detectors/test_fim_net.py::test_a_fit", "detectors/test_fit",
+    "detectors/test_light.py::test_a_fit", "detectors/test_local_occ.py::test_centres",
+    "detectors/test_local_occ.py::test_disturbed", "detectors/test_local_occ.py::test_every_variant",
+    "detectors/test_local_occ.py::test_parts_that_come_turned", "detectors/test_local_occ.py::test_the_map_is_the_geometric",
+    "detectors/test_ndp_net.py::test_every_variant", "detectors/test_ndp_net.py::test_phases", "detectors/test_resume",
+    "edge/cameras/test_custom_camera.py::test_two_emulated", "edge/cameras/test_genicam", "edge/cameras/test_gige",
+    "edge/cameras/test_video_live", "edge/plc/test_plc_lines", "edge/plc/test_plc_modbus",
+    "edge/record/test_session", "edge/run/", "edge/tools/test_check",
+    "export/",
+    "simulation/test_demo_promise", "simulation/test_simulate",
+    "test_deploy", "test_tensorrt_api",
+)
+SLOW_FIXTURES = {"fitted_run", "mocks"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that keep real time on one worker of pytest-xdist, and mark those that are not quick."""
+    for item in items:
+        place = item.nodeid.removeprefix("tests/")
+        if place.startswith(REAL_TIME):
+            item.add_marker(pytest.mark.xdist_group("real-time"))
+        if place.startswith(SLOW) or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
