@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 import tomlkit
@@ -123,37 +122,3 @@ def test_every_command_that_prints_figures_has_json(name):
 def test_no_placeholder_is_left():
     for page in PAGES:
         assert "@@" not in page.read_text()
-
-
-def api_examples():
-    """The Python blocks of the API page: an inspection loop and a driver."""
-    loop, driver = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.S)
-    return loop, driver
-
-
-def test_the_inspection_loop_of_the_api_page_finds_the_golden_defects(capsys):
-    bundle = ROOT / "simulation" / "demo_bundle"
-    loop = api_examples()[0]
-    for placeholder, folder in (("bundle", bundle), ("parts/test/hole", bundle / "model" / "golden")):
-        assert f'Path("{placeholder}")' in loop
-        loop = loop.replace(f'Path("{placeholder}")', f"Path({str(folder)!r})")
-    exec(loop, {})
-    rejected = capsys.readouterr().out
-    golden = json.loads((bundle / "model" / "golden" / "parts.json").read_text())
-    defects = {part["file"] for part in golden if part["kind"] != "good"}
-    assert rejected
-    assert {line.split()[0] for line in rejected.splitlines()} <= defects
-
-
-def test_the_driver_of_the_api_page_delivers_a_frame_for_each_trigger():
-    names: dict[str, Any] = {}
-    exec(api_examples()[1], names)
-    driver = names["Stripes"](width=32, height=16)
-    driver.connect()
-    driver.trigger()
-    driver.trigger()
-    frames = [driver.grab(0.1), driver.grab(0.1)]
-    assert [frame.frame_id for frame in frames] == [1, 2] and frames[0].image.shape == (16, 32, 1)
-    assert not (frames[0].image == frames[1].image).all()
-    assert driver.grab(0.01) is None and driver.statistics() == {"taken": 2}
-    driver.disconnect()
