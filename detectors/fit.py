@@ -188,6 +188,7 @@ class _Fit:
         cls.settle(arguments, self.good.pixels, backbone)
         self.network = cls(**arguments)
         # torch's stubs lack this form of `to`.
+        # Before the backbone is taken: its own memory format decides the last digits of its features.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if backbone is not None:
             self.network.use_backbone(backbone)
