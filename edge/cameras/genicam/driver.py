@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge.base.errors import CameraError
 from edge.cameras.driver import Grabbed
@@ -13,12 +13,10 @@ from edge.cameras.genicam.aravis import find_device, load_aravis
 from edge.cameras.genicam.buffers import UNKNOWN_ID, BufferPool
 from edge.cameras.genicam.chunks import ChunkReader, Chunks, Exposures, set_chunks
 from edge.cameras.genicam.features import Features
+from edge.cameras.genicam.options import GenicamOptions
 from edge.cameras.genicam.pixels import FORMATS, PixelFormat, to_frame
 from edge.cameras.genicam.setup import set_network, set_up
 from edge.images.frames import Frame
-
-if TYPE_CHECKING:
-    from edge.cameras.genicam.section import GenicamSection
 
 SOCKET_BUFFER = 4 << 20  # bytes; with the automatic size of Aravis, a fifth of the frames got lost
 RETENTION = 100_000  # us after the last packet of an incomplete frame, until Aravis gives up on it
@@ -29,9 +27,9 @@ STATISTICS = ("completed_buffers", "failures", "underruns", "timeouts", "missing
 
 
 class GenicamDriver:
-    """The driver for a `GenicamSection`; see `edge.cameras.driver.Driver`."""
+    """The driver for a `GenicamOptions`; see `edge.cameras.driver.Driver`."""
 
-    def __init__(self, section: GenicamSection) -> None:
+    def __init__(self, section: GenicamOptions) -> None:
         self._section = section
         self.name = f"camera {section.serial}" if section.serial else "the camera"
         self.ids = (0, (1 << 64) - 1)
@@ -75,7 +73,7 @@ class GenicamDriver:
 class _Connection:
     """An open, running camera."""
 
-    def __init__(self, section: GenicamSection, name: str) -> None:
+    def __init__(self, section: GenicamOptions, name: str) -> None:
         self._name = name
         self._aravis, self._glib = load_aravis()
         self._lost = threading.Event()  # set when the camera does not answer
@@ -99,7 +97,7 @@ class _Connection:
             self.close()
             raise
 
-    def _start(self, section: GenicamSection) -> None:
+    def _start(self, section: GenicamOptions) -> None:
         camera, aravis = self._camera, self._aravis
         self._gige = camera.is_gv_device()
         if self._gige and not self._device.is_controller():

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge.base.errors import CameraError
 from edge.cameras.genicam.features import Features
+from edge.cameras.genicam.options import GenicamOptions
 from edge.cameras.genicam.pixels import FORMATS, PixelFormat
 
-if TYPE_CHECKING:
-    from edge.cameras.genicam.section import GenicamSection
 
-
-def set_up(features: Features, section: GenicamSection, camera: str) -> PixelFormat:
+def set_up(features: Features, section: GenicamOptions, camera: str) -> PixelFormat:
     """Set all features of a section: first those in `features`, in their order, then those with keys of their own.
 
     Returns the pixel format. Raises CameraError.
@@ -90,7 +88,7 @@ def _range(low: float, high: float, step: float) -> str:
     return f"{low:g} to {high:g}" + (f" in steps of {step:g}" if step > 1 else "")
 
 
-def set_trigger(features: Features, section: GenicamSection, camera: str) -> None:
+def set_trigger(features: Features, section: GenicamOptions, camera: str) -> None:
     """Let the line, a sensor or nothing trigger a frame's start. All other triggers are off. Raises CameraError."""
     selectors = features.entries("TriggerSelector") if features.has("TriggerSelector") else {}
     for selector in selectors or [""]:
@@ -114,7 +112,7 @@ def set_trigger(features: Features, section: GenicamSection, camera: str) -> Non
     features.set("TriggerMode", "On", "trigger")
 
 
-def set_network(features: Features, camera: Any, section: GenicamSection, name: str, error: type[Exception]) -> None:
+def set_network(features: Features, camera: Any, section: GenicamOptions, name: str, error: type[Exception]) -> None:
     """Set the packet size and the bandwidth of an open Aravis.Camera. error: what Aravis raises. Raises CameraError."""
     gige = camera.is_gv_device()
     try:

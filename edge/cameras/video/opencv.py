@@ -11,7 +11,7 @@ import math
 import os
 import queue
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,12 +20,10 @@ from edge.base.errors import CameraError
 from edge.base.settings import without_password
 from edge.cameras.driver import Grabbed
 from edge.cameras.video.devices import find_devices
+from edge.cameras.video.options import VideoOptions
 from edge.images.frames import Frame
 from edge.part.frame import CameraFrame
 from edge.part.verdict import Cause
-
-if TYPE_CHECKING:
-    from edge.cameras.video.section import VideoSection
 
 TIMEOUT_S = 2  # for a source to open, or for a frame to come
 BACKENDS = {"v4l2": "V4L2", "ffmpeg": "FFMPEG", "gstreamer": "GSTREAMER"}
@@ -34,7 +32,7 @@ ENVIRONMENT = {"OPENCV_FFMPEG_LOGLEVEL": "-8",  # quiet, because the errors here
                "OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT": str(TIMEOUT_S)}
 
 
-def _backend(section: VideoSection) -> int:
+def _backend(section: VideoOptions) -> int:
     """OpenCV's number of the backend. Raises CameraError if this OpenCV was built without it."""
     wanted = section.backend
     if wanted == "auto":
@@ -51,7 +49,7 @@ def _backend(section: VideoSection) -> int:
                            "virtual environment that was made with --system-site-packages. See docs/cameras.md.")
 
 
-def open_capture(section: VideoSection, source: str) -> cv2.VideoCapture:
+def open_capture(section: VideoOptions, source: str) -> cv2.VideoCapture:
     """Open the source and set its properties. Waits `TIMEOUT_S` at most, if the backend can. Raises CameraError."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -74,7 +72,7 @@ def open_capture(section: VideoSection, source: str) -> cv2.VideoCapture:
     return capture
 
 
-def _set_properties(capture: cv2.VideoCapture, section: VideoSection, source: str) -> None:
+def _set_properties(capture: cv2.VideoCapture, section: VideoOptions, source: str) -> None:
     for name, value in section.properties.items():
         number = getattr(cv2, PREFIX + name, None)
         if number is None:
@@ -109,7 +107,7 @@ def as_frame(image: Any, grey: bool, source: str) -> Frame:
 class VideoFile:
     """A camera that the line triggers, and whose images are the frames of a video file."""
 
-    def __init__(self, section: VideoSection, path: Path) -> None:
+    def __init__(self, section: VideoOptions, path: Path) -> None:
         self._section, self._path = section, path
         self._triggers: queue.SimpleQueue[tuple[int, int, int | None, float]] = queue.SimpleQueue()
         self._capture: cv2.VideoCapture | None = None
@@ -192,7 +190,7 @@ class VideoDriver:
 
     ids = (0, (1 << 62) - 1)
 
-    def __init__(self, section: VideoSection) -> None:
+    def __init__(self, section: VideoOptions) -> None:
         self._section = section
         self.name = without_password(section.source)
         self._capture: cv2.VideoCapture | None = None

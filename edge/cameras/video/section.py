@@ -4,39 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from edge.base.finding import Finding, is_jetson
 from edge.cameras.camera import Camera, FoundCamera
 from edge.cameras.live import LiveCamera
-from edge.cameras.section import CameraSection
 from edge.cameras.video.devices import find_devices
+from edge.cameras.video.options import VideoOptions
 
 
-class VideoSection(CameraSection):
+class VideoSection(VideoOptions):
     """[camera] kind = "video": what OpenCV reads"""
-
-    key = "source"
-    kind: Literal["video"]
-    source: str  # /dev/video0, rtsp://..., a file, or a GStreamer pipeline
-    backend: Literal["auto", "v4l2", "ffmpeg", "gstreamer"] = "auto"
-    loop: bool = False  # a file: start again at its end
-    grey: bool = False  # convert colour to grey
-    properties: dict[str, float] = Field(default_factory=dict)  # FRAME_WIDTH and the like, as OpenCV names them
-
-    @model_validator(mode="after")
-    def _by_trigger(self) -> Self:
-        if self.match != "trigger":
-            raise ValueError('match = "trigger": a video has neither frame ids nor encoder counts')
-        return self
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it plays a file, one frame per trigger. Devices, streams and pipelines run free."""
-        return "://" not in self.source and " ! " not in self.source and not self.source.startswith("/dev/")
 
     def make(self, folder: Path) -> Camera:
         """The camera, not yet open."""
