@@ -1,4 +1,4 @@
-"""Which tests run side by side and which are quick; and a small real bundle, fitted once for all tests on rendered cloth."""
+"""Which tests may run in parallel, which are quick, and a small real bundle, fitted once on rendered cloth."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ MADE = json.loads(os.environ.get("LINESIDE_TEST_FIXTURES", "{}"))  # paths, from
 # With two workers on two cores, a fit's second thread would take its core from a line that has to keep time.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
-# Lines, PLCs and cameras that keep real time, in processes and threads of their own. They mostly wait, so they share a worker
-# and run one after another, while the rest of the suite (fits and exports) takes the other core.
+# Lines, PLCs and cameras that keep real time, in their own processes and threads. They mostly wait, so they share a
+# worker and run one after another, while the rest of the suite (fits and exports) takes the other core.
 REAL_TIME = (
     "benchmarks/test_fuzz", "benchmarks/test_lateness", "benchmarks/test_line_benchmarks",
-    "edge/cameras/", "edge/engines/test_tensorrt_runner", "edge/line_control/", "edge/plc/", "edge/record/", "edge/run/",
-    "edge/tools/", "simulation/",
+    "edge/cameras/", "edge/engines/test_tensorrt_runner", "edge/line_control/", "edge/plc/",
+    "edge/record/", "edge/run/", "edge/tools/",
+    "simulation/",
 )
-# What `make check` leaves to `make test`: files and tests, by how their ids begin, that start processes, fit, export, compile or
-# need packages of the system. So does all that uses one of the fixtures.
+# Tests that `make check` skips and `make test` runs, by the start of their ids: they start processes, fit, export,
+# compile or need system packages. A test that uses one of SLOW_FIXTURES is slow as well.
 SLOW = (
     "benchmarks/",
     "detectors/test_aw_ssim.py::test_a_fit", "detectors/test_fim_net.py::test_a_fit", "detectors/test_fit",
     "detectors/test_light.py::test_a_fit", "detectors/test_local_occ.py::test_centres",
     "detectors/test_local_occ.py::test_disturbed", "detectors/test_local_occ.py::test_every_variant",
-    "detectors/test_local_occ.py::test_parts_that_come_turned", "detectors/test_local_occ.py::test_the_map_is_the_geometric",
+    "detectors/test_local_occ.py::test_parts_that_come_turned",
+    "detectors/test_local_occ.py::test_the_map_is_the_geometric",
     "detectors/test_ndp_net.py::test_every_variant", "detectors/test_ndp_net.py::test_phases", "detectors/test_resume",
     "edge/cameras/test_custom_camera.py::test_two_emulated", "edge/cameras/test_genicam", "edge/cameras/test_gige",
     "edge/cameras/test_video_live", "edge/plc/test_plc_lines", "edge/plc/test_plc_modbus",

@@ -1,4 +1,4 @@
-"""What the demo promises a newcomer, kept by its own command with all of its parts: few defects escape, few good parts are lost."""
+"""The demo with all of its parts keeps its promise: few defects escape and few good parts are rejected."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def ledger(tmp_path_factory) -> dict:
 
 def test_the_demo_inspects_all_of_its_parts(ledger):
     assert ledger["triggers"] == 200 and ledger["defective"] == 30
-    assert ledger["uninspected"] == 0, ledger["causes"]  # what was not inspected is ejected, and would count as recalled
+    # an uninspected part is ejected, and would count as a defect that was found
+    assert ledger["uninspected"] == 0, ledger["causes"]
 
 
 def test_few_defects_escape_the_demo(ledger):
-    assert ledger["recall"] >= RECALL, f"escaped: {ledger['escaped_ids']}; make demo-bundle fits the packaged bundle anew"
+    assert ledger["recall"] >= RECALL, (
+        f"escaped: {ledger['escaped_ids']}; make demo-bundle fits the packaged bundle again")
 
 
 def test_few_good_parts_of_the_demo_are_rejected(ledger):
