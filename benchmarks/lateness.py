@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How late does a part's REJECT go out on the wire? Compares line control as a process and as a thread of a busy process.
+"""How late does a part's REJECT go out on the wire? Compares line control in its own process and in a busy one.
 
 A simulated PLC triggers parts on a pty, a simulated runtime rejects each at once, and a hog keeps every core busy.
 Lateness is the time from the moment at which the REJECT was due (trigger + travel - lead) until its last byte was read

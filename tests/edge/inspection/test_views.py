@@ -10,7 +10,7 @@ import pytest
 
 from edge.base.errors import CameraError
 from edge.bundle.bundle import load_bundle
-from edge.cameras.frame_queue import CAPACITY
+from edge.cameras.frame_queue import WAITING
 from edge.cameras.group import CameraGroup
 from edge.images.files import read_image
 from edge.inspection.inspector import Inspection, Inspector
@@ -139,7 +139,7 @@ def test_a_camera_that_fails_is_told_of_and_the_others_go_on():
 def test_frames_that_nobody_takes_are_dropped_the_oldest_first_and_counted():
     camera = Fake()
     group = CameraGroup([camera, Fake()])
-    for trigger in range(CAPACITY + 20):
+    for trigger in range(WAITING + 20):
         camera.expose(trigger, trigger, None, 0.0)
     group.open()
     wait_for(lambda: group.counters()["dropped"] == 20)
