@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""How late does the REJECT of a part go out on the wire? Line control in a process of its own, beside a thread in a busy process.
+"""How late does a part's REJECT go out on the wire? Compares line control in its own process and in a busy one.
 
-A stand-in for the PLC triggers parts on a pty, one for the runtime rejects each at once, and every core is kept busy by a hog. Lateness is
-from the moment at which the REJECT was due (trigger + travel - lead) to the read of its last byte on the other end of the pty.
+A simulated PLC triggers parts on a pty, a simulated runtime rejects each at once, and a hog keeps every core busy.
+Lateness is the time from the moment at which the REJECT was due (trigger + travel - lead) until its last byte was read
+at the other end of the pty.
 
     benchmarks/lateness.py --rejects 20000 --out lateness.png
 """
@@ -47,9 +48,9 @@ HOG = "while True: pass"
 
 def job_for(folder: Path, port: str, listener: int, supervisor: int) -> ControlJob:
     """The job that the supervisor would give."""
-    return ControlJob({"kind": "frames", "port": port, "baud": 115200}, FramesSection.link, BeltTiming(TRAVEL, LEAD, confirm=0.0),
-                      pulse_ms=10, parts=0, run_id=secrets.token_hex(8), restarted=False, belt_file=folder / "belt", listener=listener,
-                      supervisor=supervisor)
+    return ControlJob({"kind": "frames", "port": port, "baud": 115200}, FramesSection.link,
+                      BeltTiming(TRAVEL, LEAD, confirm=0.0), pulse_ms=10, parts=0, run_id=secrets.token_hex(8),
+                      restarted=False, belt_file=folder / "belt", listener=listener, supervisor=supervisor)
 
 
 def as_thread(job: ControlJob) -> None:
@@ -65,7 +66,8 @@ def as_thread(job: ControlJob) -> None:
     state = LineState(job.timing, 0, run_id=job.run_id, running=False)
     hello = Hello(job.run_id, False)
     runtime = RuntimeConnection(socket.socket(fileno=job.listener), job.supervisor, threading.Event(), hello)
-    control = LineControl(link, state, BeltFile(job.belt_file, job.run_id), runtime, pulse_ms=job.pulse_ms, realtime=False)
+    belt = BeltFile(job.belt_file, job.run_id)
+    control = LineControl(link, state, belt, runtime, pulse_ms=job.pulse_ms, realtime=False)
     thread = threading.Thread(target=control.run)
     thread.start()
     while thread.is_alive():  # images are prepared, maps are read: partly with the interpreter's lock, partly without
@@ -102,7 +104,7 @@ def measure(arguments: argparse.Namespace, how: str, progress: Any) -> dict[str,
 
 
 def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: Any) -> dict[str, Any]:
-    """The PLC's and the runtime's part. The PLC's clock is ours in ms, and parts stand before the camera at whole ms of it."""
+    """Play the PLC and the runtime. The PLC's clock is ours in ms; each part reaches the camera at a whole ms of it."""
     reader, began = Reader(), time.monotonic()
     pitch = max(1, round(1000 / rate))  # ms
     due: dict[int, float] = {}
@@ -120,7 +122,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
             part, sequence, stands = part + 1, (sequence + 1) & 0xFFFF, max(stands, clock - pitch) + pitch
             os.write(port, Frame(Kind.TRIGGER, 0, 7, sequence, part, 0, clock).encode())
             due[part] = began + clock / 1000 + TRAVEL - LEAD
-        select.select([port, runtime], [], [], max(0.0, min(beat, began + stands / 1000) - time.monotonic()) if part < rejects else 0.01)
+        wait = max(0.0, min(beat, began + stands / 1000) - time.monotonic()) if part < rejects else 0.01
+        select.select([port, runtime], [], [], wait)
         with contextlib.suppress(BlockingIOError):
             data = os.read(port, 4096)
             at = time.monotonic()
@@ -129,7 +132,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
                     late.append(1000 * (at - due.pop(frame.part)))
                     progress(len(late))
                 if frame.kind in (Kind.VERDICT, Kind.REJECT, Kind.FAULT):
-                    os.write(port, Frame(Kind.PLC_ACK, 0, 7, frame.sequence, frame.part, 0, int((at - began) * 1000)).encode())
+                    ack = Frame(Kind.PLC_ACK, 0, 7, frame.sequence, frame.part, 0, int((at - began) * 1000))
+                    os.write(port, ack.encode())
                 acknowledged += frame.kind == Kind.LINE_ACK and frame.code == 0
                 refused += frame.kind == Kind.LINE_ACK and frame.code != 0
         for message in runtime.receive():
@@ -146,7 +150,8 @@ def run_parts(port: int, runtime: Channel, rejects: int, rate: float, progress: 
 def figures(result: dict[str, Any]) -> dict[str, Any]:
     """Percentiles in ms (nearest rank)."""
     late = result.pop("late")
-    at = {f"p{share:g}_ms": round(late[min(len(late) - 1, int(share / 100 * len(late)))], 3) for share in (50, 99, 99.9)} if late else {}
+    at = {f"p{share:g}_ms": round(late[min(len(late) - 1, int(share / 100 * len(late)))], 3)
+          for share in (50, 99, 99.9)} if late else {}
     return {"rejects": len(late), **at, "max_ms": round(late[-1], 3) if late else None, **result}
 
 
@@ -160,7 +165,8 @@ def draw(late: dict[str, list[float]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for how, values in late.items():
         if values:
-            axes.step([max(value, 1e-3) for value in values], [1 - i / len(values) for i in range(len(values))], where="post", label=how)
+            axes.step([max(value, 1e-3) for value in values], [1 - i / len(values) for i in range(len(values))],
+                      where="post", label=how)
     for limit, share in ((1, 0.01), (3, 0.001)):
         axes.plot([limit], [share], "rx")
         axes.annotate(f"{100 * share:g} % at {limit} ms", (limit, share), textcoords="offset points", xytext=(6, 4))
@@ -189,7 +195,8 @@ def main() -> int:
         with Progress(console=Console(stderr=True), refresh_per_second=1) as bar:
             for how in ("process", "thread"):
                 task = bar.add_task(how, total=arguments.rejects)
-                results[how] = measure(arguments, how, lambda n, t=task: bar.update(t, completed=n) if n % 100 == 0 else None)
+                results[how] = measure(arguments, how,
+                                       lambda n, t=task: bar.update(t, completed=n) if n % 100 == 0 else None)
                 late[how] = results[how]["late"]
     finally:
         for hog in hogs:

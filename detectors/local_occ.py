@@ -88,9 +88,9 @@ class LocalOcc(Detector):
         centre for each position, otherwise one for all. noise: the deviation of noise added to features, which stands
         for defects that no image shows (0: the paper's eq 5). whiten: N_M sees F_mixed whitened by good images,
         relative to its mean, its mean at each position and the image's own mean; otherwise only relative to its mean,
-        divided by each channel's deviation. untaught: combine H_Map with the distance of F_mixed from its mean at each position
-        (see `evidence`). typical: divide the map by the typical one (`detectors.residuals`). passes: number of passes
-        of IMM, each on the result of the one before (the paper: 1).
+        divided by each channel's deviation. untaught: combine H_Map with the distance of F_mixed from its mean at each
+        position (see `evidence`). typical: divide the map by the typical one (`detectors.residuals`). passes: number of
+        passes of IMM, each on the result of the one before (the paper: 1).
         """
         super().__init__()
         self.size, self.cell, self.margin, self.noise, self.whiten = size, cell, margin, noise, whiten

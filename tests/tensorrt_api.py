@@ -134,8 +134,8 @@ def table() -> dict[str, dict[str, bool]]:
     rows |= {f"pycuda.driver {name}": {f"PyCUDA {version}": there} for name, there in found.items()}
     headers = {path.name: next(path.rglob("cuda.h")).read_text() for path in sorted(GPU.glob("cuda-*"))}
     for name in sorted(driver):
-        rows[f"driver {name}"] = {f"CUDA {path[5:]}": bool(re.search(rf"\b{re.escape(name.removesuffix('_v2'))}(_v2)?\b", text))
-                                  for path, text in headers.items()}
+        called = re.compile(rf"\b{re.escape(name.removesuffix('_v2'))}(_v2)?\b")
+        rows[f"driver {name}"] = {f"CUDA {path[5:]}": bool(called.search(text)) for path, text in headers.items()}
     return rows
 
 

@@ -36,7 +36,7 @@ class EngineError(LinesideError):
 
 
 class EngineLostError(EngineError):
-    """A GPU error that lasts until the process ends, so the runtime must be restarted. Exit code ``EXIT_ENGINE_LOST``."""
+    """A GPU error that only a restart of the runtime clears. Exit code ``EXIT_ENGINE_LOST``."""
 
     exit_code = EXIT_ENGINE_LOST
 

@@ -14,7 +14,7 @@ def write_text_safely(path: Path, text: str) -> None:
 
 
 def write_bytes_safely(path: Path, data: bytes) -> None:
-    """Write ``data`` completely or not at all: under a temporary name, flushed to the disk, then renamed to ``path``."""
+    """Write ``data`` completely or not at all: to a temporary file, flushed to disk, then renamed to ``path``."""
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("wb") as file:

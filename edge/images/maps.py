@@ -5,7 +5,6 @@ it.
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ class MapPool:
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """An array of that shape with arbitrary content. It is reused once nobody holds it or a view of it."""
-        arrays: list[Any] = self._arrays
+        arrays = self._arrays
         for i in range(len(arrays)):
             if arrays[i].shape == shape and sys.getrefcount(arrays[i]) == HELD_HERE:
                 return arrays[i]

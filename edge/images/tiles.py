@@ -83,7 +83,7 @@ class Tiles:
         """Keep only the tiles that overlap a region, a boolean array of the blended map's size."""
         self._grid = [place for place in self._grid if region[self._window(place)].any()]
 
-    def _window(self, place: tuple[int, int]) -> tuple[slice, slice]:
+    def _window(self, place: tuple[int, int]) -> tuple[slice[int, int, int], slice[int, int, int]]:
         top, left = (axis.offsets[i] for axis, i in zip(self._axes, place, strict=True))
         return slice(top, top + self._side[0]), slice(left, left + self._side[1])
 

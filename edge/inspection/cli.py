@@ -45,7 +45,8 @@ def inspect(
     results: list[dict[str, Any]] = []
     failed = 0
     overlays = [out / f"{name}-verdict.png" for name in _names(paths)]  # never the name of an image that is inspected
-    with Inspector(chosen.bundle, precision=chosen.precision, backend=chosen.backend) as inspector, progress_bar("inspecting") as progress:
+    with (Inspector(chosen.bundle, precision=chosen.precision, backend=chosen.backend) as inspector,
+          progress_bar("inspecting") as progress):
         for done, (path, overlay) in enumerate(zip(paths, overlays, strict=True), 1):
             try:
                 results.append(_inspect_one(inspector, path, threshold, overlay))

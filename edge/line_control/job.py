@@ -42,7 +42,7 @@ class ControlJob:
     def from_json(text: str) -> ControlJob:
         """The job that ``to_json`` wrote."""
         found = json.loads(text)
-        return ControlJob(**{**found, "timing": BeltTiming(**found["timing"]), "belt_file": Path(found["belt_file"])})
+        return ControlJob(**{**found, "timing": _timing(found["timing"]), "belt_file": Path(found["belt_file"])})
 
     def tape_entry(self) -> dict[str, Any]:
         """The tape's entry "begin": what a replay needs. Its names are part of the format of recorded sessions.
@@ -56,5 +56,9 @@ class ControlJob:
     @staticmethod
     def from_tape(entry: dict[str, Any], link: str, belt_file: Path) -> ControlJob:
         """The job of a recorded process, for a replay with a belt file of its own. It has no descriptors (-1)."""
-        return ControlJob(entry["plc"], link, BeltTiming(**entry["timing"]), entry["pulse_ms"], entry["parts"],
+        return ControlJob(entry["plc"], link, _timing(entry["timing"]), entry["pulse_ms"], entry["parts"],
                           entry["session"], entry["again"], belt_file, listener=-1, supervisor=-1)
+
+
+def _timing(found: dict[str, Any]) -> BeltTiming:
+    return BeltTiming(**{**found, "stop_on": tuple(found.get("stop_on", ()))})  # JSON has no tuples

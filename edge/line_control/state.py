@@ -390,8 +390,8 @@ class LineState:
                      part.trigger, self.run_id)
 
 
-# LinkBack and Tick change nothing by themselves.
-HANDLERS: dict[type, Callable[[LineState, Any, float, list[Action]], None]] = {
+# LinkBack and Tick change nothing by themselves. Any: each method takes its own type of event.
+HANDLERS: dict[type, Callable[[LineState, Any, float, list[Action]], None]] = {  # type: ignore[explicit-any]
     Trigger: LineState._on_trigger, TriggerRefused: LineState._on_trigger_refused, PartVerdict: LineState._on_verdict,
     VerdictDelivered: LineState._on_verdict_delivered, Confirm: LineState._on_confirm,
     OrderFailed: LineState._on_order_failed, LinkLost: LineState._on_link_lost, Encoder: LineState._on_encoder,

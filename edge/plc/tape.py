@@ -24,7 +24,8 @@ MAX_WAITING = 64 << 20  # bytes that wait for the process that writes them to th
 PIPE_SIZE = 1 << 20  # bytes
 F_SETPIPE_SZ = 1031
 RAISED = {kind.__name__: kind for kind in (
-    serial.SerialException, serial.SerialTimeoutException, serial.PortNotOpenError, BlockingIOError, ValueError, TypeError)}
+    serial.SerialException, serial.SerialTimeoutException, serial.PortNotOpenError, BlockingIOError, ValueError,
+    TypeError)}
 
 
 class Tape(Protocol):

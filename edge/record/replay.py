@@ -245,6 +245,7 @@ def _ready(session: Session, other: Path | None, live: dict[str, Any], precision
     if str(folder) not in ready:
         chosen = choose(load_bundle(folder), precision or live["precision"], backend or live["backend"])
         ready[str(folder)] = stack.enter_context(Inspector(
-            chosen.bundle, precision=chosen.precision, backend=chosen.backend, threads=live["threads"], mode=live["mode"]))
+            chosen.bundle, precision=chosen.precision, backend=chosen.backend, threads=live["threads"],
+            mode=live["mode"]))
     inspector = ready[str(folder)]
     return inspector, inspector.bundle.calibrated_threshold(inspector.precision, inspector.backend).value

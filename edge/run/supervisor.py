@@ -122,7 +122,8 @@ class Supervisor:
         file, path = self._file, self._path
         return self._processes.control(ControlJob(
             plc={"kind": file.plc.kind, **file.plc.options(path.parent)}, link=file.plc.link,
-            timing=file.belt.timing, pulse_ms=file.belt.pulse_ms, parts=self._parts, run_id=self._run_id, restarted=restarted,
+            timing=file.belt.timing, pulse_ms=file.belt.pulse_ms,
+            parts=self._parts, run_id=self._run_id, restarted=restarted,
             belt_file=belt_file(file.resolve(path, file.journal.path), path), listener=self._listener.fileno(),
             supervisor=self._lifeline, tape=self._recording.tape))
 

@@ -171,8 +171,9 @@ def _control(parts: int, progress: Progress) -> list[float]:
         listener.bind(f"{name}/control")
         listener.listen(1)
         job = ControlJob({"kind": "frames", "port": os.ttyname(far), "baud": 115200}, FramesSection.link,
-                         BeltTiming(travel=0.5, lead=0.1), pulse_ms=10, parts=0, run_id=secrets.token_hex(8), restarted=False,
-                         belt_file=Path(name) / "belt", listener=listener.fileno(), supervisor=lifeline)
+                         BeltTiming(travel=0.5, lead=0.1), pulse_ms=10, parts=0, run_id=secrets.token_hex(8),
+                         restarted=False, belt_file=Path(name) / "belt", listener=listener.fileno(),
+                         supervisor=lifeline)
         process = start_control(job)
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             connection.connect(f"{name}/control")

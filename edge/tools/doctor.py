@@ -41,11 +41,13 @@ def _jetson(root: Path, jetson: bool) -> Iterator[Finding]:
     if not jetson:
         return
     done = subprocess.run(["nvpmodel", "-q"], capture_output=True, text=True) if shutil.which("nvpmodel") else None
-    mode = "" if done is None else " ".join(line for line in done.stdout.split("\n") if "Power Mode" in line).rpartition(":")[2].strip()
+    lines = [] if done is None else [line for line in done.stdout.split("\n") if "Power Mode" in line]
+    mode = " ".join(lines).rpartition(":")[2].strip()
     if mode.startswith("MAXN"):
         yield Finding("power mode", "ok", mode)
     else:
-        yield Finding("power mode", "improvable", mode or "not known: no nvpmodel", "sudo nvpmodel -m 0, if supply and cooling can do it")
+        yield Finding("power mode", "improvable", mode or "not known: no nvpmodel",
+                      "sudo nvpmodel -m 0, if supply and cooling can do it")
 
 
 def _real_time() -> Iterator[Finding]:
@@ -59,9 +61,10 @@ def _real_time() -> Iterator[Finding]:
     except PermissionError:
         yield Finding("real-time priority", "missing", f"SCHED_FIFO {PRIORITY} is not allowed", remedy)
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    enough = os.geteuid() == 0 or locked == resource.RLIM_INFINITY or locked >= MEMLOCK
+    unlimited = os.geteuid() == 0 or locked == resource.RLIM_INFINITY
+    enough = unlimited or locked >= MEMLOCK
     yield Finding("memory that may be locked", "ok" if enough else "improvable",
-                  "unlimited" if os.geteuid() == 0 or locked == resource.RLIM_INFINITY else f"{locked >> 20} MB", "" if enough else remedy)
+                  "unlimited" if unlimited else f"{locked >> 20} MB", "" if enough else remedy)
 
 
 def _disk() -> Iterator[Finding]:
@@ -69,7 +72,9 @@ def _disk() -> Iterator[Finding]:
         folder = Path.cwd()
         free = shutil.disk_usage(folder).free
     except OSError as error:  # a user without rights here
-        yield Finding("disk", "improvable", f"cannot be looked at from here: {error.strerror}", "Run it in the line's folder.")
+        yield Finding("disk", "improvable", f"cannot be looked at from here: {error.strerror}",
+                      "Run it in the line's folder.")
         return
     yield Finding("disk", "ok" if free >= FREE_DISK else "improvable", f"{free / 1e9:.1f} GB free at {folder}",
-                  "" if free >= FREE_DISK else "Journal and pictures need room: make some, or lower quota_mb in the line file.")
+                  "" if free >= FREE_DISK else
+                  "Journal and pictures need room: make some, or lower quota_mb in the line file.")

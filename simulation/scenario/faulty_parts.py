@@ -110,8 +110,8 @@ class FaultyCamera(FolderCamera):
 class FaultyInspector(Inspector):
     """The inspector, with inferences that fail or are slow, and a GPU that is lost."""
 
-    def __init__(self, board: FaultBoard, seen: dict[int, int], bundle: Bundle, precision: Precision, backend: str | None,
-                 threads: int, mode: Mode) -> None:
+    def __init__(self, board: FaultBoard, seen: dict[int, int], bundle: Bundle, precision: Precision,
+                 backend: str | None, threads: int, mode: Mode) -> None:
         super().__init__(bundle, precision=precision, backend=backend, threads=threads, mode=mode)
         self._board, self._seen = board, seen
         self._parts: dict[Job, int] = {}

@@ -220,7 +220,7 @@ def test_the_encoder_halves_four_times_to_eight_widths_each_stage_with_batch_nor
     for stage in net.encoder:
         x = stage(x)
         shapes.append(tuple(x.shape[1:]))
-        assert [type(layer) for layer in stage] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
+        assert [type(layer) for layer in stage.children()] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU]
     assert shapes == [(32, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4)]
     for stage, sides in zip(net.decoder, (8, 16, 32), strict=True):
         layers = [layer for layer in stage.modules() if not list(layer.children())]
@@ -307,7 +307,7 @@ def test_a_polygon_of_3_to_7_vertices_is_cut_with_a_soft_edge_and_fills_the_size
         assert opacity.min() == 0 and 0 < opacity.mean() < 0.9
         inside = opacity[..., 0] > 0.02
         assert inside.any(1).sum() >= 28 and inside.any(0).sum() >= 48
-        soft += np.any((opacity > 0.05) & (opacity < 0.95))
+        soft += bool(np.any((opacity > 0.05) & (opacity < 0.95)))
     assert soft > 30
 
 

@@ -187,6 +187,7 @@ def test_the_layers_are_those_of_table_1(part):
     rows = []
     for layer in getattr(net, part).modules():
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            assert not isinstance(layer.padding, str)
             (kernel, k), (stride, s), (padding, p) = layer.kernel_size, layer.stride, layer.padding
             assert (kernel, stride, padding) == (k, s, p)
             rows.append([type(layer), kernel, stride, padding, layer.in_channels, layer.out_channels, False, None])
@@ -326,6 +327,7 @@ def test_without_fifm_the_memory_code_and_without_the_memory_the_code_goes_to_th
     plain = FimNet(2, memory=False, fusion=False)
     assert plain.repair(z) == (z, None)
     memory = FimNet(2, fusion=False)
+    assert memory.memory is not None
     torch.testing.assert_close(memory.repair(z)[0], memory.memory(z)[0])
 
 

@@ -64,6 +64,7 @@ def test_a_detector_sees_the_same_part_in_any_light(name):
         bright, dark = network(image), network(image * 0.4)
         assert bright.isfinite().all()
         torch.testing.assert_close(dark, bright, rtol=1e-3, atol=1e-4 * float(bright.max()))
+        assert isinstance(network, EvenLightDetector)
         network.even_light = False
         assert (network(image) - network(image * 0.4)).abs().max() > 10 * (dark - bright).abs().max()
 

@@ -202,11 +202,11 @@ def test_the_map_is_warped_back_and_what_fell_outside_is_masked(backbone):
     column, row = ((point + 1) * 64 - 0.5).round().int().tolist()
     distance = torch.zeros(1, 1, 16, 16)
     distance[..., row // 8, column // 8] = 1
-    net.evidence = lambda _: distance
+    net.evidence = lambda image: distance
     result = net(image)[0, 0].detach()
     peak = np.unravel_index(int(result.argmax()), result.shape)
     assert np.hypot(peak[1] - float(spot[0]), peak[0] - float(spot[1])) < 9
-    net.evidence = lambda _: torch.ones(1, 1, 16, 16)
+    net.evidence = lambda image: torch.ones(1, 1, 16, 16)
     covered = net(image)[0, 0].detach()
     assert float(covered.max()) == pytest.approx(1, abs=1e-4) and 0.4 < float((covered > 0.5).float().mean()) < 0.95
 
@@ -264,6 +264,7 @@ def test_parts_that_come_turned_are_aligned(turned):
     torch.manual_seed(0)
     net, natural = LocalOcc(width=4, size=128, align=True), NaturalImages()
     phase = net.phases(128)[0]
+    assert phase.start is not None
     phase.start(turned)
     freeze_all_but(net, phase.trained)
     optimizer = torch.optim.Adam(net.matching.parameters(), 1e-3)

@@ -37,6 +37,7 @@ class Toy(Detector):
     post_filter = ("threshold",)
     looked_at: ClassVar[list[tuple[int, ...]]] = []
     made: ClassVar[list[Toy]] = []
+    mean: torch.Tensor
 
     def __init__(self, width: int = 3) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ def test_the_segmentation_loss_is_equation_5():
     t, d = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(-b))
     texture = np.abs(0.1 * (1 - m) * np.log(t) + m * np.log(1 - t)).mean()
     expected = texture + np.abs(0.1 * (1 - m) * np.log(1 - d) + m * np.log(d)).mean()
-    got = segmentation_loss(*(torch.from_numpy(x) for x in (a, b, m)), 0.1)
+    got = segmentation_loss(torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(m), 0.1)
     assert got.item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -92,7 +92,7 @@ def searching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: list[str],
     asked: list[tuple[str, list[str]]] = []
     search = object.__new__(Quantiser)
     search.minutes, search.folder, search.progress = 10, tmp_path, lambda *_: None
-    search.trial, search.gate = "trial", "gate"
+    search.trial, search.gate = "trial", "gate"  # type: ignore[assignment]
     search.search_images, search.expected, search.size = IMAGES, [], SIZE
 
     def gated(result: Result, graph: Path, gate: str, whole: bool = False) -> Result:

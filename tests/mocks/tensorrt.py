@@ -250,8 +250,8 @@ class _Context:
 
     def _run(self, _):
         size = int(np.prod(self._shape))
-        image = np.frombuffer((ctypes.c_uint8 * size).from_address(self._addresses[self._given]),
-                              np.uint8).reshape(self._shape)
+        given = (ctypes.c_uint8 * size).from_address(self._addresses[self._given])
+        image = np.ctypeslib.as_array(given).reshape(self._shape)
         result = self._session.run(None, {self._given: image})[0]
         ctypes.memmove(self._addresses[self._got], np.ascontiguousarray(result).ctypes.data, result.nbytes)
         if self.profiler is not None:

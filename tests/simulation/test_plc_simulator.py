@@ -34,7 +34,7 @@ class Rig:
         self.now, self.state, self.alive, self.ack, self.answers = 0.0, state, True, 0, True
         self.session, self.sequence, self._beat = LINE, 0, 0.0
         self.plc = Conveyor(
-            PlcSettings(**changes), session=0xBEEF,  # type: ignore[arg-type]
+            PlcSettings(**changes), session=0xBEEF,
             note=lambda t, event, **fields: self.events.append((t, event, fields)),
         )
 
@@ -165,7 +165,7 @@ def test_a_reject_read_late_because_the_simulator_was_held_up_fires_at_its_momen
     assert rig.say(Kind.REJECT, 1, value=20, time=clock(0.601)) == Ack.DONE
     rig.run(1.0)
     assert (rig.result("ejected_ids"), rig.result("failsafe_ids")) == ([1], [])
-    assert rig.result("reject_lateness_ms")["max"] == pytest.approx(1)  # type: ignore[index]
+    assert rig.result("reject_lateness_ms")["max"] == pytest.approx(1)
 
 
 def test_a_reject_whose_moment_has_passed_fires_at_once() -> None:
@@ -299,4 +299,4 @@ def test_a_line_that_began_anew_gets_no_part_before_it_says_that_it_is_ready() -
                                    {"travel_ms": float("nan")}])
 def test_settings_out_of_range_are_named(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(wrong))):
-        PlcSettings(**wrong)  # type: ignore[arg-type]
+        PlcSettings(**wrong)

@@ -85,7 +85,7 @@ def play(folder: Path, **changes: object) -> dict[str, object]:
     line = Line(folder / "plc", 0.2)
     line.start()
     chosen = {"rate": 40.0, "parts": 20, "travel_ms": 200.0, **changes}
-    summary = simulate(folder / "plc", folder / "log", PlcSettings(**chosen), after(10))  # type: ignore[arg-type]
+    summary = simulate(folder / "plc", folder / "log", PlcSettings(**chosen), after(10))
     line.stopping = True
     line.join(2)
     return summary

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge.base.errors import InputError
-from simulation.scenario.file import FAULTS, read_scenario
+from simulation.scenario.file import FAULTS, kind_of, read_scenario
 from simulation.scenario.reconcile import Evidence, Occurrence, reconcile
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ SCENARIOS = sorted((ROOT / "benchmarks" / "scenarios").glob("*.toml"))
 def test_there_are_scenarios_for_every_kind_of_fault():
     files = [read_scenario(path) for path in SCENARIOS]
     assert len(files) >= 15
-    assert {fault.kind for file in files for fault in file.faults} == set(FAULTS)
+    assert {kind_of(fault) for file in files for fault in file.faults} == set(FAULTS)
     documented = (ROOT / "docs" / "simulate.md").read_text()
     assert all(f"`{kind}`" in documented for kind in FAULTS)
 

@@ -23,7 +23,7 @@ SIZE = (48, 64)
 
 def write_video(path: Path, images) -> Path:
     height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (width, height))
     assert writer.isOpened()
     for image in images:
         writer.write(image)

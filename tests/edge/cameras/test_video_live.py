@@ -91,6 +91,8 @@ class Stream(http.server.ThreadingHTTPServer):
 
 
 class Connection(http.server.BaseHTTPRequestHandler):
+    server: Stream
+
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=next")

@@ -100,7 +100,6 @@ def test_a_file_of_another_version_is_kept_under_another_name_and_told(tmp_path,
         assert belt.saved is None and belt.set_aside == tmp_path / f"line.belt.old{number}"
         assert belt.set_aside.read_bytes() == content
     told: list[object] = []
-    # type: ignore[arg-type]
     control = LineControl(None, LineState(BeltTiming(1.0, 0.1)), belt, SentMessages(told), pulse_ms=10, realtime=True)
     control._act(control._restore())
     assert [f"renamed to {belt.set_aside}" in message.text for message in told] == [True]  # type: ignore[attr-defined]

@@ -77,7 +77,7 @@ class Interleaved(dict[int, object]):
         self._slip_in()
         return found
 
-    def items(self):  # type: ignore[override]
+    def items(self):
         found = list(super().items())
         self._slip_in()
         return found

@@ -130,7 +130,7 @@ class Line(RuleBasedStateMachine):
         latched, position = set(self.state.latched), self.state
         self.state = LineState(self.timing, run_id="s", running=False)
         self.state.latched |= latched
-        self.take(self.state.restore(parts, ledger, self.now))  # type: ignore[arg-type]
+        self.take(self.state.restore(parts, ledger, self.now))
         assert position is not self.state
         self.handle(RuntimeReady())
 

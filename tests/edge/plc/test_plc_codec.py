@@ -34,12 +34,12 @@ def frames(draw: st.DrawFn, kinds: frozenset[Kind] = FROM_LINE) -> Frame:
 
 def test_the_documents_example_is_what_the_codec_writes_and_reads() -> None:
     text = DOCUMENT[DOCUMENT.index("## An example"):]
-    example = bytes.fromhex(re.search(r"^ {4}((?:[0-9A-F]{2} ?){24})$", text, re.M)[1])  # type: ignore[index]
+    example = bytes.fromhex(re.search(r"^ {4}((?:[0-9A-F]{2} ?){24})$", text, re.M)[1])
     found = re.search(r"TRIGGER of part (\d+) .* count (\d+)", text)
     assert found is not None
     part, encoder = (int(n) for n in found.groups())
-    clock = int(re.search(r"time (\d+) ", text)[1])  # type: ignore[index]
-    session, sequence = re.search(r"session `(\w+)`, sequence (\d+)", text).groups()  # type: ignore[union-attr]
+    clock = int(re.search(r"time (\d+) ", text)[1])
+    session, sequence = re.search(r"session `(\w+)`, sequence (\d+)", text).groups()
     frame = Frame(Kind.TRIGGER, 1, int(session, 16), int(sequence), part, encoder, clock)
     assert frame.encode() == example
     assert Reader(FROM_PLC).feed(example) == [frame]

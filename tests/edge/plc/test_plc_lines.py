@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,7 @@ def preloaded(tmp_path, modem_lines) -> dict[str, str]:
 @pytest.fixture
 def fake(monkeypatch):
     """A link without a port: its inputs are set, its outputs are noted."""
-    lines = {"inputs": 0, "noted": []}
+    lines: dict[str, Any] = {"inputs": 0, "noted": []}
 
     class Port:
         def __init__(self, *_, **__):

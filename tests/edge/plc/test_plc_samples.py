@@ -121,14 +121,15 @@ class ModbusPlc(Plc):
     def answer(self, request: bytes) -> None:
         crc = lambda data: FramerRTU.compute_CRC(data).to_bytes(2, "big")  # noqa: E731
         assert request[0] == 1 and request[-2:] == crc(request[:-2])
-        start, count = int.from_bytes(request[2:4]), int.from_bytes(request[4:6])
+        start, count = int.from_bytes(request[2:4], "big"), int.from_bytes(request[4:6], "big")
         registers = {**dict(enumerate(self.given["says"])),
                      **{100 + at: value for at, value in enumerate(self.given["told"])}}
         if request[1] == 3:
-            body = bytes([1, 3, 2 * count]) + b"".join(registers[at].to_bytes(2) for at in range(start, start + count))
+            values = (registers[at] for at in range(start, start + count))
+            body = bytes([1, 3, 2 * count]) + b"".join(value.to_bytes(2, "big") for value in values)
         else:
             for at in range(count):
-                self.given["told"][start - 100 + at] = int.from_bytes(request[7 + 2 * at:9 + 2 * at])
+                self.given["told"][start - 100 + at] = int.from_bytes(request[7 + 2 * at:9 + 2 * at], "big")
             body = request[:6]
         if request[1] == 16 and self.drop > 0:
             self.drop -= 1
@@ -174,7 +175,7 @@ class Line(threading.Thread):
         self.link.close()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_for(condition: Callable[..., object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

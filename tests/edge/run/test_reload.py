@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import onnx
@@ -155,7 +156,7 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_reported(tmp_path):
     deep = tmp_path / ("folder" * 20)
     deep.mkdir()
     journal, line = deep / "journal.db", deep / "line.toml"
-    server = CommandServer(socket_path(journal, line), {"reload": lambda: 1 / 0})
+    server = CommandServer(socket_path(journal, line), {"reload": lambda: str(1 / 0)})
     try:
         with pytest.raises(BundleError, match="the old bundle stays live: ZeroDivisionError"):
             ask_to_reload(journal, line)
@@ -166,7 +167,7 @@ def test_a_socket_may_lie_deep_and_a_defect_in_reloading_is_reported(tmp_path):
 
 def test_two_lines_with_one_journal_are_asked_each_on_its_own(tmp_path):
     journal, lines = tmp_path / "journal.db", [tmp_path / "a.toml", tmp_path / "b.toml"]
-    servers = [CommandServer(socket_path(journal, line), {"reload": lambda line=line: f"{line.name} is live"})
+    servers = [CommandServer(socket_path(journal, line), {"reload": partial("{} is live".format, line.name)})
                for line in lines]
     try:
         assert [ask_to_reload(journal, line) for line in lines] == ["a.toml is live", "b.toml is live"]

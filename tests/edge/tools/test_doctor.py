@@ -105,7 +105,7 @@ def test_what_cameras_need_is_said(monkeypatch):
     assert found["OpenCV with GStreamer"].status == "improvable"
     assert "python3-opencv" in found["OpenCV with GStreamer"].remedy
     binding = ModuleType("gi")
-    binding.require_version = lambda name, version: None
+    monkeypatch.setattr(binding, "require_version", lambda name, version: None, raising=False)
     monkeypatch.setitem(sys.modules, "gi", binding)
     monkeypatch.setattr("cv2.getBuildInformation", lambda: "  Video I/O:\n    GStreamer:                   YES "
                         "(1.20.3)\n")
