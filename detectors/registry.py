@@ -1,4 +1,4 @@
-"""The detectors by name, one line each: the module and the class, a subclass of `detectors.detector.Detector`.
+"""The detectors by name, one line each: ``module:Class``, a subclass of `detectors.detector.Detector`.
 
 A module is imported only when its detector is asked for, so that ``lineside fit --help`` starts without torch.
 """
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from detectors.detector import Detector
 
 DETECTORS = {
-    "ndp-net": ("detectors.ndp_net", "NdpNet"),
-    "fim-net": ("detectors.fim_net", "FimNet"),
-    "sidn": ("detectors.sidn", "Sidn"),
-    "local-occ": ("detectors.local_occ", "LocalOcc"),
-    "aw-ssim": ("detectors.aw_ssim", "AwSsim"),
+    "ndp-net": "detectors.ndp_net:NdpNet",
+    "fim-net": "detectors.fim_net:FimNet",
+    "sidn": "detectors.sidn:Sidn",
+    "local-occ": "detectors.local_occ:LocalOcc",
+    "aw-ssim": "detectors.aw_ssim:AwSsim",
 }
 
 
@@ -27,6 +27,6 @@ def detector_class(name: str) -> type[Detector]:
     if name not in DETECTORS:
         raise InputError(f"there is no detector {name!r}", expected="one of " + ", ".join(DETECTORS),
                          next="Run `lineside fit --help`.")
-    module, class_name = DETECTORS[name]
+    module, _, class_name = DETECTORS[name].partition(":")
     cls: type[Detector] = getattr(import_module(module), class_name)
     return cls

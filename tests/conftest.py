@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 REAL_TIME = (
     "benchmarks/test_fuzz", "benchmarks/test_lateness", "benchmarks/test_line_benchmarks",
     "edge/cameras/", "edge/engines/test_tensorrt_runner", "edge/line_control/", "edge/plc/", "edge/record/",
-    "edge/run/", "edge/tools/", "simulation/",
+    "edge/run/", "edge/tools/", "simulation/", "test_toy_kinds",
 )
 # What `make check` leaves to `make test`: files and tests, by how their ids begin, that start processes, fit, export,
 # compile or need packages of the system. The tests that use one of the fixtures are slow too.
@@ -41,7 +41,7 @@ SLOW = (
     "edge/record/test_session", "edge/run/", "edge/tools/test_check",
     "export/",
     "simulation/test_demo_promise", "simulation/test_simulate",
-    "test_deploy", "test_tensorrt_api",
+    "test_deploy", "test_tensorrt_api", "test_toy_kinds",
 )
 SLOW_FIXTURES = {"fitted_run", "mocks"}
 

@@ -77,14 +77,14 @@ def whole(cloth, tmp_path_factory):
     """The toy's run of a fit without a stop."""
     out = tmp_path_factory.mktemp("toy") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
+        patch.setitem(registry.DETECTORS, "toy", f"{__name__}:Toy")
         fit(Settings("toy", seed=3), cloth, out, Budget(steps=STEPS))
     return out
 
 
 @pytest.fixture
 def toy(monkeypatch) -> Settings:
-    monkeypatch.setitem(registry.DETECTORS, "toy", (__name__, "Toy"))
+    monkeypatch.setitem(registry.DETECTORS, "toy", f"{__name__}:Toy")
     Toy.looked_at.clear()
     Toy.made.clear()
     return Settings("toy", seed=3)

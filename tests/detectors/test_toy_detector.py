@@ -15,7 +15,7 @@ from edge.inspection.inspector import Inspector
 
 @pytest.fixture
 def toy(monkeypatch) -> str:
-    monkeypatch.setitem(registry.DETECTORS, "toy", ("tests.toys.detector", "ToyDetector"))
+    monkeypatch.setitem(registry.DETECTORS, "toy", "tests.toys.detector:ToyDetector")
     return "toy"
 
 
