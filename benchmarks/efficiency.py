@@ -26,7 +26,7 @@ from script import INK, PALE, bundles_in, chosen, options, picture, run
 
 from edge.engines.backends import get_backend
 from edge.inspection.inspector import ENGINE_TIMEOUT, Inspector, Mode
-from edge.run.live import HOLD
+from edge.run.live_bundle import HOLD
 
 
 def bare_rate(inspector: Inspector, images: int, under_way: int = 0) -> float:

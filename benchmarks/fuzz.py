@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from edge.plc.wire import PLC_CODES, Decoder, Message
@@ -68,7 +68,9 @@ def strings(make: Callable[[random.Random], bytes], draw: random.Random) -> tupl
     kind = draw.randrange(3)
     if kind == 0:
         return draw.randbytes(draw.randint(0, 80)), [], []
-    data, whole, made = b"", [], []
+    data = b""
+    whole: list[bytes] = []
+    made: list[bytes] = []
     for _ in range(1 if kind == 1 else draw.randint(1, 4)):
         made.append(make(draw))
         if kind == 2 and draw.random() < 0.5:
@@ -118,8 +120,11 @@ def main() -> int:
     with Progress(console=Console(stderr=True)) as bar:
         for name, decoder, make in (("line", Decoder(), line_frame), ("plc", Reader(), plc_frame)):
             task = bar.add_task(f"decoder of the {name}", total=arguments.strings)
-            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, lambda n,
-                                 t=task: bar.update(t, completed=n))
+
+            def show(done: int, task: TaskID = task) -> None:
+                bar.update(task, completed=done)
+
+            results[name] = fuzz(decoder, make, arguments.strings, arguments.seed, show)
     good = not any(result[key] for result in results.values() for key in ("exceptions", "false_frames", "lost_frames"))
     if arguments.json:
         print(json.dumps({"decoders": results, "passed_all": good}))

@@ -18,7 +18,7 @@ from edge.part.verdict import Cause, Verdict
 from edge.record.journal import PartInfo
 from edge.record.recorder import NullRecorder
 from edge.run.faults import Faults
-from edge.run.live import Live, LiveBundle
+from edge.run.live_bundle import Live, LiveBundle
 from edge.run.matched_frames import MatchedFrames
 
 LATENCIES = 10_000  # newest ones kept for the percentiles

@@ -22,7 +22,7 @@ from edge.record.session_writer import SessionWriter
 from edge.run.commands import CommandServer, socket_path
 from edge.run.faults import Faults
 from edge.run.inspection_loop import InspectionLoop
-from edge.run.live import BundleLoader, LiveBundle, MakeInspector
+from edge.run.live_bundle import BundleLoader, LiveBundle, MakeInspector
 from edge.run.matched_frames import MatchedFrames
 from edge.run.operator import Operator
 from edge.run.result import LineResult, percentiles

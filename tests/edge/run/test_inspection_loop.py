@@ -19,7 +19,7 @@ from edge.part.verdict import Cause, Verdict
 from edge.record.recorder import NullRecorder
 from edge.run.faults import Faults
 from edge.run.inspection_loop import InspectionLoop
-from edge.run.live import Live
+from edge.run.live_bundle import Live
 from edge.run.matched_frames import MatchedFrames
 
 IMAGE = np.zeros((8, 8, 1), np.uint8)
