@@ -32,7 +32,7 @@ REAL_TIME = (
 # What `make check` leaves to `make test`: files and tests, by how their ids begin, that start processes, fit, export,
 # compile or need packages of the system. The tests that use one of the fixtures are slow too.
 SLOW = (
-    "benchmarks/",
+    "benchmarks/", "calib/test_metrics.py::test_a_set_without", "calib/test_metrics.py::test_evaluate_reports",
     "detectors/test_aw_ssim.py::test_a_fit", "detectors/test_fim_net.py::test_a_fit", "detectors/test_fit",
     "detectors/test_light.py::test_a_fit", "detectors/test_local_occ.py::test_centres",
     "detectors/test_local_occ.py::test_disturbed", "detectors/test_local_occ.py::test_every_variant",
@@ -40,13 +40,14 @@ SLOW = (
     "detectors/test_local_occ.py::test_the_map_is_the_geometric",
     "detectors/test_ndp_net.py::test_every_variant", "detectors/test_ndp_net.py::test_phases", "detectors/test_resume",
     "edge/cameras/test_custom_camera.py::test_two_emulated", "edge/cameras/test_genicam", "edge/cameras/test_gige",
-    "edge/cameras/test_video_live", "edge/plc/test_plc_lines", "edge/plc/test_plc_modbus",
+    "edge/cameras/test_video_live", "edge/engines/test_onnxruntime.py::test_it_gives", "edge/plc/test_plc_lines",
+    "edge/plc/test_plc_modbus", "edge/plc/test_plc_samples", "edge/plc/test_toy_plc.py::test_a_line",
     "edge/record/test_session", "edge/run/", "edge/tools/test_check",
     "export/",
     "simulation/test_demo_promise", "simulation/test_simulate",
     "test_deploy", "test_tensorrt_api", "test_toy_kinds",
 )
-SLOW_FIXTURES = {"fitted_run", "mocks"}
+SLOW_FIXTURES = {"fitted_run", "mocks", "rig", "line"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
