@@ -13,6 +13,7 @@ was interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -181,14 +182,12 @@ def plan(given: argparse.Namespace) -> list[Job]:
         for name in names:
             base = Settings(name, given.preset, given.size, given.width, given.seed, natural_images=natural)
             variants: dict[str, Any] = {FULL: {}}
-            try:
+            with contextlib.suppress(ImportError):  # the job reports a detector that cannot be imported
                 cls = detector_class(name)
                 network_arguments(cls, base)
                 file = weights.get(cls.backbone, weights.get("")) if cls.backbone else None
                 base = replace(base, backbone_weights=file and Path(file).resolve())
                 variants |= {part: left_out for part, left_out in cls.ablations.items() if part in wanted}
-            except ImportError:
-                pass  # the job will report it
             for variant, arguments in variants.items():
                 settings = replace(base, arguments=arguments)
                 key = {item.name: str(getattr(settings, item.name)) for item in fields(settings)}

@@ -56,6 +56,12 @@ class Detector(nn.Module, ABC):
         A higher value means that the position looks less like a good part. There is no threshold in the map.
         """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Raise TypeError for a class that declares a backbone and does not take it."""
+        super().__init_subclass__(**options)
+        if cls.backbone is not None and cls.use_backbone is Detector.use_backbone:
+            raise TypeError(f"{cls.__name__} declares a backbone; it has to override `use_backbone`")
+
     @abstractmethod
     def phases(self, size: int) -> list[Phase]:
         """The phases of a fit on square images of ``size`` px, in order. Their shares add up to 1."""
@@ -84,8 +90,10 @@ class Detector(nn.Module, ABC):
         """
 
     def use_backbone(self, backbone: Backbone) -> None:
-        """Take the frozen backbone. Called once, before the first phase, if the class declares a ``backbone``."""
-        raise NotImplementedError(f"{type(self).__name__} declares a backbone and needs `use_backbone`")
+        """Take the frozen backbone. Called once, before the first phase, if the class declares a ``backbone``.
+
+        A class that declares one has to override this; `__init_subclass__` refuses it otherwise.
+        """
 
     def prepare(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The fitted images as the phases and `finish` see them: uint8 ``[N, H, W, channels]`` -> the same.

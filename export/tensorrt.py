@@ -4,6 +4,7 @@ own.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -191,11 +192,9 @@ def _build(bundle: Bundle, precision: Precision, device: Device, folder: Path, b
     key = PlanKey(file_sha256(graph), device, batch)
     start = time.monotonic()
     try:
-        try:
+        with contextlib.suppress(EngineError):  # there is none, or a stale one: it is built below
             found, _ = find_plan(folder, key.graph_sha256, device, batch[2])
             built.cached = found == key
-        except EngineError:  # none, or one that is stale
-            pass
         built.plan = folder / key.file
         if not built.cached:
             plan = build_plan(import_tensorrt(), graph, batch, workspace_mb=workspace_mb, timing_cache=timing_cache,

@@ -11,6 +11,7 @@ from detectors import registry
 from edge.bundle.bundle import load_bundle
 from edge.images.files import list_images, read_image
 from edge.inspection.inspector import Inspector
+from tests.toys.detector import ToyDetector
 
 
 @pytest.fixture
@@ -42,3 +43,8 @@ def test_the_fit_s_errors_speak_of_what_the_new_detector_declares(toy, cloth, tm
         code, _, err = lineside(*words, *extra)
         assert code == 2 and message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_detector_that_declares_a_backbone_has_to_take_it():
+    with pytest.raises(TypeError, match="override `use_backbone`"):
+        type("Deaf", (ToyDetector,), {"backbone": "vgg16"})
