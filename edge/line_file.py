@@ -106,5 +106,5 @@ def read_line_file(path: Path) -> LineFile:
     if isinstance(version, int) and version > VERSION:  # first, since a newer file may have keys that are unknown here
         raise InputError(f"{path} is written for a newer Lineside", got=f"version {version} under [line]",
                          expected=f"version {VERSION}",
-                         next="Update Lineside on this machine: pip install --upgrade lineside")
+                         next="Install the newer Lineside on this machine: docs/compatibility.md says how.")
     return validate(LineFile, content, path, InputError, advice)

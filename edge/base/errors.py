@@ -19,7 +19,8 @@ class LinesideError(Exception):
             parts.append(f"got {got}")
         if expected is not None:
             parts.append(f"expected {expected}")
-        text = "; ".join(parts) + "."
+        text = "; ".join(parts)
+        text += "" if text.endswith("?") else "."  # a hint may be a question
         super().__init__(f"{text} {next}" if next else text)
 
 

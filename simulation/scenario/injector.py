@@ -112,11 +112,6 @@ class Injector:
         self._endings: list[tuple[float, int, Callable[[], None]]] = []  # when, number of the fault, what ends it
         self._hogs: list[subprocess.Popen[bytes]] = []
 
-    @property
-    def quiet(self) -> bool:
-        """Whether no fault is active, and none will come."""
-        return not self._waiting and not self._endings
-
     def turn(self, part: int, since: float | None) -> None:
         """Begin and end what is due. part: the last one triggered. since: s since the first trigger, None before it.
 
