@@ -5,7 +5,7 @@ A module is imported only when its detector is asked for, so that ``lineside fit
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from edge.base.errors import InputError
@@ -27,6 +27,5 @@ def detector_class(name: str) -> type[Detector]:
     if name not in DETECTORS:
         raise InputError(f"there is no detector {name!r}", expected="one of " + ", ".join(DETECTORS),
                          next="Run `lineside fit --help`.")
-    module, _, class_name = DETECTORS[name].partition(":")
-    cls: type[Detector] = getattr(import_module(module), class_name)
+    cls: type[Detector] = resolve_name(DETECTORS[name])
     return cls

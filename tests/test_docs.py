@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import get_args
 
 import pytest
@@ -11,7 +12,7 @@ import tomlkit
 from typer.main import get_command
 
 import lineside
-from edge.base.kinds import OneOf, find_one_of, load_kind
+from edge.base.kinds import OneOf, find_one_of
 from edge.line_file import LineFile
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +71,7 @@ def models(name):
     """The models of a section of the line file: one, or one for each kind."""
     field = LineFile.model_fields[name]
     one_of = next((m for m in field.metadata if isinstance(m, OneOf)), None) or find_one_of(field.annotation)
-    return [field.annotation] if one_of is None else [load_kind(one_of.registry, kind) for kind in one_of.registry]
+    return [field.annotation] if one_of is None else [resolve_name(one_of.registry[kind]) for kind in one_of.registry]
 
 
 def pages(name, kind):

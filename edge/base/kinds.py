@@ -6,19 +6,13 @@ A registry maps a kind's name to ``"module:Class"``. The module is imported when
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 Registry = Mapping[str, str]
-
-
-def load_kind(registry: Registry, name: str) -> Any:
-    """The class that is registered under ``name``. Raises KeyError for an unknown name."""
-    module, _, attribute = registry[name].partition(":")
-    return getattr(import_module(module), attribute)
 
 
 class OneOf:
@@ -41,7 +35,7 @@ class OneOf:
         if (name := given["kind"]) not in self.registry:
             known = ", ".join(repr(kind) for kind in self.registry)
             raise _error(PydanticCustomError("unknown_kind", "one of {known}", {"known": known}), name)
-        return load_kind(self.registry, name).model_validate(given)
+        return resolve_name(self.registry[name]).model_validate(given)
 
 
 def _error(problem: PydanticCustomError | str, given: object) -> ValidationError:

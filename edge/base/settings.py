@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar, get_args
 
 import tomlkit
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tomlkit.exceptions import TOMLKitError
 
 from edge.base.errors import LinesideError
-from edge.base.kinds import OneOf, find_one_of, load_kind
+from edge.base.kinds import OneOf, find_one_of
 
 
 class Settings(BaseModel):
@@ -80,7 +81,7 @@ def _known_keys(model: type[BaseModel], data: Any, location: tuple[Any, ...]) ->
             model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
             one_of = next((m for m in field.metadata if isinstance(m, OneOf)), None) or find_one_of(field.annotation)
         if one_of is not None and isinstance(data, dict):
-            model = load_kind(one_of.registry, data["kind"])
+            model = resolve_name(one_of.registry[data["kind"]])
     return list(model.model_fields)
 
 

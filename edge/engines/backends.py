@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from edge.base.errors import EngineError, InputError
 from edge.engines.engine import Backend
@@ -21,8 +21,7 @@ def get_backend(name: str) -> Backend:
     """The backend of that name. Raises InputError for one that does not exist."""
     if name not in BACKENDS:
         raise InputError("there is no such backend", got=repr(name), expected=", ".join([*BACKENDS, "auto"]))
-    module, _, declared = BACKENDS[name].partition(":")
-    made: Backend = getattr(import_module(module), declared)()
+    made: Backend = resolve_name(BACKENDS[name])()
     return made
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from edge.plc.link import PlcLink
@@ -24,13 +24,10 @@ def make_link(link: str, options: dict[str, Any], tape: Tape | None = None) -> P
 
     link, options: see `PlcSection`. tape: everything that comes in from outside goes through it.
     """
-    module, _, name = link.partition(":")
-    made: PlcLink = getattr(import_module(module), name)(**options, tape=tape or LiveTape())
+    made: PlcLink = resolve_name(link)(**options, tape=tape or LiveTape())
     return made
 
 
 def doctor(root: Path = Path("/")) -> list[Finding]:
     """The findings of all kinds, each once. ``root``: of the machine's file system."""
-    from edge.base.kinds import load_kind  # loads pydantic, which line control must not
-
-    return [*dict.fromkeys(finding for kind in LINKS for finding in load_kind(LINKS, kind).doctor(root))]
+    return [*dict.fromkeys(finding for kind in LINKS for finding in resolve_name(LINKS[kind]).doctor(root))]

@@ -7,10 +7,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from edge.base.errors import LinkError
-from edge.base.kinds import load_kind
 from edge.line_control.belt_file import BeltFile
 from edge.line_control.control import LineControl
 from edge.line_control.job import ControlJob
@@ -153,7 +153,7 @@ class _Belt(BeltFile):
 
 def _play(tape: ReplayTape, belt: Path, played: Played) -> None:
     entry: dict[str, Any] = tape.take("begin", dict)
-    job = ControlJob.from_tape(entry, load_kind(LINKS, entry["plc"]["kind"]).link, belt)
+    job = ControlJob.from_tape(entry, resolve_name(LINKS[entry["plc"]["kind"]]).link, belt)
     link = make_link(job.link, job.options, tape)
     try:
         link.open()

@@ -11,9 +11,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 from edge.base.finding import Finding, is_jetson, read_system_file
-from edge.base.kinds import load_kind
 from edge.cameras.kinds import CAMERAS
 from edge.engines.backends import all_backends
 from edge.line_control.realtime import PRIORITY
@@ -26,7 +26,7 @@ MEMLOCK = 512 << 20  # bytes
 def examine(root: Path = Path("/")) -> list[Finding]:
     """All findings: those of each kind in the registries, then those about the machine."""
     jetson = is_jetson(root)
-    kinds = [*all_backends(), *(load_kind(CAMERAS, kind) for kind in CAMERAS)]
+    kinds = [*all_backends(), *(resolve_name(CAMERAS[kind]) for kind in CAMERAS)]
     found = [finding for kind in kinds for finding in kind.doctor(root)]
     return [*found, *plc_findings(root), *_jetson(root, jetson), *_real_time(), *_disk()]
 

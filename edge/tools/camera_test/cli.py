@@ -19,12 +19,12 @@ app = typer.Typer()
 def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the cameras as JSON.")] = False) -> None:
     """List the cameras that this machine sees, each with its section for the line file."""
     from dataclasses import asdict
+    from pkgutil import resolve_name
 
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from edge.base.kinds import load_kind
     from edge.cameras.kinds import CAMERAS
 
     found, missing = _find()
@@ -40,7 +40,7 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
             table.add_row(*(escape(text) for text in cells))
         console.print(table)
         for camera in found:
-            key = load_kind(CAMERAS, camera.kind).key
+            key = resolve_name(CAMERAS[camera.kind]).key
             print(f'\n[camera]\nkind = "{camera.kind}"\n{key} = "{camera.key}"')
     else:
         print("no camera found: check power and cable. A GigE Vision camera must be in the same network as this "
@@ -52,15 +52,16 @@ def cameras(as_json: Annotated[bool, typer.Option("--json", help="Print the came
 
 def _find() -> tuple[list[FoundCamera], list[tuple[str, str]]]:
     """The cameras found, and the kinds that cannot be searched with the reason."""
+    from pkgutil import resolve_name
+
     from edge.base.errors import CameraError
-    from edge.base.kinds import load_kind
     from edge.cameras.kinds import CAMERAS
 
     found: list[FoundCamera] = []
     missing: list[tuple[str, str]] = []
     for kind in CAMERAS:
         try:
-            found += load_kind(CAMERAS, kind).discover()
+            found += resolve_name(CAMERAS[kind]).discover()
         except CameraError as error:
             missing.append((kind, str(error)))
     return found, missing

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from pkgutil import resolve_name
 
 import pytest
 
 from edge.base.errors import CameraError
-from edge.base.kinds import load_kind
 from edge.cameras.camera import FoundCamera
 from edge.cameras.kinds import CAMERAS
 
@@ -23,7 +23,7 @@ def search(monkeypatch):
                     raise found
                 return found
 
-            monkeypatch.setattr(load_kind(CAMERAS, kind), "discover", classmethod(discover))
+            monkeypatch.setattr(resolve_name(CAMERAS[kind]), "discover", classmethod(discover))
 
     return put
 
