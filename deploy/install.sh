@@ -63,7 +63,7 @@ pip="$venv/bin/python -m pip install -q --disable-pip-version-check"
 if [ "$jetson" = yes ]; then
     python3 -m venv --clear --system-site-packages $venv
     # The dependencies of pyproject.toml except OpenCV, then the package without its dependencies.
-    $pip 'numpy>=1.26,<2' 'openvino>=2025.2' 'pydantic>=2.8' 'pyserial>=3.5' 'rich>=13' 'tomlkit>=0.13' 'typer>=0.15'
+    $pip 'numpy>=1.26,<2' 'openvino>=2025.2' 'pydantic>=2.8' 'pyserial>=3.5' 'rich>=13' 'tomlkit>=0.13' 'typer>=0.15' 'typing-extensions>=4.6'
     $pip --no-deps "$here"
     [ "$gpu" = yes ] && PATH=/usr/local/cuda/bin:$PATH CUDA_ROOT=/usr/local/cuda $pip 'pycuda>=2024.1'
 elif [ "$gpu" = yes ]; then
